@@ -1,0 +1,66 @@
+//! The frozen language model: what every architecture offers to training.
+
+use candle_core::{Device, Tensor};
+
+use crate::error::{Error, Result};
+
+/// A pretrained language model whose weights never change.
+///
+/// Notation: B examples, T positions (virtual tokens first), H the hidden size, f32 on the
+/// device the backbone was loaded to. Gradients flow to the inputs only, never to weights.
+pub trait Backbone: Send + Sync {
+    /// H, the length of one embedding.
+    fn hidden(&self) -> usize;
+
+    /// Number of token ids the model knows.
+    fn vocabulary(&self) -> usize;
+
+    /// Longest sequence, virtual tokens included, that [`Backbone::forward`] takes.
+    fn max_positions(&self) -> usize;
+
+    /// The architecture as Hugging Face's `model_type` names it (`"bert"`, `"llama"`, …).
+    fn kind(&self) -> &'static str;
+
+    /// Where the weights live.
+    fn device(&self) -> &Device;
+
+    /// Token embeddings alone, `[B, T]` u32 → `[B, T, H]`: positions, token types and the
+    /// embedding norm are applied by [`Backbone::forward`], so that virtual tokens get
+    /// theirs as transformers gives them to `inputs_embeds`.
+    ///
+    /// # Errors
+    /// [`Error::Misuse`] for an id outside the vocabulary or a wrong shape.
+    fn embed(&self, ids: &Tensor) -> Result<Tensor>;
+
+    /// Last hidden states, `[B, T, H]` → `[B, T, H]`, differentiable in `embeds`.
+    ///
+    /// `mask` is `[B, T]`, f32, 1 for a token and 0 for padding, padding on the right, at
+    /// least one token a row. Padding is never computed: its hidden states are zero.
+    ///
+    /// # Errors
+    /// [`Error::Misuse`] for wrong shapes, a mask that is not right-padded, or more than
+    /// [`Backbone::max_positions`] positions.
+    fn forward(&self, embeds: &Tensor, mask: &Tensor) -> Result<Tensor>;
+
+    /// The language-model head: `[R, H]` → `[R, vocabulary]`, differentiable in `rows`.
+    ///
+    /// # Errors
+    /// [`Error::Misuse`] where the architecture has no language-model head.
+    fn logits(&self, rows: &Tensor) -> Result<Tensor> {
+        let _ = rows;
+        Err(Error::Misuse(format!("{} has no language-model head", self.kind())))
+    }
+
+    /// The model's own pooler over first-position states, `[B, H]` → `[B, H]`,
+    /// differentiable in `rows`: tanh(W·h + b) for BERT.
+    ///
+    /// # Errors
+    /// [`Error::Misuse`] where the architecture (or this checkpoint) has no pooler.
+    fn pool(&self, rows: &Tensor) -> Result<Tensor> {
+        let _ = rows;
+        Err(Error::Misuse(format!("{} has no pooler", self.kind())))
+    }
+
+    /// SHA-256 over `config.json` and the weights files: what a plan names the backbone by.
+    fn digest(&self) -> [u8; 32];
+}
