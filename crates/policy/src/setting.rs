@@ -1,0 +1,116 @@
+//! The settings that are one word out of a few: what is protected, against which change, and who adds the noise.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+
+/// A word of the policy language: a closed set, each with one spelling.
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident, $what:literal { $($(#[$variant_doc:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub enum $name {
+            $($(#[$variant_doc])* #[serde(rename = $word)] $variant,)+
+        }
+
+        impl $name {
+            /// Every value, in the order of the documentation.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The word as a policy writes it.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word,)+ }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = Error;
+            fn from_str(text: &str) -> Result<Self, Error> {
+                Self::ALL.iter().copied().find(|value| value.as_str() == text).ok_or_else(|| {
+                    let known: Vec<String> = Self::ALL.iter().map(|value| format!("\"{value}\"")).collect();
+                    Error::Malformed(format!(
+                        concat!($what, " is one of {}, not {:?}"),
+                        known.join(", "),
+                        text.chars().take(64).collect::<String>()
+                    ))
+                })
+            }
+        }
+    };
+}
+
+words! {
+    /// Whose presence differential privacy hides. A policy always writes it: there is no default.
+    Unit, "the unit of privacy" {
+        /// One member's whole update of a round.
+        Institution = "institution",
+        /// One training example.
+        Record = "record",
+        /// No differential privacy. Every report of a job that ran so says it.
+        None = "none",
+    }
+}
+
+words! {
+    /// Which two inputs count as neighbours.
+    Adjacency, "the adjacency" {
+        /// One unit's vector is replaced by 0 (at record level under Poisson sampling: add or remove); Δ₂ = C.
+        ZeroOut = "zero-out",
+        /// One unit's vector is replaced by another one; Δ₂ = 2·C.
+        ReplaceOne = "replace-one",
+    }
+}
+
+words! {
+    /// Who adds how much of the noise.
+    Placement, "the placement of the noise" {
+        /// Each member adds a share; the sum carries the target noise.
+        Distributed = "distributed",
+        /// Each member adds all of it.
+        Local = "local",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_word_reads_back_as_its_value() {
+        for unit in Unit::ALL {
+            assert_eq!(unit.to_string().parse::<Unit>().unwrap(), *unit);
+        }
+        for adjacency in Adjacency::ALL {
+            assert_eq!(
+                adjacency.to_string().parse::<Adjacency>().unwrap(),
+                *adjacency
+            );
+        }
+        for placement in Placement::ALL {
+            assert_eq!(
+                placement.to_string().parse::<Placement>().unwrap(),
+                *placement
+            );
+        }
+    }
+
+    #[test]
+    fn an_unknown_word_is_refused_with_the_known_ones() {
+        let said = "Record".parse::<Unit>().unwrap_err().to_string();
+        assert!(
+            said.contains("\"institution\", \"record\", \"none\""),
+            "{said}"
+        );
+        assert!("".parse::<Placement>().is_err());
+    }
+}
