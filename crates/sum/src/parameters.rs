@@ -233,7 +233,7 @@ impl Parameters {
         let ones = (0..self.slots)
             .map(|slot| 1_u128 << (slot * self.slot_bits))
             .sum::<u128>();
-        let largest = (largest_sum * ones << self.delta_log2) + (1 << (self.delta_log2 - 1));
+        let largest = ((largest_sum * ones) << self.delta_log2) + (1 << (self.delta_log2 - 1));
         2 * largest < u128::from(Q)
     }
 }
