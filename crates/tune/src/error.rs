@@ -19,6 +19,9 @@ pub enum Error {
     /// Our disk, our memory or the tensor library failed.
     #[error("fault: {0}")]
     Fault(String),
+    /// The caller asked for training to stop, and it did.
+    #[error("stopped before the end of training")]
+    Stopped,
 }
 
 impl From<candle_core::Error> for Error {
