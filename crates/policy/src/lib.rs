@@ -1,11 +1,25 @@
 //! What is allowed: policies, the strictest of several, and the admission of a plan.
 //!
+//! A [`Policy`] is read from TOML ([`Policy::parse`]) or is the strictest of several ([`Policy::merge`]); a plan
+//! is a [`Proposal`], and [`Policy::admit`] answers it with an [`Admitted`] or a [`Refusal`] in words.
 //! Pure: no input or output, no clock, no randomness.
 
+mod admit;
+mod allowed;
+mod canonical;
 mod decimal;
+mod document;
 mod error;
+mod explain;
+mod merge;
+mod policy;
+mod read;
+pub mod schema;
 mod setting;
 
+pub use admit::{Admitted, Proposal, Refusal, Violation, default_threshold};
+pub use allowed::Allowed;
 pub use decimal::Decimal;
 pub use error::Error;
+pub use policy::{Loss, MAX_MEMBERS, MAX_ROUNDS, Policy};
 pub use setting::{Adjacency, Placement, Unit};

@@ -1,0 +1,299 @@
+//! The admission of a plan: every rule it breaks, or a permit.
+
+use std::fmt;
+
+use crate::decimal::Decimal;
+use crate::policy::{Loss, MAX_MEMBERS, Policy};
+use crate::setting::{Adjacency, Placement, Unit};
+
+/// What a plan asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proposal {
+    /// Whose presence is hidden.
+    pub unit: Unit,
+    /// Against which change; without meaning when the unit is none.
+    pub adjacency: Adjacency,
+    /// Who adds the noise; without meaning when the unit is none.
+    pub placement: Placement,
+    /// ε of the whole job in the worst case, every attempt counted; `None` when the unit is none.
+    pub epsilon: Option<Decimal>,
+    /// δ of the whole job; `None` when the unit is none.
+    pub delta: Option<Decimal>,
+    /// C, the L2 norm updates are clipped to.
+    pub clip_norm: Decimal,
+    /// Rounds of the job.
+    pub rounds: u32,
+    /// Attempts a round may take.
+    pub max_attempts: u32,
+    /// n, the members of the round.
+    pub cohort: usize,
+    /// The fewest of them whose updates may be summed.
+    pub min_contributors: usize,
+    /// c, how many of them are assumed to help the server.
+    pub colluders: usize,
+    /// t, how many of them open a sum together.
+    pub threshold: usize,
+    /// SHA-256 of the backbone.
+    pub backbone: [u8; 32],
+    /// The task's name.
+    pub task: String,
+    /// The prompt encoder's name.
+    pub encoder: String,
+}
+
+/// Proof that a policy admits a proposal; made by [`Policy::admit`] only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admitted {
+    proposal: Proposal,
+    policy: [u8; 32],
+}
+
+impl Admitted {
+    /// What was admitted.
+    #[must_use]
+    pub fn proposal(&self) -> &Proposal {
+        &self.proposal
+    }
+
+    /// The digest of the policy that admits it.
+    #[must_use]
+    pub fn policy_digest(&self) -> &[u8; 32] {
+        &self.policy
+    }
+}
+
+/// One rule that a proposal breaks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The policy's key, or the protocol's rule.
+    pub rule: String,
+    /// What the proposal asks for.
+    pub asked: String,
+    /// What would be allowed.
+    pub limit: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}: asked for {}, allowed is {}",
+            self.rule, self.asked, self.limit
+        )
+    }
+}
+
+/// Every rule that a proposal breaks; never empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// In the order of the policy's keys.
+    pub violations: Vec<Violation>,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the plan goes beyond the policy")?;
+        self.violations
+            .iter()
+            .try_for_each(|violation| write!(f, "\n  {violation}"))
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// t = ⌊(n + c)/2⌋ + 1, the least with 2t ≥ n + c + 1: of one context at most one roster can gather t echoes.
+#[must_use]
+pub fn default_threshold(cohort: usize, colluders: usize) -> usize {
+    cohort.saturating_add(colluders) / 2 + 1
+}
+
+impl Policy {
+    /// Holds a proposal against the policy and against the protocol's own conditions:
+    /// 2t ≥ n + c + 1, t ≤ n, `min_contributors` ≥ c + 2, and ≥ 3 when no noise is added.
+    ///
+    /// # Errors
+    /// [`Refusal`] with every rule broken, what was asked and what is allowed.
+    pub fn admit(&self, proposal: &Proposal) -> Result<Admitted, Refusal> {
+        let mut rules = Rules {
+            violations: Vec::new(),
+        };
+        self.check_privacy(proposal, &mut rules);
+        rules.at_most("privacy.clip_norm", proposal.clip_norm, self.clip_norm);
+        rules.check(
+            "privacy.clip_norm",
+            !proposal.clip_norm.is_zero(),
+            &proposal.clip_norm,
+            "more than 0",
+        );
+        rules.at_most("privacy.rounds", proposal.rounds, self.rounds);
+        rules.at_least("rounds", proposal.rounds, 1);
+        rules.at_least("max_attempts", proposal.max_attempts, 1);
+        self.check_aggregation(proposal, &mut rules);
+        let backbone: String = proposal
+            .backbone
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        for (rule, asked, allowed) in [
+            ("model.backbones", &backbone, &self.backbones),
+            ("model.encoders", &proposal.encoder, &self.encoders),
+            ("model.tasks", &proposal.task, &self.tasks),
+        ] {
+            rules.check(
+                rule,
+                allowed.allows(asked),
+                asked,
+                &allowed.items().join(", "),
+            );
+        }
+        if rules.violations.is_empty() {
+            Ok(Admitted {
+                proposal: proposal.clone(),
+                policy: self.digest(),
+            })
+        } else {
+            Err(Refusal {
+                violations: rules.violations,
+            })
+        }
+    }
+
+    fn check_privacy(&self, proposal: &Proposal, rules: &mut Rules) {
+        if let Some(promise) = &self.privacy {
+            rules.check(
+                "privacy.unit",
+                proposal.unit == promise.unit,
+                proposal.unit,
+                promise.unit.as_str(),
+            );
+        }
+        if proposal.unit == Unit::None {
+            for (rule, claimed) in [
+                ("privacy.epsilon", proposal.epsilon),
+                ("privacy.delta", proposal.delta),
+            ] {
+                if let Some(claimed) = claimed {
+                    rules.check(rule, false, claimed, "no such promise without privacy");
+                }
+            }
+            return;
+        }
+        let (Some(epsilon), Some(delta)) = (proposal.epsilon, proposal.delta) else {
+            rules.check(
+                "privacy.epsilon, privacy.delta",
+                false,
+                "no promise",
+                "both stated for a private unit",
+            );
+            return;
+        };
+        rules.check(
+            "privacy.epsilon",
+            !epsilon.is_zero(),
+            epsilon,
+            "more than 0",
+        );
+        rules.check(
+            "privacy.delta",
+            !delta.is_zero() && delta < Decimal::ONE,
+            delta,
+            "more than 0, less than 1",
+        );
+        if let Some(promise) = &self.privacy {
+            let Loss {
+                epsilon: most_epsilon,
+                delta: most_delta,
+            } = promise.job;
+            rules.at_most("privacy.epsilon", epsilon, most_epsilon);
+            rules.at_most("privacy.delta", delta, most_delta);
+            rules.at_least("privacy.adjacency", proposal.adjacency, promise.adjacency);
+            rules.at_least("privacy.placement", proposal.placement, promise.placement);
+        }
+    }
+
+    fn check_aggregation(&self, proposal: &Proposal, rules: &mut Rules) {
+        let Proposal {
+            cohort: n,
+            min_contributors,
+            colluders: c,
+            threshold: t,
+            ..
+        } = *proposal;
+        let limits = self.aggregation;
+        rules.at_least(
+            "aggregation.min_contributors",
+            min_contributors,
+            limits.min_contributors as usize,
+        );
+        rules.at_least("aggregation.colluders", c, limits.colluders as usize);
+        if let Some(least) = limits.threshold {
+            rules.at_least("aggregation.threshold", t, least as usize);
+        }
+        rules.at_least("aggregation.min_cohort", n, limits.min_cohort as usize);
+        rules.at_most("most members of a round", n, MAX_MEMBERS as usize);
+        rules.at_most("min_contributors within the cohort", min_contributors, n);
+        rules.at_least(
+            "min_contributors ≥ colluders + 2",
+            min_contributors,
+            c.saturating_add(2),
+        );
+        if proposal.unit == Unit::None {
+            rules.at_least("min_contributors without noise", min_contributors, 3);
+        }
+        rules.at_most("threshold within the cohort", t, n);
+        rules.at_least(
+            "2·threshold ≥ cohort + colluders + 1",
+            t,
+            default_threshold(n, c),
+        );
+    }
+}
+
+struct Rules {
+    violations: Vec<Violation>,
+}
+
+impl Rules {
+    fn check(&mut self, rule: &str, kept: bool, asked: impl fmt::Display, limit: &str) {
+        if !kept {
+            let asked = asked.to_string().chars().take(80).collect();
+            self.violations.push(Violation {
+                rule: rule.into(),
+                asked,
+                limit: limit.into(),
+            });
+        }
+    }
+
+    fn at_most<T: PartialOrd + fmt::Display>(&mut self, rule: &str, asked: T, limit: T) {
+        self.check(rule, asked <= limit, &asked, &format!("at most {limit}"));
+    }
+
+    fn at_least<T: PartialOrd + fmt::Display>(&mut self, rule: &str, asked: T, limit: T) {
+        self.check(rule, asked >= limit, &asked, &format!("at least {limit}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_threshold_is_the_designs_table() {
+        // (n, c) → members that may be missing, n − t.
+        for (n, c, missing) in [(3, 0, 1), (3, 1, 0), (4, 1, 1), (7, 2, 2)] {
+            assert_eq!(n - default_threshold(n, c), missing, "n = {n}, c = {c}");
+        }
+    }
+
+    #[test]
+    fn the_default_threshold_is_the_least_that_the_protocol_allows() {
+        for n in 2..60 {
+            for c in 0..n {
+                let t = default_threshold(n, c);
+                assert!(2 * t > n + c, "n = {n}, c = {c}");
+                assert!(2 * (t - 1) < n + c + 1, "n = {n}, c = {c}");
+            }
+        }
+    }
+}

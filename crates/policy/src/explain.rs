@@ -1,0 +1,86 @@
+//! A policy in sentences.
+
+use std::fmt::Write as _;
+
+use crate::policy::{Aggregation, Policy};
+use crate::setting::{Adjacency, Placement, Unit};
+
+impl Policy {
+    /// The policy in sentences, one a line.
+    #[must_use]
+    pub fn explain(&self) -> String {
+        let names: Vec<&str> = self.names().collect();
+        let mut said = format!("Policy: {}.\n", names.join(" + "));
+        let mut say = |line: std::fmt::Arguments<'_>| {
+            let _ = writeln!(said, "{line}");
+        };
+        match &self.privacy {
+            None => say(format_args!(
+                "NO DIFFERENTIAL PRIVACY is asked for (unit = \"none\"); every report will say so."
+            )),
+            Some(promise) => {
+                let unit = match promise.unit {
+                    Unit::Record => "each single training example",
+                    _ => "each institution's whole update",
+                };
+                let adjacency = match promise.adjacency {
+                    Adjacency::ZeroOut => "being replaced by nothing",
+                    Adjacency::ReplaceOne => "being replaced by any other",
+                };
+                say(format_args!(
+                    "Differential privacy hides {unit} against {adjacency}."
+                ));
+                say(format_args!(
+                    "One job may cost at most ε = {} at δ = {}.",
+                    promise.job.epsilon, promise.job.delta
+                ));
+                let budget = promise.budget;
+                say(format_args!(
+                    "A dataset may cost at most ε = {} at δ = {} over its whole life.",
+                    budget.epsilon, budget.delta
+                ));
+                match promise.placement {
+                    Placement::Distributed => say(format_args!(
+                        "The members share the noise: the sum carries all of it."
+                    )),
+                    Placement::Local => {
+                        say(format_args!("Each member adds all of the noise itself."))
+                    }
+                }
+            }
+        }
+        say(format_args!(
+            "Updates are clipped to an L2 norm of at most {}; a job has at most {} rounds.",
+            self.clip_norm, self.rounds
+        ));
+        let Aggregation {
+            min_contributors,
+            colluders,
+            threshold,
+            min_cohort,
+        } = self.aggregation;
+        say(format_args!(
+            "A round starts with at least {min_cohort} members and is opened for at least {min_contributors} contributors."
+        ));
+        say(format_args!(
+            "Up to {colluders} members may help the server and learn no single update."
+        ));
+        match threshold {
+            Some(threshold) => say(format_args!(
+                "At least {threshold} members together open a sum."
+            )),
+            None => say(format_args!(
+                "⌊(n + c)/2⌋ + 1 of n members together open a sum, c of them colluding."
+            )),
+        }
+        for (what, allowed) in [
+            ("Backbones", &self.backbones),
+            ("Prompt encoders", &self.encoders),
+            ("Tasks", &self.tasks),
+        ] {
+            say(format_args!("{what}: {}.", allowed.items().join(", ")));
+        }
+        say(format_args!("No metric leaves a member."));
+        said
+    }
+}

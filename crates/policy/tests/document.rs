@@ -1,0 +1,256 @@
+//! Policy documents: what is read, what is complained about and where, and the bytes of the digest.
+
+use ciphertune_policy::{Decimal, Policy, Unit, schema};
+use sha2::{Digest as _, Sha256};
+
+const GOOD: &str = r#"
+schema = 1
+name = "test"
+[privacy]
+unit = "institution"
+adjacency = "zero-out"
+epsilon = "8"
+delta = "1e-5"
+clip_norm = "1.0"
+placement = "distributed"
+rounds = 50
+[budget]
+epsilon = "16"
+delta = "2e-5"
+[aggregation]
+min_contributors = 3
+colluders = 1
+[model]
+backbones = ["any"]
+encoders = ["mlp", "embedding"]
+tasks = ["classification"]
+[releases]
+metrics = []
+"#;
+
+fn complaint(from: &str, to: &str) -> String {
+    assert!(GOOD.contains(from), "{from}");
+    Policy::parse(&GOOD.replacen(from, to, 1))
+        .unwrap_err()
+        .to_string()
+}
+
+#[test]
+fn a_good_document_is_read() {
+    let policy = Policy::parse(GOOD).unwrap();
+    assert_eq!(policy.unit(), Unit::Institution);
+    assert_eq!(policy.job_limit().unwrap().epsilon, Decimal::from(8));
+    assert_eq!(policy.budget().unwrap().delta.to_string(), "2e-5");
+    assert_eq!(
+        (
+            policy.min_contributors(),
+            policy.colluders(),
+            policy.threshold(),
+            policy.min_cohort()
+        ),
+        (3, 1, None, 3)
+    );
+    assert!(policy.encoders().allows("mlp") && !policy.encoders().allows("lstm"));
+}
+
+#[test]
+fn canonical_json_is_the_stated_bytes() {
+    let expected = concat!(
+        r#"{"aggregation":{"colluders":"1","min_cohort":"3","min_contributors":"3"},"#,
+        r#""budget":{"delta":"2e-5","epsilon":"16"},"#,
+        r#""model":{"backbones":["any"],"encoders":["embedding","mlp"],"tasks":["classification"]},"#,
+        r#""names":["test"],"#,
+        r#""privacy":{"adjacency":"zero-out","clip_norm":"1","delta":"1e-5","epsilon":"8","placement":"distributed","rounds":"50","unit":"institution"},"#,
+        r#""releases":{"metrics":[]},"schema":"1"}"#
+    );
+    let policy = Policy::parse(GOOD).unwrap();
+    assert_eq!(policy.canonical_json(), expected);
+    assert_eq!(policy.digest(), <[u8; 32]>::from(Sha256::digest(expected)));
+}
+
+#[test]
+fn spelling_does_not_change_the_digest() {
+    let respelled = GOOD
+        .replace("\"1e-5\"", "\"0.000010\"")
+        .replace("\"8\"", "\"8.0\"")
+        .replace("\"mlp\", \"embedding\"", "\"embedding\", \"mlp\"");
+    assert_ne!(respelled, GOOD);
+    assert_eq!(
+        Policy::parse(&respelled).unwrap().digest(),
+        Policy::parse(GOOD).unwrap().digest()
+    );
+    let changed = GOOD.replace("rounds = 50", "rounds = 51");
+    assert_ne!(
+        Policy::parse(&changed).unwrap().digest(),
+        Policy::parse(GOOD).unwrap().digest()
+    );
+}
+
+#[test]
+fn an_unknown_key_names_its_place_and_the_nearest_known_key() {
+    let said = complaint("epsilon = \"8\"", "epsilom = \"8\"");
+    assert!(said.contains("line 7, column 1: unknown key `epsilom` in [privacy]; the nearest known key is `epsilon`"), "{said}");
+    let said = complaint("[releases]", "[release]");
+    assert!(
+        said.contains(
+            "line 22, column 2: unknown key `release`; the nearest known key is `releases`"
+        ),
+        "{said}"
+    );
+    let said = complaint("name = \"test\"", "name = \"test\"\nrounds = 3");
+    assert!(
+        said.contains("line 4, column 1: unknown key `rounds`; `rounds` belongs in [privacy]"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_number_where_an_exact_decimal_is_wanted_says_what_to_write() {
+    let said = complaint("epsilon = \"8\"", "epsilon = 8.5");
+    assert!(
+        said.contains("line 7, column 11: privacy.epsilon: ")
+            && said.contains("write epsilon = \"8.5\""),
+        "{said}"
+    );
+    assert!(complaint("delta = \"1e-5\"", "delta = 1e-5").contains("write delta = \"1e-5\""));
+    assert!(complaint("clip_norm = \"1.0\"", "clip_norm = 1").contains("write clip_norm = \"1\""));
+}
+
+#[test]
+fn every_complaint_is_made_at_once_in_the_order_of_the_file() {
+    let document = GOOD
+        .replace("schema = 1", "schema = 2")
+        .replace("colluders = 1", "colluders = 2")
+        .replace("\"8\"", "\"0\"");
+    let said = Policy::parse(&document).unwrap_err().to_string();
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines.len(), 3, "{said}");
+    assert!(
+        lines[0].starts_with("line 2, ")
+            && lines[1].starts_with("line 7, ")
+            && lines[2].starts_with("line 16, "),
+        "{said}"
+    );
+}
+
+#[test]
+fn each_key_but_the_optional_ones_is_required() {
+    for key in schema::KEYS
+        .iter()
+        .filter(|key| !["threshold", "min_cohort"].contains(&key.name))
+    {
+        let mut section = "";
+        let without: Vec<&str> = GOOD
+            .lines()
+            .filter(|line| {
+                if line.starts_with('[') {
+                    section = line.trim_matches(['[', ']']);
+                }
+                !(section == key.section && line.starts_with(&format!("{} =", key.name)))
+            })
+            .collect();
+        let said = Policy::parse(&without.join("\n")).unwrap_err().to_string();
+        assert!(
+            said.contains(&format!("{}: missing", key.path())),
+            "{}: {said}",
+            key.path()
+        );
+    }
+}
+
+#[test]
+fn values_that_mean_nothing_are_refused() {
+    for (from, to, why) in [
+        (
+            "unit = \"institution\"",
+            "unit = \"person\"",
+            "is one of \"institution\", \"record\", \"none\"",
+        ),
+        ("delta = \"1e-5\"", "delta = \"1\"", "less than 1"),
+        ("delta = \"1e-5\"", "delta = \"0\"", "more than 0"),
+        ("clip_norm = \"1.0\"", "clip_norm = \"0\"", "more than 0"),
+        (
+            "clip_norm = \"1.0\"",
+            "clip_norm = \"-1\"",
+            "never negative",
+        ),
+        ("rounds = 50", "rounds = 0", "from 1 to 1000000"),
+        ("rounds = 50", "rounds = \"50\"", "a whole number"),
+        ("rounds = 50", "rounds = -1", "a whole number"),
+        (
+            "epsilon = \"16\"",
+            "epsilon = \"7\"",
+            "less than privacy.epsilon",
+        ),
+        (
+            "delta = \"2e-5\"",
+            "delta = \"1e-6\"",
+            "less than privacy.delta",
+        ),
+        (
+            "colluders = 1",
+            "colluders = 2",
+            "less than colluders + 2 = 4",
+        ),
+        (
+            "colluders = 1",
+            "colluders = 1\nmin_cohort = 2",
+            "less than min_contributors",
+        ),
+        ("backbones = [\"any\"]", "backbones = []", "allows nothing"),
+        (
+            "backbones = [\"any\"]",
+            "backbones = [\"MiniLM\"]",
+            "SHA-256",
+        ),
+        (
+            "backbones = [\"any\"]",
+            "backbones = \"any\"",
+            "a list of strings",
+        ),
+        (
+            "[\"mlp\", \"embedding\"]",
+            "[\"mlp\", \"any\"]",
+            "stands alone",
+        ),
+        (
+            "metrics = []",
+            "metrics = [\"loss\"]",
+            "no metric can be released",
+        ),
+        ("name = \"test\"", "name = \" \"", "1 to 128 characters"),
+        ("[privacy]", "[privacy", "not TOML"),
+        ("rounds = 50", "rounds = 50\nrounds = 50", "not TOML"),
+        (
+            "[budget]\nepsilon = \"16\"\ndelta = \"2e-5\"",
+            "[[budget]]",
+            "is a table",
+        ),
+    ] {
+        let said = complaint(from, to);
+        assert!(said.contains(why), "{to}: {said}");
+    }
+    assert!(
+        Policy::parse(&"#".repeat(DOCUMENT_TOO_LONG))
+            .unwrap_err()
+            .to_string()
+            .contains("bytes")
+    );
+}
+
+const DOCUMENT_TOO_LONG: usize = 64 * 1024 + 1;
+
+#[test]
+fn without_privacy_no_privacy_may_be_promised() {
+    let said = complaint("unit = \"institution\"", "unit = \"none\"");
+    let private = ["adjacency", "placement", "epsilon", "delta"].map(|key| ("privacy", key));
+    for (section, key) in private
+        .into_iter()
+        .chain([("budget", "epsilon"), ("budget", "delta")])
+    {
+        assert!(
+            said.contains(&format!("{section}.{key}: must not be written")),
+            "{said}"
+        );
+    }
+}

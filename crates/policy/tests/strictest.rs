@@ -1,0 +1,592 @@
+//! The strictest of several policies, and what it admits: exactly what all of its parts admit.
+
+use ciphertune_policy::{Adjacency, Decimal, Error, Placement, Policy, Proposal, Unit};
+use proptest::prelude::*;
+
+/// The settings of a policy, drawn from small ranges so that two of them often meet.
+#[derive(Clone, Debug)]
+struct Settings {
+    name: &'static str,
+    unit: Unit,
+    adjacency: Adjacency,
+    placement: Placement,
+    epsilon: u32,
+    delta: u32,
+    spare: u32,
+    clip_norm: u32,
+    rounds: u32,
+    colluders: u32,
+    more_contributors: u32,
+    more_cohort: u32,
+    threshold: Option<u32>,
+    encoders: Vec<&'static str>,
+}
+
+impl Settings {
+    fn policy(&self) -> Policy {
+        let mut text = format!(
+            "schema = 1\nname = \"{}\"\n[privacy]\nunit = \"{}\"\nclip_norm = \"{}\"\nrounds = {}\n",
+            self.name, self.unit, self.clip_norm, self.rounds
+        );
+        if self.unit != Unit::None {
+            text += &format!(
+                "adjacency = \"{}\"\nplacement = \"{}\"\nepsilon = \"{}\"\ndelta = \"{}e-6\"\n[budget]\nepsilon = \"{}\"\ndelta = \"{}e-6\"\n",
+                self.adjacency,
+                self.placement,
+                self.epsilon,
+                self.delta,
+                self.epsilon + self.spare,
+                self.delta + self.spare,
+            );
+        }
+        let contributors = (self.colluders + 2 + self.more_contributors).max(3);
+        text += &format!(
+            "[aggregation]\nmin_contributors = {contributors}\ncolluders = {}\nmin_cohort = {}\n",
+            self.colluders,
+            contributors + self.more_cohort
+        );
+        if let Some(threshold) = self.threshold {
+            text += &format!("threshold = {threshold}\n");
+        }
+        text += &format!(
+            "[model]\nbackbones = [\"any\"]\nencoders = {:?}\ntasks = [\"any\"]\n[releases]\nmetrics = []\n",
+            self.encoders
+        );
+        Policy::parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"))
+    }
+}
+
+fn units() -> impl Strategy<Value = Unit> {
+    prop_oneof![3 => Just(Unit::Institution), 1 => Just(Unit::Record), 1 => Just(Unit::None)]
+}
+
+fn settings() -> impl Strategy<Value = Settings> {
+    let words = (
+        prop::sample::select(vec!["a", "b", "c"]),
+        units(),
+        prop::sample::select(Adjacency::ALL),
+        prop::sample::select(Placement::ALL),
+        prop::sample::select(vec![
+            vec!["any"],
+            vec!["mlp"],
+            vec!["embedding", "mlp"],
+            vec!["lstm", "mlp"],
+            vec!["lstm"],
+        ]),
+    );
+    let numbers = (
+        1..4_u32,
+        1..4_u32,
+        0..2_u32,
+        1..4_u32,
+        1..4_u32,
+        0..3_u32,
+        0..2_u32,
+        0..2_u32,
+        prop::option::of(2..6_u32),
+    );
+    (words, numbers).prop_map(
+        |((name, unit, adjacency, placement, encoders), n)| Settings {
+            name,
+            unit,
+            adjacency,
+            placement,
+            epsilon: n.0,
+            delta: n.1,
+            spare: n.2,
+            clip_norm: n.3,
+            rounds: n.4,
+            colluders: n.5,
+            more_contributors: n.6,
+            more_cohort: n.7,
+            threshold: n.8,
+            encoders,
+        },
+    )
+}
+
+fn proposals() -> impl Strategy<Value = Proposal> {
+    let words = (
+        units(),
+        prop::sample::select(Adjacency::ALL),
+        prop::sample::select(Placement::ALL),
+        prop::sample::select(vec!["mlp", "embedding", "lstm"]),
+    );
+    let numbers = (
+        0..4_u32,
+        0..4_u32,
+        0..4_u32,
+        0..4_u32,
+        3..9_usize,
+        2..6_usize,
+        0..4_usize,
+        2..9_usize,
+    );
+    (words, numbers).prop_map(|((unit, adjacency, placement, encoder), n)| Proposal {
+        unit,
+        adjacency,
+        placement,
+        epsilon: (unit != Unit::None).then(|| Decimal::from(n.0)),
+        delta: (unit != Unit::None).then(|| format!("{}e-6", n.1).parse().unwrap()),
+        clip_norm: Decimal::from(n.2),
+        rounds: n.3,
+        max_attempts: 2,
+        cohort: n.4,
+        min_contributors: n.5,
+        colluders: n.6,
+        threshold: n.7,
+        backbone: [0; 32],
+        task: "classification".into(),
+        encoder: encoder.into(),
+    })
+}
+
+/// A proposal that two policies are likely to admit: their stricter side, or a step beyond it.
+fn near(a: &Settings, b: &Settings, proposal: &Proposal) -> Proposal {
+    let contributors = |s: &Settings| (s.colluders + 2 + s.more_contributors).max(3);
+    let colluders = a.colluders.max(b.colluders) as usize;
+    let cohort = (contributors(a) + a.more_cohort).max(contributors(b) + b.more_cohort) as usize;
+    let threshold = a.threshold.max(b.threshold).unwrap_or(2) as usize;
+    Proposal {
+        unit: if a.unit == Unit::None { b.unit } else { a.unit },
+        adjacency: a.adjacency.max(b.adjacency),
+        placement: a.placement.max(b.placement),
+        epsilon: Some(Decimal::from(a.epsilon.min(b.epsilon))),
+        delta: Some(format!("{}e-6", a.delta.min(b.delta)).parse().unwrap()),
+        clip_norm: Decimal::from(a.clip_norm.min(b.clip_norm)),
+        rounds: a.rounds.min(b.rounds) + proposal.rounds / 3,
+        cohort: cohort.max(threshold),
+        min_contributors: contributors(a).max(contributors(b)) as usize,
+        colluders,
+        threshold: threshold.max(ciphertune_policy::default_threshold(
+            cohort.max(threshold),
+            colluders,
+        )),
+        encoder: "mlp".into(),
+        ..proposal.clone()
+    }
+}
+
+fn same(a: &Result<Policy, Error>, b: &Result<Policy, Error>) -> bool {
+    match (a, b) {
+        (Ok(a), Ok(b)) => a == b && a.digest() == b.digest(),
+        (Err(a), Err(b)) => matches!((a, b), (Error::Refused(_), Error::Refused(_))),
+        _ => false,
+    }
+}
+
+proptest! {
+    #[test]
+    fn merging_is_idempotent_commutative_and_associative(a in settings(), b in settings(), c in settings()) {
+        let (a, b, c) = (a.policy(), b.policy(), c.policy());
+        prop_assert_eq!(Policy::merge(&[&a]).unwrap(), a.clone());
+        prop_assert_eq!(Policy::merge(&[&a, &a]).unwrap(), a.clone());
+        prop_assert!(same(&Policy::merge(&[&a, &b]), &Policy::merge(&[&b, &a])));
+        let left = Policy::merge(&[&a, &b]).and_then(|ab| Policy::merge(&[&ab, &c]));
+        let right = Policy::merge(&[&b, &c]).and_then(|bc| Policy::merge(&[&a, &bc]));
+        prop_assert!(same(&left, &right));
+        prop_assert!(same(&left, &Policy::merge(&[&c, &a, &b])));
+    }
+
+    #[test]
+    fn the_merged_policy_admits_exactly_what_both_parts_admit(a in settings(), b in settings(), p in proposals()) {
+        let (first, second) = (a.policy(), b.policy());
+        let merged = Policy::merge(&[&first, &second]);
+        for proposal in [p.clone(), near(&a, &b, &p)] {
+            let both = first.admit(&proposal).is_ok() && second.admit(&proposal).is_ok();
+            let one = merged.as_ref().is_ok_and(|merged| merged.admit(&proposal).is_ok());
+            prop_assert_eq!(both, one, "{:?}\n{:?}", proposal, merged);
+        }
+    }
+
+    #[test]
+    fn tightening_a_limit_never_admits_more(a in settings(), which in 0..9_usize, p in proposals()) {
+        let loose = a.policy();
+        let mut tight = a.clone();
+        match which {
+            0 => tight.epsilon = 1,
+            1 => tight.delta = 1,
+            2 => tight.clip_norm = 1,
+            3 => tight.rounds = 1,
+            4 => tight.colluders += 1,
+            5 => tight.more_contributors += 1,
+            6 => tight.threshold = Some(tight.threshold.unwrap_or(2) + 1),
+            7 => tight.adjacency = Adjacency::ReplaceOne,
+            _ => tight.placement = Placement::Local,
+        }
+        let tight = tight.policy();
+        for proposal in [p.clone(), near(&a, &a, &p)] {
+            prop_assert!(tight.admit(&proposal).is_err() || loose.admit(&proposal).is_ok(), "{:?}", proposal);
+        }
+    }
+}
+
+fn research() -> (Settings, Policy, Proposal) {
+    let settings = Settings {
+        name: "research",
+        unit: Unit::Institution,
+        adjacency: Adjacency::ZeroOut,
+        placement: Placement::Distributed,
+        epsilon: 8,
+        delta: 10,
+        spare: 0,
+        clip_norm: 1,
+        rounds: 50,
+        colluders: 1,
+        more_contributors: 0,
+        more_cohort: 0,
+        threshold: None,
+        encoders: vec!["mlp"],
+    };
+    let proposal = Proposal {
+        unit: Unit::Institution,
+        adjacency: Adjacency::ZeroOut,
+        placement: Placement::Distributed,
+        epsilon: Some(Decimal::from(8)),
+        delta: Some("1e-5".parse().unwrap()),
+        clip_norm: Decimal::ONE,
+        rounds: 50,
+        max_attempts: 3,
+        cohort: 3,
+        min_contributors: 3,
+        colluders: 1,
+        threshold: 3,
+        backbone: [0xab; 32],
+        task: "classification".into(),
+        encoder: "mlp".into(),
+    };
+    let policy = settings.policy();
+    (settings, policy, proposal)
+}
+
+#[test]
+fn a_plan_at_the_limit_is_admitted() {
+    let (_, policy, proposal) = research();
+    assert_eq!(policy.admit(&proposal).unwrap().proposal(), &proposal);
+}
+
+#[test]
+fn each_rule_is_refused_alone_with_its_numbers() {
+    let (_, policy, good) = research();
+    let decimal = |text: &str| text.parse::<Decimal>().unwrap();
+    let cases: Vec<(Proposal, &str, &str, &str)> = vec![
+        (
+            Proposal {
+                unit: Unit::Record,
+                ..good.clone()
+            },
+            "privacy.unit",
+            "record",
+            "institution",
+        ),
+        (
+            Proposal {
+                epsilon: Some(decimal("8.5")),
+                ..good.clone()
+            },
+            "privacy.epsilon",
+            "8.5",
+            "at most 8",
+        ),
+        (
+            Proposal {
+                epsilon: Some(Decimal::ZERO),
+                ..good.clone()
+            },
+            "privacy.epsilon",
+            "0",
+            "more than 0",
+        ),
+        (
+            Proposal {
+                epsilon: None,
+                ..good.clone()
+            },
+            "privacy.epsilon, privacy.delta",
+            "no promise",
+            "both stated for a private unit",
+        ),
+        (
+            Proposal {
+                delta: Some(decimal("1e-4")),
+                ..good.clone()
+            },
+            "privacy.delta",
+            "0.0001",
+            "at most 1e-5",
+        ),
+        (
+            Proposal {
+                clip_norm: decimal("1.1"),
+                ..good.clone()
+            },
+            "privacy.clip_norm",
+            "1.1",
+            "at most 1",
+        ),
+        (
+            Proposal {
+                clip_norm: Decimal::ZERO,
+                ..good.clone()
+            },
+            "privacy.clip_norm",
+            "0",
+            "more than 0",
+        ),
+        (
+            Proposal {
+                rounds: 51,
+                ..good.clone()
+            },
+            "privacy.rounds",
+            "51",
+            "at most 50",
+        ),
+        (
+            Proposal {
+                rounds: 0,
+                ..good.clone()
+            },
+            "rounds",
+            "0",
+            "at least 1",
+        ),
+        (
+            Proposal {
+                max_attempts: 0,
+                ..good.clone()
+            },
+            "max_attempts",
+            "0",
+            "at least 1",
+        ),
+        (
+            Proposal {
+                colluders: 0,
+                ..good.clone()
+            },
+            "aggregation.colluders",
+            "0",
+            "at least 1",
+        ),
+        (
+            Proposal {
+                threshold: 2,
+                ..good.clone()
+            },
+            "2·threshold ≥ cohort + colluders + 1",
+            "2",
+            "at least 3",
+        ),
+        (
+            Proposal {
+                threshold: 4,
+                ..good.clone()
+            },
+            "threshold within the cohort",
+            "4",
+            "at most 3",
+        ),
+        (
+            Proposal {
+                min_contributors: 4,
+                ..good.clone()
+            },
+            "min_contributors within the cohort",
+            "4",
+            "at most 3",
+        ),
+        (
+            Proposal {
+                cohort: 5,
+                colluders: 2,
+                threshold: 4,
+                ..good.clone()
+            },
+            "min_contributors ≥ colluders + 2",
+            "3",
+            "at least 4",
+        ),
+        (
+            Proposal {
+                cohort: 1001,
+                threshold: 600,
+                ..good.clone()
+            },
+            "most members of a round",
+            "1001",
+            "at most 1000",
+        ),
+        (
+            Proposal {
+                encoder: "lstm".into(),
+                ..good.clone()
+            },
+            "model.encoders",
+            "lstm",
+            "mlp",
+        ),
+    ];
+    for (proposal, rule, asked, limit) in cases {
+        let refusal = policy.admit(&proposal).unwrap_err();
+        assert_eq!(refusal.violations.len(), 1, "{rule}: {refusal}");
+        let violation = &refusal.violations[0];
+        assert_eq!(
+            (
+                violation.rule.as_str(),
+                violation.asked.as_str(),
+                violation.limit.as_str()
+            ),
+            (rule, asked, limit)
+        );
+        assert!(refusal.to_string().contains(asked) && refusal.to_string().contains(limit));
+    }
+}
+
+#[test]
+fn every_broken_rule_is_listed() {
+    let (_, policy, good) = research();
+    let proposal = Proposal {
+        epsilon: Some(Decimal::from(9)),
+        rounds: 60,
+        threshold: 1,
+        encoder: "x".into(),
+        ..good
+    };
+    let refusal = policy.admit(&proposal).unwrap_err();
+    let rules: Vec<&str> = refusal
+        .violations
+        .iter()
+        .map(|violation| violation.rule.as_str())
+        .collect();
+    assert_eq!(
+        rules,
+        [
+            "privacy.epsilon",
+            "privacy.rounds",
+            "2·threshold ≥ cohort + colluders + 1",
+            "model.encoders"
+        ]
+    );
+}
+
+#[test]
+fn absurd_numbers_are_refused_without_a_panic() {
+    let (_, policy, good) = research();
+    let proposal = Proposal {
+        cohort: usize::MAX,
+        min_contributors: usize::MAX,
+        colluders: usize::MAX,
+        threshold: usize::MAX,
+        rounds: u32::MAX,
+        encoder: "x".repeat(100_000),
+        ..good
+    };
+    let refusal = policy.admit(&proposal).unwrap_err();
+    assert!(refusal.to_string().len() < 2000);
+}
+
+#[test]
+fn without_noise_two_contributors_are_never_summed_and_no_promise_is_made() {
+    let (settings, _, good) = research();
+    let policy = Settings {
+        unit: Unit::None,
+        colluders: 0,
+        ..settings
+    }
+    .policy();
+    let bare = Proposal {
+        unit: Unit::None,
+        epsilon: None,
+        delta: None,
+        colluders: 0,
+        ..good
+    };
+    assert!(policy.admit(&bare).is_ok());
+    let two = Proposal {
+        min_contributors: 2,
+        ..bare.clone()
+    };
+    let refusal = policy.admit(&two).unwrap_err().to_string();
+    assert!(
+        refusal.contains("min_contributors without noise: asked for 2, allowed is at least 3"),
+        "{refusal}"
+    );
+    let claiming = Proposal {
+        epsilon: Some(Decimal::ONE),
+        ..bare
+    };
+    assert!(
+        policy
+            .admit(&claiming)
+            .unwrap_err()
+            .to_string()
+            .contains("no such promise without privacy")
+    );
+}
+
+#[test]
+fn units_that_differ_are_an_error_that_names_both_policies() {
+    let (settings, institution, _) = research();
+    let record = Settings {
+        name: "clinic",
+        unit: Unit::Record,
+        ..settings.clone()
+    }
+    .policy();
+    let said = Policy::merge(&[&institution, &record])
+        .unwrap_err()
+        .to_string();
+    for wanted in [
+        "policy \"research\"",
+        "\"institution\"",
+        "policy \"clinic\"",
+        "\"record\"",
+        "agree on one privacy.unit",
+    ] {
+        assert!(said.contains(wanted), "{said}");
+    }
+}
+
+#[test]
+fn a_policy_without_privacy_yields_to_one_with() {
+    let (settings, institution, good) = research();
+    let bare = Settings {
+        name: "laboratory",
+        unit: Unit::None,
+        ..settings
+    }
+    .policy();
+    let merged = Policy::merge(&[&bare, &institution]).unwrap();
+    assert_eq!(merged.unit(), Unit::Institution);
+    assert_eq!(merged.job_limit(), institution.job_limit());
+    assert_eq!(
+        merged.names().collect::<Vec<_>>(),
+        ["laboratory", "research"]
+    );
+    let without = Proposal {
+        unit: Unit::None,
+        epsilon: None,
+        delta: None,
+        ..good
+    };
+    assert!(bare.admit(&without).is_ok());
+    assert!(merged.admit(&without).is_err());
+}
+
+#[test]
+fn lists_with_nothing_in_common_and_no_parts_are_errors() {
+    let (settings, policy, _) = research();
+    let other = Settings {
+        name: "other",
+        encoders: vec!["lstm"],
+        ..settings
+    }
+    .policy();
+    let said = Policy::merge(&[&policy, &other]).unwrap_err().to_string();
+    assert!(
+        said.contains("no common encoder (mlp against lstm)"),
+        "{said}"
+    );
+    assert!(matches!(Policy::merge(&[]), Err(Error::Misuse(_))));
+}
