@@ -122,7 +122,7 @@ impl Policy {
         rules.check(
             "privacy.clip_norm",
             !proposal.clip_norm.is_zero(),
-            &proposal.clip_norm,
+            proposal.clip_norm,
             "more than 0",
         );
         rules.at_most("privacy.rounds", proposal.rounds, self.rounds);
