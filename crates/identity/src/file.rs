@@ -1,0 +1,148 @@
+//! Files that appear whole or not at all, and files that nobody else may read.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{ErrorKind, Read, Write},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use crate::error::{Error, Result, fault};
+
+/// Writes a temporary file beside `path`, fsyncs it, renames it, fsyncs the folder.
+pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(Error::Misuse(format!(
+            "{} is no file's path",
+            path.display()
+        )));
+    };
+    let folder = if folder.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        folder
+    };
+    let mut temporary = name.to_owned();
+    temporary.push(format!(".{}.new", std::process::id()));
+    let temporary = Temporary(folder.join(temporary));
+    replace(path, &temporary.0, folder, bytes, mode)
+        .map_err(|error| fault(&format!("writing {}", path.display()), error))
+}
+
+fn replace(
+    path: &Path,
+    temporary: &Path,
+    folder: &Path,
+    bytes: &[u8],
+    mode: u32,
+) -> std::io::Result<()> {
+    match fs::remove_file(temporary) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(temporary, path)?;
+    File::open(folder)?.sync_all()
+}
+
+/// Removed when it goes out of scope; after the rename there is nothing left to remove.
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Reads a file of at most `limit` bytes.
+pub(crate) fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
+    read_open(path, &mut open(path)?, limit)
+}
+
+/// Reads a file of at most `limit` bytes whose mode lets nobody but its owner at it.
+///
+/// # Errors
+/// [`Error::Refused`], with the command that mends it, if the group or others may read or write it. The mode is that
+/// of the opened file, not of the path a moment earlier.
+pub(crate) fn read_private(path: &Path, limit: u64) -> Result<Vec<u8>> {
+    let mut file = open(path)?;
+    let mode = file
+        .metadata()
+        .map_err(|error| fault(&format!("reading {}", path.display()), error))?
+        .permissions()
+        .mode();
+    if mode & 0o077 != 0 {
+        return Err(Error::Refused(format!(
+            "{path} may be read by others (mode {mode:04o}); run: chmod 600 {path}",
+            path = path.display(),
+            mode = mode & 0o7777,
+        )));
+    }
+    read_open(path, &mut file, limit)
+}
+
+/// Reads a text file of at most `limit` bytes.
+pub(crate) fn read_text(path: &Path, limit: u64) -> Result<String> {
+    String::from_utf8(read(path, limit)?)
+        .map_err(|_| Error::Malformed(format!("{}: not UTF-8", path.display())))
+}
+
+fn open(path: &Path) -> Result<File> {
+    File::open(path).map_err(|error| fault(&format!("opening {}", path.display()), error))
+}
+
+fn read_open(path: &Path, file: &mut File, limit: u64) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.take(limit + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| fault(&format!("reading {}", path.display()), error))?;
+    if bytes.len() as u64 > limit {
+        return Err(Error::Malformed(format!(
+            "{}: more than {limit} bytes",
+            path.display()
+        )));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_whole_with_its_mode_and_nothing_is_left_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        fs::write(&path, "before").unwrap();
+        write(&path, b"after", 0o600).unwrap();
+        assert_eq!(read(&path, 5).unwrap(), b"after");
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_failed_write_leaves_what_was_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        fs::create_dir(&path).unwrap();
+        assert!(write(&path, b"x", 0o600).is_err());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_past_its_limit_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        fs::write(&path, "123456").unwrap();
+        assert!(matches!(read(&path, 5), Err(Error::Malformed(_))));
+    }
+}
