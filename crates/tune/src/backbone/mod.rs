@@ -1,6 +1,22 @@
 //! The frozen language model: what every architecture offers to training.
 
+pub mod bert;
+mod config;
+mod embedding;
+mod frozen;
+mod kernels;
+mod linear;
+pub mod llama;
+pub mod random;
+mod rows;
+mod tensors;
+mod weights;
+
+use std::path::Path;
+
 use candle_core::{Device, Tensor};
+
+pub use config::{LlamaConfig, RopeParameters};
 
 use crate::error::{Error, Result};
 
@@ -63,4 +79,46 @@ pub trait Backbone: Send + Sync {
 
     /// SHA-256 over `config.json` and the weights files: what a plan names the backbone by.
     fn digest(&self) -> [u8; 32];
+}
+
+/// The `model_type`s that [`load`] knows.
+pub const KNOWN: [&str; 4] = ["bert", "llama", "mistral", "qwen2"];
+
+/// How a backbone is run; the results do not depend on it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Recompute each layer's activations in the backward pass instead of keeping them: a
+    /// third more arithmetic, a fraction of the memory.
+    pub recompute: bool,
+}
+
+/// Opens a Hugging Face model folder: `config.json` and `model.safetensors` (or its shards
+/// with `model.safetensors.index.json`), as `save_pretrained` writes them.
+///
+/// # Errors
+/// [`Error::Malformed`] naming the file or tensor that is missing, cut short or of a shape the
+/// configuration does not give; [`Error::Refused`] for an architecture, activation or number
+/// type that is not known here, with the list of those that are.
+pub fn load(dir: &Path, device: &Device) -> Result<Box<dyn Backbone>> {
+    load_with(dir, device, Options::default())
+}
+
+/// [`load`] with options.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with(dir: &Path, device: &Device, options: Options) -> Result<Box<dyn Backbone>> {
+    let kind: config::Kind = config::read(dir)?;
+    match kind.model_type.as_deref() {
+        Some("bert") => Ok(Box::new(bert::Bert::load(dir, device, options)?)),
+        Some("llama" | "mistral" | "qwen2") => {
+            Ok(Box::new(llama::Llama::load(dir, device, options)?))
+        }
+        other => Err(Error::Refused(format!(
+            "architecture {:?} (model_type {:?}); known: {}",
+            kind.architectures,
+            other.unwrap_or("none"),
+            KNOWN.join(", ")
+        ))),
+    }
 }
