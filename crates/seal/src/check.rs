@@ -1,0 +1,151 @@
+use std::io::Read;
+
+use ciphertune_round::{Digest, label};
+use ciphertune_sum::{BLOCK_BYTES, N, Parameters, expect_end, modular, read_block};
+
+use crate::Result;
+use crate::words::PublicWords;
+
+/// c = (⟨h₁, body⟩, ⟨h₂, body⟩) ∈ Z_q².
+///
+/// h₁ and h₂ are derived from the roster's digest, which fixes every body and the sum before
+/// anybody can know them; a sum that is not the sum of the bodies passes with probability 2⁻¹²⁸.
+/// Linear: the check values of the bodies add up to that of their sum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CheckValue(pub [u64; 2]);
+
+/// The check value of a body (or of a sum) of `length` values for one roster.
+///
+/// Memory is three blocks, whatever the length.
+///
+/// # Errors
+/// [`Error::Malformed`](crate::Error::Malformed) when the body is too short, too long or has a
+/// word not below q; [`Error::Fault`](crate::Error::Fault) when reading fails.
+pub fn check_value<R: Read>(
+    parameters: &Parameters,
+    length: usize,
+    roster: &Digest,
+    mut body: R,
+) -> Result<CheckValue> {
+    let mut checker = Checker::of(roster)?;
+    let (mut bytes, mut block) = (vec![0; BLOCK_BYTES], vec![0; N]);
+    for _ in 0..parameters.blocks(length) {
+        read_block(&mut body, &mut bytes, &mut block)?;
+        checker.absorb(&block);
+    }
+    expect_end(&mut body)?;
+    Ok(checker.finish())
+}
+
+impl CheckValue {
+    /// Σ c_i in Z_q², words taken modulo q.
+    pub(crate) fn sum(values: &[Self]) -> Self {
+        values
+            .iter()
+            .fold(Self([0; 2]), |Self([a, b]), Self([c, d])| {
+                Self([
+                    modular::add(a, c % ciphertune_sum::Q),
+                    modular::add(b, d % ciphertune_sum::Q),
+                ])
+            })
+    }
+}
+
+/// A check value as its blocks stream by.
+pub(crate) struct Checker {
+    words: PublicWords,
+    /// Blocks taken so far.
+    block: u64,
+    /// One block of h.
+    h: Vec<u64>,
+    value: [u64; 2],
+}
+
+impl Checker {
+    pub(crate) fn of(roster: &Digest) -> Result<Self> {
+        let words = PublicWords::new(label::CHECK, roster.as_bytes(), b"check")?;
+        Ok(Self {
+            words,
+            block: 0,
+            h: vec![0; N],
+            value: [0; 2],
+        })
+    }
+
+    pub(crate) fn absorb(&mut self, block: &[u64]) {
+        for (half, value) in (0..).zip(&mut self.value) {
+            self.words.fill(2 * self.block + half, &mut self.h);
+            *value = modular::add(*value, inner_product(&self.h, block));
+        }
+        self.block += 1;
+    }
+
+    pub(crate) fn finish(self) -> CheckValue {
+        CheckValue(self.value)
+    }
+}
+
+/// ⟨h, x⟩ mod q for at most 2^32 words: the halves of the 128-bit products are added apart and
+/// reduced once.
+pub(crate) fn inner_product(h: &[u64], x: &[u64]) -> u64 {
+    let (mut low, mut high) = (0_u128, 0_u128);
+    for (&h, &x) in h.iter().zip(x) {
+        let product = u128::from(h) * u128::from(x);
+        low += product & u128::from(u64::MAX);
+        high += product >> 64;
+    }
+    // 2^64 ≡ 2^32 − 1 (mod q).
+    modular::add(
+        modular::reduce(low),
+        modular::mul(modular::reduce(high), 0xFFFF_FFFF),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::words::uniform_words;
+    use ciphertune_gauss::insecure::InsecureEntropy;
+    use ciphertune_sum::{CohortSize, Q, ValueBound, codec};
+
+    #[test]
+    fn the_inner_product_agrees_with_term_by_term() {
+        let (mut h, mut x) = (vec![0; N], vec![0; N]);
+        let mut rng = InsecureEntropy::from_seed(5);
+        uniform_words(&mut rng, &mut h);
+        uniform_words(&mut rng, &mut x);
+        let slow = h
+            .iter()
+            .zip(&x)
+            .fold(0, |sum, (h, x)| modular::add(sum, modular::mul(*h, *x)));
+        assert_eq!(inner_product(&h, &x), slow);
+        // Every product at its largest: q·q's halves cannot overflow their sums.
+        assert_eq!(inner_product(&[Q - 1; N], &[Q - 1; N]), N as u64);
+    }
+
+    #[test]
+    fn check_values_of_bodies_add_up_to_that_of_the_sum() {
+        let p = Parameters::derive(CohortSize::new(3).unwrap(), ValueBound::new(2047).unwrap());
+        let (p, roster) = (p.unwrap(), Digest::sha256(b"roster"));
+        let mut rng = InsecureEntropy::from_seed(6);
+        let mut sum = vec![0; 2 * N];
+        let mut values = Vec::new();
+        let of = |words: &[u64]| {
+            let mut bytes = Vec::new();
+            codec::encode_words(words, &mut bytes);
+            check_value(&p, 4 * N + 1, &roster, bytes.as_slice())
+        };
+        for _ in 0..3 {
+            let mut body = vec![0; 2 * N];
+            uniform_words(&mut rng, &mut body);
+            ciphertune_sum::add_assign(&mut sum, &body);
+            values.push(of(&body).unwrap());
+        }
+        assert_eq!(CheckValue::sum(&values), of(&sum).unwrap());
+        // The same change in the first and the second block has another effect: h differs.
+        let mut swapped = sum[N..].to_vec();
+        swapped.extend_from_slice(&sum[..N]);
+        assert_ne!(CheckValue::sum(&values), of(&swapped).unwrap());
+        assert!(of(&sum[..N]).is_err());
+    }
+}

@@ -1,0 +1,54 @@
+//! The secret half of sealed aggregation: masks, keys, errors, packing, sharing, sealing, check
+//! values and opening.
+//!
+//! The way through a round, each step demanding what the one before it made:
+//!
+//! 1. [`contribute`]: b_j = a_j·s + e_j + Δ·m_j block by block, Shamir shares of s sealed to the
+//!    [`SealingKey`] of each member;
+//! 2. [`sum_shares`]: a member adds the shares sealed to it into its [`KeySumShare`] and
+//!    [seals](KeySumShare::seal_to) that to every member, bound to one roster;
+//! 3. [`check_value`]: a contributor's fingerprint of its own body under keys that nobody knew
+//!    before the roster was fixed;
+//! 4. [`KeySum::rebuild`]: S = Σ s_i from t key-sum shares, recognised by its size;
+//! 5. [`open`]: the sum of the bodies, checked in five ways, into an [`OpenedSum`].
+//!
+//! Only the sum of the keys is ever rebuilt, so no single update is ever opened (Stevens et al.,
+//! "Efficient Differentially Private Secure Aggregation for Federated Learning via Hardness of
+//! Learning with Errors", USENIX Security 2022).
+//!
+//! Secrets are neither cloned, printed, serialised nor compared in variable time, and are wiped
+//! when dropped:
+//!
+//! ```compile_fail,E0277
+//! fn printable<T: std::fmt::Debug>() {}
+//! printable::<ciphertune_seal::KeySum>();
+//! ```
+//! ```compile_fail,E0277
+//! fn copyable<T: Clone>() {}
+//! copyable::<ciphertune_seal::OneTimeKey>();
+//! ```
+
+mod body;
+mod check;
+mod contribute;
+mod error;
+mod key_sum;
+mod key_sum_share;
+mod one_time_key;
+mod open;
+mod packing;
+mod ring;
+mod second;
+mod secret;
+mod shamir;
+#[cfg(test)]
+mod vectors;
+mod words;
+
+pub use check::{CheckValue, check_value};
+pub use contribute::{SealedContribution, contribute};
+pub use error::{Check, Error, Result};
+pub use key_sum::KeySum;
+pub use key_sum_share::{KeySumShare, sum_shares};
+pub use one_time_key::{OneTimeKey, SEALED_SHARE_BYTES, SealingKey};
+pub use open::{OpenedSum, SecondOpening, open};

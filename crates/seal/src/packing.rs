@@ -1,0 +1,127 @@
+//! Signed integers into coefficients and back.
+//!
+//! Coefficient = Σ_j v_j·2^(w·j) over the integers, times Δ = 2^d; integer i of a block sits in slot
+//! i mod k of coefficient ⌊i/k⌋. No branch and no table look-up depends on a value.
+
+use ciphertune_sum::{N, Parameters, modular};
+
+/// Adds Δ·m to the N words of `block`, m holding at most k·N `values`; slots without one are 0.
+pub(crate) fn add_packed(parameters: &Parameters, values: &[i64], block: &mut [u64]) {
+    let (width, delta) = (parameters.slot_bits(), parameters.delta_log2());
+    for (word, slots) in block.iter_mut().zip(values.chunks(parameters.slots())) {
+        let mut coefficient = 0_i64;
+        for &value in slots.iter().rev() {
+            coefficient = (coefficient << width).wrapping_add(value);
+        }
+        *word = modular::add(*word, modular::from_i64(coefficient << delta));
+    }
+}
+
+/// What opening one block found, beside the values.
+#[derive(Clone, Copy)]
+pub(crate) struct Found {
+    /// Largest magnitude of a residual error.
+    pub(crate) residual: u64,
+    /// Largest magnitude of a value, padding included.
+    pub(crate) value: u64,
+    /// Whether there is something beyond the k slots.
+    pub(crate) overflow: bool,
+}
+
+impl Found {
+    /// What was found in two blocks together.
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self {
+            residual: self.residual.max(other.residual),
+            value: self.value.max(other.value),
+            overflow: self.overflow | other.overflow,
+        }
+    }
+}
+
+/// Splits N words Δ·m + e into `values` (k·N of them) and reports how large e and m are.
+pub(crate) fn unpack(parameters: &Parameters, words: &[u64], values: &mut [i64]) -> Found {
+    debug_assert_eq!(
+        (words.len(), values.len()),
+        (N, parameters.values_per_block())
+    );
+    let (width, delta) = (parameters.slot_bits(), parameters.delta_log2());
+    let half = 1_i64 << (delta - 1);
+    let mut found = Found {
+        residual: 0,
+        value: 0,
+        overflow: false,
+    };
+    for (&word, slots) in words.iter().zip(values.chunks_mut(parameters.slots())) {
+        let centred = modular::centred(word);
+        // |centred| ≤ 2^63 − 2^31 and half < 2^31: no overflow. The shift rounds downwards.
+        let mut message = (centred + half) >> delta;
+        let residual = centred - (message << delta);
+        found.residual = found.residual.max(residual.unsigned_abs());
+        for value in slots {
+            *value = (message << (64 - width)) >> (64 - width);
+            message = (message - *value) >> width;
+            found.value = found.value.max(value.unsigned_abs());
+        }
+        found.overflow |= message != 0;
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ciphertune_sum::{CohortSize, ValueBound};
+
+    fn parameters(n: usize, bits: u32) -> Parameters {
+        let bound = ValueBound::new((1 << bits) - 1).unwrap();
+        Parameters::derive(CohortSize::new(n).unwrap(), bound).unwrap()
+    }
+
+    #[test]
+    fn the_largest_sums_and_errors_come_back_for_every_parameter_set() {
+        for n in [2, 3, 4, 5, 63, 64, 79, 1000] {
+            for bits in 1..=40 {
+                let p = parameters(n, bits);
+                let most = (n as u64 * p.value_bound()) as i64;
+                let pattern = [most, -most, 0, 1, -1, most - 1, 1 - most];
+                let sent: Vec<i64> = pattern
+                    .into_iter()
+                    .cycle()
+                    .take(p.values_per_block())
+                    .collect();
+                let error = p.error_bound(n);
+                let mut words: Vec<u64> = (0..N as u64)
+                    .map(|i| modular::from_i64((i % (2 * error + 1)) as i64 - error as i64))
+                    .collect();
+                add_packed(&p, &sent, &mut words);
+                let mut opened = vec![0; sent.len()];
+                let found = unpack(&p, &words, &mut opened);
+                assert_eq!(opened, sent, "{}", p.name());
+                assert_eq!(found.residual, error, "{}", p.name());
+                assert_eq!(found.value, most as u64);
+                assert!(!found.overflow);
+            }
+        }
+    }
+
+    #[test]
+    fn a_short_tail_is_zero_and_stays_zero() {
+        let p = parameters(3, 11);
+        let mut words = vec![0; N];
+        add_packed(&p, &[7, -8, 9, -10, 11], &mut words);
+        let mut opened = vec![1; p.values_per_block()];
+        unpack(&p, &words, &mut opened);
+        assert_eq!(opened[..5], [7, -8, 9, -10, 11]);
+        assert!(opened[5..].iter().all(|value| *value == 0));
+    }
+
+    #[test]
+    fn something_beyond_the_slots_is_seen() {
+        let p = parameters(2, 20); // k = 2, 2·22 bits: 12 bits to spare
+        let mut words = vec![0; N];
+        words[17] = modular::from_i64(1 << (p.delta_log2() + 2 * p.slot_bits()));
+        let found = unpack(&p, &words, &mut vec![0; p.values_per_block()]);
+        assert!(found.overflow);
+    }
+}

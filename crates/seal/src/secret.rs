@@ -1,0 +1,101 @@
+use ciphertune_sum::{BLOCK_BYTES, N, codec};
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::Result;
+
+/// N words below q that must not be seen: a key, a share of one, or a sum of such.
+///
+/// On the heap, so that moving it leaves no copy behind; wiped on drop.
+pub(crate) struct SecretBlock {
+    words: Box<[u64]>,
+}
+
+impl SecretBlock {
+    /// N zeros, to be filled in place.
+    pub(crate) fn zero() -> Self {
+        Self {
+            words: vec![0; N].into_boxed_slice(),
+        }
+    }
+
+    /// The words.
+    pub(crate) fn expose(&self) -> &[u64] {
+        &self.words
+    }
+
+    /// The words, to be filled in place.
+    pub(crate) fn expose_mut(&mut self) -> &mut [u64] {
+        &mut self.words
+    }
+
+    /// N little-endian u64.
+    pub(crate) fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
+        let mut bytes = Zeroizing::new(Vec::with_capacity(BLOCK_BYTES));
+        codec::encode_words(&self.words, &mut bytes);
+        bytes
+    }
+
+    /// Parses N little-endian u64, each below q.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self> {
+        let mut block = Self::zero();
+        codec::decode_words(bytes, &mut block.words)?;
+        Ok(block)
+    }
+}
+
+impl Drop for SecretBlock {
+    fn drop(&mut self) {
+        self.words.zeroize();
+    }
+}
+
+/// Asserts at compile time that a type implements none of the traits: an ambiguity arises when it
+/// does (the trick of the `static_assertions` crate).
+#[cfg(test)]
+macro_rules! never_implements {
+    ($type:ty: $($trait:path),+) => {
+        const _: fn() = || {
+            $({
+                trait Ambiguous<A> { fn probe() {} }
+                impl<T: ?Sized> Ambiguous<()> for T {}
+                struct Implemented;
+                impl<T: ?Sized + $trait> Ambiguous<Implemented> for T {}
+                let _ = <$type as Ambiguous<_>>::probe;
+            })+
+        };
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::{Debug, Display};
+
+    use crate::ring::KeySpectrum;
+    use crate::{KeySum, KeySumShare, OneTimeKey, OpenedSum};
+
+    use super::*;
+
+    never_implements!(SecretBlock: Clone, Debug, Display, PartialEq, serde::Serialize);
+    never_implements!(KeySpectrum: Clone, Debug, Display, PartialEq, serde::Serialize);
+    never_implements!(OneTimeKey: Clone, Debug, Display, PartialEq, serde::Serialize);
+    never_implements!(KeySumShare: Clone, Debug, Display, PartialEq, serde::Serialize);
+    never_implements!(KeySum: Clone, Debug, Display, PartialEq, serde::Serialize);
+    never_implements!(OpenedSum: Clone, Debug, Display, PartialEq, serde::Serialize);
+
+    #[test]
+    fn every_secret_type_needs_its_drop() {
+        // zeroize on drop: a type without drop glue could not wipe anything.
+        assert!(std::mem::needs_drop::<SecretBlock>());
+        assert!(std::mem::needs_drop::<OneTimeKey>());
+        assert!(std::mem::needs_drop::<OpenedSum>());
+    }
+
+    #[test]
+    fn a_word_of_q_or_more_is_no_secret_of_ours() {
+        let mut bytes = vec![0; BLOCK_BYTES];
+        assert!(SecretBlock::parse(&bytes).is_ok());
+        bytes[..8].copy_from_slice(&ciphertune_sum::Q.to_le_bytes());
+        assert!(SecretBlock::parse(&bytes).is_err());
+        assert!(SecretBlock::parse(&bytes[8..]).is_err());
+    }
+}

@@ -1,0 +1,146 @@
+//! Shamir's secret sharing over Z_q, one polynomial of degree t − 1 for each of N words.
+
+use ciphertune_sum::{N, modular};
+use rand_core::Rng;
+
+use crate::secret::SecretBlock;
+use crate::words::uniform_words;
+
+/// Shares of `secret` at the points 1..=`members`: f(x) = secret + c₁·x + … + c_{t−1}·x^{t−1}.
+///
+/// The coefficients are drawn in the order c_{t−1}, …, c₁ (Horner's), N words each, so that
+/// memory is that of the shares and one block.
+pub(crate) fn split(
+    secret: &SecretBlock,
+    threshold: usize,
+    members: usize,
+    rng: &mut impl Rng,
+) -> Vec<SecretBlock> {
+    let mut shares: Vec<SecretBlock> = (0..members).map(|_| SecretBlock::zero()).collect();
+    let mut coefficient = SecretBlock::zero();
+    for _ in 1..threshold {
+        uniform_words(rng, coefficient.expose_mut());
+        horner_step(&mut shares, &coefficient);
+    }
+    horner_step(&mut shares, secret);
+    shares
+}
+
+/// f_j ← f_j·j + c for the share at each point j.
+fn horner_step(shares: &mut [SecretBlock], coefficient: &SecretBlock) {
+    for (point, share) in (1_u64..).zip(shares) {
+        for (word, c) in share.expose_mut().iter_mut().zip(coefficient.expose()) {
+            *word = modular::add(modular::mul(*word, point), *c);
+        }
+    }
+}
+
+/// Interpolation through distinct nodes: barycentric weights, computed once.
+pub(crate) struct Lagrange {
+    nodes: Vec<u64>,
+    weights: Vec<u64>,
+}
+
+impl Lagrange {
+    /// w_i = Π_{m≠i} (x_i − x_m)⁻¹ for distinct `nodes` below q.
+    pub(crate) fn through(nodes: Vec<u64>) -> Self {
+        let weight = |&node: &u64| {
+            let others = nodes.iter().filter(|other| **other != node);
+            modular::inv(others.fold(1, |product, &m| {
+                modular::mul(product, modular::sub(node, m))
+            }))
+        };
+        let weights = nodes.iter().map(weight).collect();
+        Self { nodes, weights }
+    }
+
+    /// λ_i with f(x) = Σ λ_i·f(x_i) for every polynomial f of degree below the number of nodes.
+    /// `x` is none of the nodes.
+    pub(crate) fn coefficients_at(&self, x: u64) -> Vec<u64> {
+        let product = self
+            .nodes
+            .iter()
+            .fold(1, |p, &node| modular::mul(p, modular::sub(x, node)));
+        let coefficient = |(&node, &weight): (&u64, &u64)| {
+            modular::mul(
+                modular::mul(product, weight),
+                modular::inv(modular::sub(x, node)),
+            )
+        };
+        self.nodes
+            .iter()
+            .zip(&self.weights)
+            .map(coefficient)
+            .collect()
+    }
+}
+
+/// Σ λ_i·share_i for the first words of each share, as many as `out` has.
+pub(crate) fn combine(coefficients: &[u64], shares: &[&SecretBlock], out: &mut [u64]) {
+    debug_assert!(out.len() <= N);
+    out.fill(0);
+    for (&coefficient, share) in coefficients.iter().zip(shares) {
+        for (sum, &word) in out.iter_mut().zip(share.expose()) {
+            *sum = modular::add(*sum, modular::mul(coefficient, word));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ciphertune_gauss::insecure::InsecureEntropy;
+
+    fn rebuild(shares: &[SecretBlock], points: &[u64], x: u64) -> Vec<u64> {
+        let chosen: Vec<&SecretBlock> = points.iter().map(|p| &shares[*p as usize - 1]).collect();
+        let mut out = vec![0; N];
+        combine(
+            &Lagrange::through(points.to_vec()).coefficients_at(x),
+            &chosen,
+            &mut out,
+        );
+        out
+    }
+
+    #[test]
+    fn any_t_shares_give_the_secret_and_fewer_do_not() {
+        let mut rng = InsecureEntropy::from_seed(2);
+        let mut secret = SecretBlock::zero();
+        uniform_words(&mut rng, secret.expose_mut());
+        let shares = split(&secret, 3, 5, &mut rng);
+        for points in [[1, 2, 3], [1, 3, 5], [5, 4, 2], [3, 4, 5]] {
+            assert!(rebuild(&shares, &points, 0) == secret.expose());
+        }
+        assert!(rebuild(&shares, &[1, 2], 0) != secret.expose());
+        assert!(rebuild(&shares, &[1, 2, 3], 5) == shares[4].expose());
+    }
+
+    #[test]
+    fn shares_add_up_to_shares_of_the_sum() {
+        let mut rng = InsecureEntropy::from_seed(3);
+        let mut secrets = [SecretBlock::zero(), SecretBlock::zero()];
+        let mut sums: Vec<SecretBlock> = (0..4).map(|_| SecretBlock::zero()).collect();
+        for secret in &mut secrets {
+            uniform_words(&mut rng, secret.expose_mut());
+            for (sum, share) in sums.iter_mut().zip(split(secret, 2, 4, &mut rng)) {
+                ciphertune_sum::add_assign(sum.expose_mut(), share.expose());
+            }
+        }
+        ciphertune_sum::add_assign(secrets[0].expose_mut(), &secrets[1].expose().to_vec());
+        assert!(rebuild(&sums, &[4, 2], 0) == secrets[0].expose());
+    }
+
+    #[test]
+    fn a_single_share_is_independent_of_the_secret() {
+        // With the same coefficients, two secrets' shares differ by the constant difference only.
+        let mut secret = SecretBlock::zero();
+        let zero = split(&secret, 2, 2, &mut InsecureEntropy::from_seed(4));
+        secret.expose_mut().fill(5);
+        let five = split(&secret, 2, 2, &mut InsecureEntropy::from_seed(4));
+        for (zero, five) in zero.iter().zip(&five) {
+            for (z, f) in zero.expose().iter().zip(five.expose()) {
+                assert_eq!(modular::sub(*f, *z), 5);
+            }
+        }
+    }
+}
