@@ -1,6 +1,6 @@
 //! The backbone with its prompt and its task: a batch to the losses of its answers.
 
-use candle_core::{D, DType, Tensor};
+use candle_core::{D, DType, Tensor, Var};
 
 use crate::backbone::Backbone;
 use crate::batch::pad;
@@ -116,38 +116,102 @@ impl<'a> Model<'a> {
 
     /// −log p(answer | prompt) of each example, `[B]`, differentiable in θ.
     pub(crate) fn losses(&self, examples: &[&Example]) -> Result<Tensor> {
+        self.losses_after(&self.prompts(examples.len())?, examples)
+    }
+
+    /// log p of each label, `[B, L]`: over the labels for a classifier, over all that the
+    /// model could say for a verbalizer.
+    pub(crate) fn scores(&self, examples: &[&Example]) -> Result<Tensor> {
+        self.scores_after(&self.prompts(examples.len())?, examples)
+    }
+
+    /// P(θ) for each of `batch` examples, `[B, V, H]`.
+    fn prompts(&self, batch: usize) -> Result<Tensor> {
+        let prompt = self.encoder.forward()?;
+        let (virtual_tokens, width) = prompt.dims2()?;
+        Ok(prompt
+            .unsqueeze(0)?
+            .broadcast_as((batch, virtual_tokens, width))?)
+    }
+
+    /// Each example's own gradient of its own loss, `[B]` vectors: ∂ℓ_b/∂P row-major, then,
+    /// where there is a classifier, (p_b − 1_b) ⊗ f_b for its weight and p_b − 1_b for its
+    /// bias (the softmax's derivative, with the features f_b).
+    ///
+    /// Each example gets a copy of the prompt of its own as a leaf, and the losses are
+    /// summed: one backward pass gives every ∂ℓ_b/∂P.
+    pub(crate) fn record_gradients(&self, examples: &[&Example]) -> Result<Vec<Vec<f32>>> {
+        let leaf = Var::from_tensor(&self.prompts(examples.len())?.detach().contiguous()?)?;
+        let labels: Vec<u32> = examples.iter().map(|e| e.label as u32).collect();
+        let (losses, head) = match &self.answer {
+            Answer::Classifier { classifier, .. } => {
+                let features = self.features(leaf.as_tensor(), examples)?;
+                let scores = log_softmax(&classifier.forward(&features)?)?;
+                let features = features.detach().to_vec2::<f32>()?;
+                let probabilities = scores.detach().exp()?.to_vec2::<f32>()?;
+                (
+                    pick(&scores, &labels)?.neg()?,
+                    Some((features, probabilities)),
+                )
+            }
+            Answer::Verbalizer(_) => (self.losses_after(leaf.as_tensor(), examples)?, None),
+        };
+        let gradients = losses.sum_all()?.backward()?;
+        let gradient = gradients.get(&leaf).ok_or_else(|| {
+            Error::Fault("no gradient reached the prompts: an operation without one".to_owned())
+        })?;
+        let mut records = gradient.flatten_from(1)?.to_vec2::<f32>()?;
+        if let Some((features, mut slopes)) = head {
+            for (b, slope) in slopes.iter_mut().enumerate() {
+                slope[labels[b] as usize] -= 1.0;
+                for s in slope.iter() {
+                    records[b].extend(features[b].iter().map(|f| s * f));
+                }
+                records[b].extend_from_slice(slope);
+            }
+        }
+        Ok(records)
+    }
+
+    fn losses_after(&self, prompts: &Tensor, examples: &[&Example]) -> Result<Tensor> {
         match &self.answer {
             Answer::Classifier { .. } => {
                 let labels: Vec<u32> = examples.iter().map(|e| e.label as u32).collect();
-                Ok(pick(&self.scores(examples)?, &labels)?.neg()?)
+                Ok(pick(&self.scores_after(prompts, examples)?, &labels)?.neg()?)
             }
             Answer::Verbalizer(verbalizer) => {
                 let answers: Vec<&[u32]> = examples
                     .iter()
                     .map(|e| answer(verbalizer, e.label))
                     .collect::<Result<_>>()?;
-                Ok(self.answer_log_probabilities(examples, &answers)?.neg()?)
+                Ok(self
+                    .answer_log_probabilities(prompts, examples, &answers)?
+                    .neg()?)
             }
         }
     }
 
-    /// log p of each label, `[B, L]`: over the labels for a classifier, over all that the
-    /// model could say for a verbalizer.
-    pub(crate) fn scores(&self, examples: &[&Example]) -> Result<Tensor> {
+    fn scores_after(&self, prompts: &Tensor, examples: &[&Example]) -> Result<Tensor> {
         match &self.answer {
             Answer::Classifier { classifier, .. } => {
-                log_softmax(&classifier.forward(&self.features(examples)?)?)
+                log_softmax(&classifier.forward(&self.features(prompts, examples)?)?)
             }
             Answer::Verbalizer(verbalizer) => match verbalizer.single_tokens() {
                 Some(tokens) => {
                     let empty = vec![&[][..]; examples.len()];
-                    let logits = self.answer_logits(examples, &empty)?;
+                    let logits = self.answer_logits(prompts, examples, &empty)?;
                     let tokens = Tensor::new(tokens, self.backbone.device())?;
                     Ok(log_softmax(&logits)?.index_select(&tokens, 1)?)
                 }
                 None => {
                     let columns = (verbalizer.answers().iter())
-                        .map(|a| self.answer_log_probabilities(examples, &vec![a; examples.len()]))
+                        .map(|a| {
+                            self.answer_log_probabilities(
+                                prompts,
+                                examples,
+                                &vec![a; examples.len()],
+                            )
+                        })
                         .collect::<Result<Vec<_>>>()?;
                     Ok(Tensor::stack(&columns, 1)?)
                 }
@@ -156,7 +220,7 @@ impl<'a> Model<'a> {
     }
 
     /// The classifier's features, `[B, H]`.
-    fn features(&self, examples: &[&Example]) -> Result<Tensor> {
+    fn features(&self, prompts: &Tensor, examples: &[&Example]) -> Result<Tensor> {
         let Answer::Classifier {
             pooling,
             feature_length,
@@ -166,7 +230,7 @@ impl<'a> Model<'a> {
             return Err(Error::Misuse("a verbalizer has no features".to_owned()));
         };
         let sequences: Vec<&[u32]> = examples.iter().map(|e| e.ids.as_slice()).collect();
-        let (hidden, mask) = self.hidden(&sequences)?;
+        let (hidden, mask) = self.hidden(prompts, &sequences)?;
         let features = pooling.features(self.backbone, &hidden, &mask)?;
         match feature_length {
             Some(length) => normalise(&features, *length),
@@ -175,15 +239,10 @@ impl<'a> Model<'a> {
     }
 
     /// Hidden states `[B, V + T, H]` and their mask `[B, V + T]`.
-    fn hidden(&self, sequences: &[&[u32]]) -> Result<(Tensor, Tensor)> {
+    fn hidden(&self, prompts: &Tensor, sequences: &[&[u32]]) -> Result<(Tensor, Tensor)> {
         let (ids, mask) = pad(sequences, self.backbone.device())?;
-        let prompt = self.encoder.forward()?;
-        let (virtual_tokens, width) = prompt.dims2()?;
-        let batch = sequences.len();
-        let prompts = prompt
-            .unsqueeze(0)?
-            .broadcast_as((batch, virtual_tokens, width))?;
-        let embeds = Tensor::cat(&[&prompts, &self.backbone.embed(&ids)?], 1)?;
+        let (batch, virtual_tokens, _) = prompts.dims3()?;
+        let embeds = Tensor::cat(&[prompts, &self.backbone.embed(&ids)?], 1)?;
         let ones = Tensor::ones((batch, virtual_tokens), DType::F32, self.backbone.device())?;
         let mask = Tensor::cat(&[&ones, &mask], 1)?;
         Ok((self.backbone.forward(&embeds, &mask)?, mask))
@@ -192,6 +251,7 @@ impl<'a> Model<'a> {
     /// log p(answer | prompt) of each example, `[B]`.
     fn answer_log_probabilities(
         &self,
+        prompts: &Tensor,
         examples: &[&Example],
         answers: &[impl AsRef<[u32]>],
     ) -> Result<Tensor> {
@@ -204,7 +264,7 @@ impl<'a> Model<'a> {
             .iter()
             .flat_map(|a| a.as_ref().iter().copied())
             .collect();
-        let logits = self.answer_logits(examples, &read)?;
+        let logits = self.answer_logits(prompts, examples, &read)?;
         let each = pick(&log_softmax(&logits)?, &said)?;
         if said.len() == examples.len() {
             return Ok(each);
@@ -225,14 +285,19 @@ impl<'a> Model<'a> {
 
     /// Logits `[R, vocabulary]` at the last position of each prompt and at every token of
     /// what is read after it, examples in turn.
-    fn answer_logits(&self, examples: &[&Example], read: &[&[u32]]) -> Result<Tensor> {
+    fn answer_logits(
+        &self,
+        prompts: &Tensor,
+        examples: &[&Example],
+        read: &[&[u32]],
+    ) -> Result<Tensor> {
         let whole: Vec<Vec<u32>> = examples
             .iter()
             .zip(read)
             .map(|(e, read)| [e.ids.as_slice(), read].concat())
             .collect();
         let sequences: Vec<&[u32]> = whole.iter().map(Vec::as_slice).collect();
-        let (hidden, _) = self.hidden(&sequences)?;
+        let (hidden, _) = self.hidden(prompts, &sequences)?;
         let (_, positions, _) = hidden.dims3()?;
         let virtual_tokens = self.encoder.virtual_tokens();
         let mut rows = Vec::new();
@@ -291,7 +356,7 @@ fn pick(rows: &Tensor, columns: &[u32]) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::{Device, Var};
+    use candle_core::Device;
 
     #[test]
     fn log_softmax_is_right_for_large_scores_and_so_is_its_gradient() {
