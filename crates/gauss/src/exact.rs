@@ -156,11 +156,11 @@ fn exp_of_minus(numerator: BigUint, denominator: BigUint) -> BigUint {
         } else {
             odd += &term
         }
-        term = (term * &argument >> (BITS + GUARD)) / n;
+        term = ((term * &argument) >> (BITS + GUARD)) / n;
     }
     let mut value = even - odd;
     for _ in 0..halvings {
-        value = &value * &value >> (BITS + GUARD);
+        value = (&value * &value) >> (BITS + GUARD);
     }
     value >> GUARD
 }
@@ -174,7 +174,7 @@ fn smoothing_error() -> BigUint {
     let first = exp_of_minus(BigUint::from(789_568_u32), BigUint::from(10_000_u32));
     let epsilon = first * 2_u8 + power_of_two(-300);
     assert!(epsilon < power_of_two(-112));
-    &epsilon + (&epsilon * &epsilon >> (BITS - 2))
+    &epsilon + ((&epsilon * &epsilon) >> (BITS - 2))
 }
 
 /// 2^exponent in units of 2⁻³²⁰.

@@ -142,7 +142,8 @@ mod tests {
         let known: BigUint = "36787944117144232159552377016146086744581113103176783450783680"
             .parse()
             .unwrap();
-        let computed = Fixed::exp_of_minus_half(2, 1).units() * BigUint::from(10_u8).pow(62) >> 192;
+        let computed =
+            (Fixed::exp_of_minus_half(2, 1).units() * BigUint::from(10_u8).pow(62)) >> 192;
         let off = if computed > known {
             &computed - &known
         } else {

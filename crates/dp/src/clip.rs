@@ -1,0 +1,367 @@
+//! From floats to clipped integers.
+
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::{Error, Mechanism, Result, misuse, refused};
+
+/// The un-noised integers of one member's update: ‖v‖₂² ≤ D2sq, as a fact about integers (at record level, of each
+/// example's vector that was summed into it).
+///
+/// Secret: no `Clone`, no `Debug`, wiped on drop.
+pub struct Clipped {
+    values: Zeroizing<Vec<i64>>,
+    mechanism: Mechanism,
+}
+
+/// What clipping did. It depends on the data: it stays at home.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ClipReport {
+    /// ‖x‖₂ before clipping, in the update's units; of several examples the largest. 0 of none.
+    pub norm_before: f64,
+    /// Whether anything was scaled down.
+    pub clipped: bool,
+    /// Share of the vectors that were scaled down: 0 or 1 for a single update.
+    pub clipped_share: f64,
+    /// Share of coordinates that quantised to 0, over all vectors. Above 0.9 the scale is too coarse for the update.
+    pub zeroed_share: f64,
+}
+
+impl Clipped {
+    /// v = round(2^s·x·f), f the largest factor in reach with ‖v‖₂² ≤ D2sq:
+    /// Clip_C(x) = x·min(1, C/‖x‖₂), rounded to nearest, then shrunk until the *integers* are inside.
+    ///
+    /// For units institution and none. Fails (`Misuse`) on another length or at record level, (`Refused`) on a
+    /// coordinate that is not finite.
+    pub fn new(update: &[f32], mechanism: &Mechanism) -> Result<(Self, ClipReport)> {
+        if mechanism.spec().unit == ciphertune_policy::Unit::Record {
+            return misuse("at record level each example is clipped on its own: sum_of_examples");
+        }
+        let mut sum = ExampleSum::new(mechanism);
+        sum.add(update)?;
+        Ok(sum.finish())
+    }
+
+    /// Σ over examples of each example's own clipped integer vector (DP-SGD: Abadi et al. 2016, Algorithm 1). An empty
+    /// batch gives the zero vector, which is noised and sent like any other.
+    ///
+    /// Fails as [`Clipped::new`] does, and (`Refused`) on more examples than the mechanism's bound was derived for.
+    pub fn sum_of_examples<V: AsRef<[f32]>>(
+        gradients: &[V],
+        mechanism: &Mechanism,
+    ) -> Result<(Self, ClipReport)> {
+        let mut sum = ExampleSum::new(mechanism);
+        gradients
+            .iter()
+            .try_for_each(|gradient| sum.add(gradient.as_ref()))?;
+        Ok(sum.finish())
+    }
+
+    pub(crate) fn into_parts(self) -> (Zeroizing<Vec<i64>>, Mechanism) {
+        (self.values, self.mechanism)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn values(&self) -> &[i64] {
+        &self.values
+    }
+}
+
+/// A batch in the making: one example's gradient at a time, so that a batch of them is never held at once.
+pub struct ExampleSum {
+    sum: Zeroizing<Vec<i64>>,
+    mechanism: Mechanism,
+    examples: usize,
+    clipped: usize,
+    zeroed: u64,
+    largest_norm: f64,
+}
+
+impl ExampleSum {
+    /// The sum of nothing.
+    pub fn new(mechanism: &Mechanism) -> Self {
+        Self {
+            sum: Zeroizing::new(vec![0; mechanism.dimension()]),
+            mechanism: mechanism.clone(),
+            examples: 0,
+            clipped: 0,
+            zeroed: 0,
+            largest_norm: 0.0,
+        }
+    }
+
+    /// Clips one example's gradient and adds it. After an error nothing of it has been added.
+    pub fn add(&mut self, gradient: &[f32]) -> Result<()> {
+        if gradient.len() != self.mechanism.dimension() {
+            return misuse(format!(
+                "a vector of {} for a mechanism of dimension {}",
+                gradient.len(),
+                self.mechanism.dimension()
+            ));
+        }
+        if self.examples >= self.mechanism.spec().max_examples {
+            return refused(
+                "more examples than the value bound was derived for; a batch is never truncated",
+            );
+        }
+        let clip = clip(gradient, &self.mechanism)?;
+        // |sum| ≤ max_examples·⌊√D2sq⌋ ≤ B < 2⁴⁸: no wrap.
+        self.sum
+            .iter_mut()
+            .zip(clip.values.iter())
+            .for_each(|(total, value)| *total += value);
+        self.examples += 1;
+        self.clipped += usize::from(clip.clipped);
+        self.zeroed += clip.values.iter().filter(|value| **value == 0).count() as u64;
+        self.largest_norm = self.largest_norm.max(clip.norm_before);
+        Ok(())
+    }
+
+    /// How many examples are in.
+    pub fn examples(&self) -> usize {
+        self.examples
+    }
+
+    /// The sum, clipped term by term.
+    pub fn finish(self) -> (Clipped, ClipReport) {
+        let vectors = self.examples.max(1) as f64;
+        let report = ClipReport {
+            norm_before: self.largest_norm,
+            clipped: self.clipped > 0,
+            clipped_share: self.clipped as f64 / vectors,
+            zeroed_share: self.zeroed as f64 / (vectors * self.mechanism.dimension() as f64),
+        };
+        (
+            Clipped {
+                values: self.sum,
+                mechanism: self.mechanism,
+            },
+            report,
+        )
+    }
+}
+
+struct OneVector {
+    values: Zeroizing<Vec<i64>>,
+    norm_before: f64,
+    clipped: bool,
+}
+
+/// Passes of integer clipping: the shrink doubles each time, 2⁻²⁰ to 1, so the last one leaves the zero vector.
+const PASSES: i32 = 21;
+
+/// One vector, proposed by floats and decided by integers.
+fn clip(x: &[f32], mechanism: &Mechanism) -> Result<OneVector> {
+    if !x.iter().all(|value| value.is_finite()) {
+        return refused("the update has a coordinate that is not finite");
+    }
+    // Squares of f32 neither overflow nor underflow in f64: (3.5e38)²·2⁴⁰ < 10⁹⁰, (1.4e−45)² > 10⁻⁹¹.
+    let norm_before = x
+        .iter()
+        .map(|&value| f64::from(value).powi(2))
+        .sum::<f64>()
+        .sqrt();
+    let bound = (mechanism.d2sq() as f64).sqrt() / mechanism.scale();
+    let clipped = norm_before > bound;
+    let mut factor = mechanism.scale() * if clipped { bound / norm_before } else { 1.0 };
+    let mut values = Zeroizing::new(vec![0_i64; x.len()]);
+    for pass in 0..=PASSES {
+        round(x, factor, mechanism.clip_bound(), &mut values);
+        let squares = squared_norm(&values)?;
+        if squares <= u128::from(mechanism.d2sq()) {
+            return Ok(OneVector {
+                values,
+                norm_before,
+                clipped: clipped || pass > 0,
+            });
+        }
+        factor *= (mechanism.d2sq() as f64 / squares as f64).sqrt()
+            * (1.0 - 2_f64.powi(pass - PASSES + 1));
+    }
+    values.zeroize();
+    Err(Error::Fault(
+        "the zero vector is outside its own bound".into(),
+    ))
+}
+
+/// v = round(x·factor) to nearest, held inside ±limit. Only un-noised values are ever held so (a projection).
+fn round(x: &[f32], factor: f64, limit: u64, out: &mut [i64]) {
+    let limit = limit as f64;
+    for (value, &x) in out.iter_mut().zip(x) {
+        *value = (f64::from(x) * factor)
+            .round_ties_even()
+            .clamp(-limit, limit) as i64;
+    }
+}
+
+/// Σ v², exactly. |v| ≤ 2³¹ and d ≤ 2⁴⁰ leave room; the additions are checked all the same.
+fn squared_norm(values: &[i64]) -> Result<u128> {
+    values
+        .iter()
+        .try_fold(0_u128, |sum, value| {
+            sum.checked_add(u128::from(value.unsigned_abs()).pow(2))
+        })
+        .ok_or_else(|| Error::Fault("a sum of squares overflowed".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use ciphertune_policy::Unit;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::MechanismSpec;
+    use crate::mechanism::tests::{institution, without_privacy};
+
+    fn inside(values: &[i64], mechanism: &Mechanism) -> bool {
+        squared_norm(values).unwrap() <= u128::from(mechanism.d2sq())
+    }
+
+    #[test]
+    fn a_vector_inside_the_ball_is_rounded_and_nothing_else() {
+        let mechanism = Mechanism::derive(&institution("1", "4.509", 4)).unwrap();
+        assert_eq!(mechanism.scale(), 512.0);
+        let (clipped, report) = Clipped::new(&[0.5, -0.25, 0.001, 0.0], &mechanism).unwrap();
+        assert_eq!(clipped.values(), [256, -128, 1, 0]);
+        assert!(
+            !report.clipped
+                && report.zeroed_share == 0.25
+                && (report.norm_before - 0.559).abs() < 1e-3
+        );
+    }
+
+    #[test]
+    fn a_vector_outside_the_ball_keeps_its_direction() {
+        let mechanism = Mechanism::derive(&institution("1", "4.509", 2)).unwrap();
+        let (clipped, report) = Clipped::new(&[3000.0, 4000.0], &mechanism).unwrap();
+        // 512·(0.6, 0.8) = (307.2, 409.6) rounds to (307, 410), outside: 262,349 > 262,144. One pass later it is inside.
+        assert_eq!(clipped.values(), [307, 409]);
+        assert!(report.clipped && report.norm_before == 5000.0);
+    }
+
+    #[test]
+    fn not_a_number_and_infinity_are_refused() {
+        let mechanism = Mechanism::derive(&institution("1", "4.509", 2)).unwrap();
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            assert!(matches!(
+                Clipped::new(&[0.0, bad], &mechanism),
+                Err(Error::Refused(_))
+            ));
+        }
+    }
+
+    #[test]
+    fn another_length_is_misuse() {
+        let mechanism = Mechanism::derive(&institution("1", "4.509", 2)).unwrap();
+        assert!(matches!(
+            Clipped::new(&[0.0], &mechanism),
+            Err(Error::Misuse(_))
+        ));
+    }
+
+    #[test]
+    fn rounding_that_leaves_the_ball_is_caught_by_the_integers() {
+        // D = 32, d = 4,095: ‖x‖₂ is just inside C, but every coordinate is just above ½ and would round to 1.
+        let spec = MechanismSpec {
+            value_bits: 2,
+            ..without_privacy("0.5", 4095)
+        };
+        let mechanism = Mechanism::derive(&spec).unwrap();
+        assert_eq!((mechanism.scale(), mechanism.d2sq()), (64.0, 1024));
+        let (clipped, report) = Clipped::new(&[0.007_812_75; 4095], &mechanism).unwrap();
+        assert!(report.norm_before < 0.5 && report.clipped && report.zeroed_share == 1.0);
+        assert!(clipped.values().iter().all(|value| *value == 0));
+    }
+
+    #[test]
+    fn examples_are_clipped_each_on_its_own() {
+        let spec = MechanismSpec {
+            unit: Unit::Record,
+            max_examples: 3,
+            ..institution("1", "4.509", 2)
+        };
+        let mechanism = Mechanism::derive(&spec).unwrap();
+        let one = mechanism.scale() as i64;
+        let (clipped, report) =
+            Clipped::sum_of_examples(&[[1e30_f32, 0.0], [0.5, 0.0], [0.0, -7.0]], &mechanism)
+                .unwrap();
+        assert_eq!(clipped.values(), [one + one / 2, -one]);
+        assert!(
+            report.clipped
+                && (report.clipped_share - 2.0 / 3.0).abs() < 1e-9
+                && report.zeroed_share == 0.5
+        );
+        assert_eq!(report.norm_before, f64::from(1e30_f32));
+    }
+
+    #[test]
+    fn an_empty_batch_is_the_zero_vector() {
+        let spec = MechanismSpec {
+            unit: Unit::Record,
+            max_examples: 3,
+            ..institution("1", "4.509", 2)
+        };
+        let (clipped, report) =
+            Clipped::sum_of_examples::<[f32; 2]>(&[], &Mechanism::derive(&spec).unwrap()).unwrap();
+        assert_eq!(clipped.values(), [0, 0]);
+        assert_eq!((report.norm_before, report.clipped), (0.0, false));
+    }
+
+    #[test]
+    fn a_batch_beyond_its_bound_is_refused_and_not_truncated() {
+        let spec = MechanismSpec {
+            unit: Unit::Record,
+            max_examples: 2,
+            ..institution("1", "4.509", 1)
+        };
+        let mechanism = Mechanism::derive(&spec).unwrap();
+        assert!(matches!(
+            Clipped::sum_of_examples(&[[1.0], [1.0], [1.0]], &mechanism),
+            Err(Error::Refused(_))
+        ));
+        assert!(matches!(
+            Clipped::new(&[1.0], &mechanism),
+            Err(Error::Misuse(_))
+        ));
+        let institution = Mechanism::derive(&institution("1", "4.509", 1)).unwrap();
+        assert!(matches!(
+            Clipped::sum_of_examples(&[[1.0], [1.0]], &institution),
+            Err(Error::Refused(_))
+        ));
+    }
+
+    /// Floats as an adversary would pick them: huge, tiny, subnormal, zero, equal, or anything finite.
+    fn adversarial() -> impl Strategy<Value = Vec<f32>> {
+        let value = prop_oneof![
+            Just(f32::MAX),
+            Just(f32::MIN),
+            Just(f32::MIN_POSITIVE),
+            Just(f32::from_bits(1)),
+            Just(-0.0_f32),
+            Just(0.5_f32),
+            -2.0_f32..2.0,
+            any::<f32>().prop_filter("finite", |x| x.is_finite()),
+        ];
+        let same = (value.clone(), 1..400_usize).prop_map(|(value, length)| vec![value; length]);
+        prop_oneof![prop::collection::vec(value, 1..400), same]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(256) })]
+
+        #[test]
+        fn no_update_leaves_the_ball(x in adversarial(), clip in 1_u64..3000, bits in 2_u32..24, private: bool) {
+            let clip = format!("{}.{:03}", clip / 1000, clip % 1000);
+            let spec = if private { institution(&clip, "4.509", x.len()) } else { without_privacy(&clip, x.len()) };
+            let mechanism = Mechanism::derive(&MechanismSpec { value_bits: bits, ..spec }).unwrap();
+            let (clipped, report) = Clipped::new(&x, &mechanism).unwrap();
+            prop_assert!(inside(clipped.values(), &mechanism));
+            prop_assert!(clipped.values().iter().all(|value| value.unsigned_abs() <= mechanism.value_bound()));
+            // What was not clipped is the rounded update itself.
+            if !report.clipped {
+                for (value, x) in clipped.values().iter().zip(&x) {
+                    prop_assert!((*value as f64 - f64::from(*x) * mechanism.scale()).abs() <= 0.5);
+                }
+            }
+        }
+    }
+}

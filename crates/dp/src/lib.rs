@@ -1,0 +1,47 @@
+//! Differential privacy: from a float update to noised integers, and what that costs.
+//!
+//! ```text
+//! update: [f32; d] ──► Clipped (‖v‖₂² ≤ D2sq, on integers) ──► Noised (v + N_ℤ(0, σ_i²)^d) ──► …sealed, summed, opened… ──► Release
+//! ```
+//!
+//! Each arrow is a type only the step before it can make. Everything a guarantee rests on ([`Mechanism`]: the scale,
+//! D2sq, σ_i², B) is an integer or an exact rational; floats propose a vector and integers decide whether it is inside
+//! the bound. Only the conversion of ρ to ε ([`zcdp`]) is floating point, rounded against us.
+
+mod clip;
+mod mechanism;
+mod noise;
+mod rational;
+mod release;
+pub mod zcdp;
+
+pub use clip::{ClipReport, Clipped, ExampleSum};
+pub use mechanism::{Mechanism, MechanismSpec};
+pub use noise::Noised;
+pub use release::Release;
+
+/// Why a mechanism, an update or an account was not made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The numbers asked for give no sound mechanism, or a value is outside what was agreed: says the rule.
+    #[error("refused: {0}")]
+    Refused(String),
+    /// The calling code broke this crate's contract.
+    #[error("misuse: {0}")]
+    Misuse(String),
+    /// Something that should not happen happened here.
+    #[error("fault: {0}")]
+    Fault(String),
+}
+
+/// Result of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+fn refused<T>(why: impl Into<String>) -> Result<T> {
+    Err(Error::Refused(why.into()))
+}
+
+fn misuse<T>(why: impl Into<String>) -> Result<T> {
+    Err(Error::Misuse(why.into()))
+}
