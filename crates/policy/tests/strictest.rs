@@ -2,6 +2,7 @@
 
 use ciphertune_policy::{Adjacency, Decimal, Error, Placement, Policy, Proposal, Unit};
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
 
 /// The settings of a policy, drawn from small ranges so that two of them often meet.
 #[derive(Clone, Debug)]
@@ -141,20 +142,54 @@ fn proposals() -> impl Strategy<Value = Proposal> {
     })
 }
 
-/// A proposal that two policies are likely to admit: their stricter side, or a step beyond it.
-fn near(a: &Settings, b: &Settings, proposal: &Proposal) -> Proposal {
+/// A proposal at the limit of two policies, which both admit if any is, and with one setting a step beyond it.
+fn near(a: &Settings, b: &Settings, proposal: &Proposal, beyond: usize) -> Proposal {
+    let mut near = at_the_limit(a, b, proposal);
+    match beyond {
+        0 => {
+            near.epsilon = near
+                .epsilon
+                .map(|_| Decimal::from(limit(a, b, |s| s.epsilon) + 1))
+        }
+        1 => near.delta = near.delta.map(|_| "4e-6".parse().unwrap()),
+        2 => near.clip_norm = Decimal::from(a.clip_norm.min(b.clip_norm) + 1),
+        3 => near.rounds += 1,
+        4 => near.threshold -= 1,
+        5 => near.min_contributors -= 1,
+        6 => near.colluders = near.colluders.saturating_sub(1),
+        7 => near.cohort -= 1,
+        8 => near.adjacency = Adjacency::ZeroOut,
+        9 => near.placement = Placement::Distributed,
+        10 => near.encoder = "lstm".into(),
+        11 => (near.unit, near.epsilon, near.delta) = (Unit::None, None, None),
+        _ => {}
+    }
+    near
+}
+
+/// The smaller number of the two that promise privacy.
+fn limit(a: &Settings, b: &Settings, of: fn(&Settings) -> u32) -> u32 {
+    let promised = [a, b]
+        .into_iter()
+        .filter(|settings| settings.unit != Unit::None);
+    promised.map(of).min().unwrap_or(1)
+}
+
+fn at_the_limit(a: &Settings, b: &Settings, proposal: &Proposal) -> Proposal {
     let contributors = |s: &Settings| (s.colluders + 2 + s.more_contributors).max(3);
     let colluders = a.colluders.max(b.colluders) as usize;
     let cohort = (contributors(a) + a.more_cohort).max(contributors(b) + b.more_cohort) as usize;
     let threshold = a.threshold.max(b.threshold).unwrap_or(2) as usize;
+    let unit = if a.unit == Unit::None { b.unit } else { a.unit };
+    let promises = unit != Unit::None;
     Proposal {
-        unit: if a.unit == Unit::None { b.unit } else { a.unit },
+        unit,
         adjacency: a.adjacency.max(b.adjacency),
         placement: a.placement.max(b.placement),
-        epsilon: Some(Decimal::from(a.epsilon.min(b.epsilon))),
-        delta: Some(format!("{}e-6", a.delta.min(b.delta)).parse().unwrap()),
+        epsilon: promises.then(|| Decimal::from(limit(a, b, |s| s.epsilon))),
+        delta: promises.then(|| format!("{}e-6", limit(a, b, |s| s.delta)).parse().unwrap()),
         clip_norm: Decimal::from(a.clip_norm.min(b.clip_norm)),
-        rounds: a.rounds.min(b.rounds) + proposal.rounds / 3,
+        rounds: a.rounds.min(b.rounds),
         cohort: cohort.max(threshold),
         min_contributors: contributors(a).max(contributors(b)) as usize,
         colluders,
@@ -189,10 +224,10 @@ proptest! {
     }
 
     #[test]
-    fn the_merged_policy_admits_exactly_what_both_parts_admit(a in settings(), b in settings(), p in proposals()) {
+    fn the_merged_policy_admits_exactly_what_both_parts_admit(a in settings(), b in settings(), p in proposals(), beyond in 0..14_usize) {
         let (first, second) = (a.policy(), b.policy());
         let merged = Policy::merge(&[&first, &second]);
-        for proposal in [p.clone(), near(&a, &b, &p)] {
+        for proposal in [p.clone(), near(&a, &b, &p, beyond)] {
             let both = first.admit(&proposal).is_ok() && second.admit(&proposal).is_ok();
             let one = merged.as_ref().is_ok_and(|merged| merged.admit(&proposal).is_ok());
             prop_assert_eq!(both, one, "{:?}\n{:?}", proposal, merged);
@@ -200,7 +235,7 @@ proptest! {
     }
 
     #[test]
-    fn tightening_a_limit_never_admits_more(a in settings(), which in 0..9_usize, p in proposals()) {
+    fn tightening_a_limit_never_admits_more(a in settings(), which in 0..9_usize, p in proposals(), beyond in 0..14_usize) {
         let loose = a.policy();
         let mut tight = a.clone();
         match which {
@@ -215,7 +250,7 @@ proptest! {
             _ => tight.placement = Placement::Local,
         }
         let tight = tight.policy();
-        for proposal in [p.clone(), near(&a, &a, &p)] {
+        for proposal in [p.clone(), near(&a, &a, &p, beyond)] {
             prop_assert!(tight.admit(&proposal).is_err() || loose.admit(&proposal).is_ok(), "{:?}", proposal);
         }
     }
@@ -257,6 +292,19 @@ fn research() -> (Settings, Policy, Proposal) {
     };
     let policy = settings.policy();
     (settings, policy, proposal)
+}
+
+#[test]
+fn what_is_drawn_is_admitted_often_enough_to_mean_something() {
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let mut draw = || settings().new_tree(&mut runner).unwrap().current();
+    let (_, _, base) = research();
+    let admitted = (0..400).filter(|_| {
+        let (a, b) = (draw(), draw());
+        let proposal = at_the_limit(&a, &b, &base);
+        a.policy().admit(&proposal).is_ok() && b.policy().admit(&proposal).is_ok()
+    });
+    assert!(admitted.count() > 80);
 }
 
 #[test]
