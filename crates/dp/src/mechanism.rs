@@ -55,7 +55,7 @@ pub struct Mechanism {
     value_bound: u64,
 }
 
-/// Standard deviations of a share's noise that B covers: P(|N_ℤ(0, σ²)| > 12σ) < 2⁻¹⁰⁷·⁸ for σ ≥ 4.
+/// Standard deviations of a share's noise that B covers: P(|N_ℤ(0, σ²)| > ⌈12σ⌉) ≤ 2·Q(12) < 2⁻¹⁰⁷.
 const COVERED_DEVIATIONS: u16 = 12;
 /// ⌊√D2sq⌋ ≤ 2³¹: squares then fit 62 bits and sums of 2⁴⁰ of them a u128.
 const LARGEST_CLIP: u64 = 1 << 31;
@@ -134,10 +134,11 @@ impl Mechanism {
     }
 
     /// Δ₂² in integer units: the squared sensitivity of the sum to one unit.
-    pub fn sensitivity_squared(&self) -> u64 {
+    pub fn sensitivity_squared(&self) -> u128 {
+        // Up to 2⁶⁴.
         match self.spec.adjacency {
-            Adjacency::ZeroOut => self.d2sq,
-            Adjacency::ReplaceOne => 4 * self.d2sq,
+            Adjacency::ZeroOut => self.d2sq.into(),
+            Adjacency::ReplaceOne => 4 * u128::from(self.d2sq),
         }
     }
 
@@ -345,6 +346,30 @@ pub(crate) mod tests {
             noise_multiplier: Decimal::ZERO,
             ..institution(clip, "1", dimension)
         }
+    }
+
+    impl Mechanism {
+        /// The same numbers with a bound that noise does leave.
+        pub(crate) fn with_value_bound(self, value_bound: u64) -> Self {
+            Self {
+                value_bound,
+                ..self
+            }
+        }
+    }
+
+    #[test]
+    fn the_largest_clip_under_replace_one_does_not_overflow() {
+        let spec = MechanismSpec {
+            adjacency: Adjacency::ReplaceOne,
+            scale_log2: Some(31),
+            ..institution("1", "2", 1)
+        };
+        let mechanism = Mechanism::derive(&spec).unwrap();
+        assert_eq!(
+            (mechanism.d2sq(), mechanism.sensitivity_squared()),
+            (1 << 62, 1 << 64)
+        );
     }
 
     fn variance(numerator: u128, denominator: u128) -> Variance {

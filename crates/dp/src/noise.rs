@@ -153,6 +153,16 @@ mod tests {
     }
 
     #[test]
+    fn noise_beyond_the_bound_fails_and_is_not_clamped() {
+        let narrow = Mechanism::derive(&institution("1", "4.509", 64))
+            .unwrap()
+            .with_value_bound(1023);
+        let (clipped, _) = Clipped::new(&[0.0; 64], &narrow).unwrap();
+        let outcome = clipped.add_noise_from(&narrow, &mut InsecureEntropy::from_seed(5));
+        assert!(matches!(outcome, Err(Error::Fault(_))));
+    }
+
+    #[test]
     fn going_without_privacy_takes_unit_none() {
         let private = Mechanism::derive(&institution("1", "4.509", 2)).unwrap();
         let open = Mechanism::derive(&without_privacy("1", 2)).unwrap();
