@@ -95,11 +95,10 @@ impl AliasTable {
         if head == slot.head {
             return self.draw_tail(index, rng);
         }
-        i64::from(if head < slot.head {
-            slot.own
-        } else {
-            slot.alias
-        })
+        // Which of the two is a coin toss: picked by mask, as a branch would be mispredicted half the time.
+        let below = i64::from(head < slot.head).wrapping_neg();
+        let (own, alias) = (i64::from(slot.own), i64::from(slot.alias));
+        alias ^ (below & (own ^ alias))
     }
 
     #[cold]
