@@ -17,6 +17,9 @@ use crate::{Check, Error, KeySumShare, Result};
 /// random. A subset of garbage is turned away after [`PROBE`] words.
 const MAX_TRIES: usize = 4096;
 
+/// How many different sums of the right size are held at most.
+const MAX_CANDIDATES: usize = 16;
+
 /// Words of S that decide whether the rest is worth computing: garbage passes with probability
 /// below (2·1822/q)⁴ < 2⁻²⁰⁰.
 const PROBE: usize = 4;
@@ -30,16 +33,11 @@ pub struct KeySum {
 
 impl KeySum {
     /// Rebuilds S from at least `threshold` key-sum shares of one roster with `contributors`
-    /// members (Lagrange at 0).
-    ///
-    /// A right S is recognised by its size: |S| ≤ 9·σ·√|U| in every coefficient. Surplus shares
-    /// must lie on the same polynomials; with garbage among them other t-subsets are tried (all,
-    /// or 4,096 at random) and the S that most shares agree on is taken.
+    /// members (Lagrange at 0): the first of the [`candidates`](Self::candidates), if it is the
+    /// only one that as many shares agree on.
     ///
     /// # Errors
-    /// [`Error::Refused`] with fewer than `threshold` shares; [`Error::Misuse`] when a seat is
-    /// named twice or is outside the cohort, or the numbers do not fit it; [`Error::Failed`] with
-    /// [`Check::KeySum`] when no tried subset gives an S of that size, or two different ones are
+    /// As [`candidates`](Self::candidates); [`Check::KeySum`] too when two different sums are
     /// agreed on equally.
     pub fn rebuild(
         parameters: &Parameters,
@@ -47,6 +45,37 @@ impl KeySum {
         threshold: usize,
         contributors: usize,
     ) -> Result<Self> {
+        let mut candidates =
+            Self::candidates(parameters, &shares, threshold, contributors)?.into_iter();
+        let best = candidates.next().ok_or(Error::Failed(Check::KeySum))?;
+        let tied = candidates
+            .next()
+            .is_some_and(|n| n.disagreeing.len() == best.disagreeing.len());
+        if tied {
+            Err(Error::Failed(Check::KeySum))
+        } else {
+            Ok(best)
+        }
+    }
+
+    /// Every S that some t of the shares give and that has the right size, best first.
+    ///
+    /// A right S is recognised by its size: |S| ≤ 9·σ·√|U| in every coefficient. Surplus shares
+    /// must lie on the same polynomials; with garbage among them other t-subsets are tried (all,
+    /// or 4,096 at random). A share that is not garbage but bent by a little can give a second
+    /// sum of the right size; [`open`](crate::open) tells which is right, so a caller tries them
+    /// in turn before it voids the attempt. Almost always there is one.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with fewer than `threshold` shares; [`Error::Misuse`] when a seat is
+    /// named twice or is outside the cohort, or the numbers do not fit it; [`Error::Failed`] with
+    /// [`Check::KeySum`] when no tried subset gives an S of that size.
+    pub fn candidates(
+        parameters: &Parameters,
+        shares: &[(ShareIndex, KeySumShare)],
+        threshold: usize,
+        contributors: usize,
+    ) -> Result<Vec<Self>> {
         let n = parameters.members();
         if !(2..=n).contains(&threshold) || !(1..=n).contains(&contributors) {
             return Err(Error::Misuse(format!(
@@ -66,7 +95,7 @@ impl KeySum {
             )));
         }
         let bound = parameters.error_bound(contributors);
-        Search::new(&shares, threshold, bound)?.run()
+        Search::new(shares, threshold, bound)?.run()
     }
 
     /// The seats whose shares disagreed with S. Garbage, or made with the help of a contributor
@@ -109,11 +138,6 @@ struct Search<'a> {
     entropy: Entropy,
 }
 
-struct Candidate {
-    key: KeySum,
-    agreeing: usize,
-}
-
 impl<'a> Search<'a> {
     fn new(shares: &'a [(ShareIndex, KeySumShare)], threshold: usize, bound: u64) -> Result<Self> {
         let mut entropy = Entropy::from_os()?;
@@ -135,25 +159,23 @@ impl<'a> Search<'a> {
     }
 
     /// Two polynomials of degree t − 1 that each meet all but ⌊(m − t)/2⌋ of m shares are equal,
-    /// so a candidate as good as that is final. Otherwise the best of all tries, if it is one.
-    fn run(mut self) -> Result<KeySum> {
+    /// so a sum as good as that is the only one. Otherwise all that the tries give, best first.
+    fn run(mut self) -> Result<Vec<KeySum>> {
         let (m, t) = (self.shares.len(), self.threshold);
         let exhaustive = subsets_at_most(m, t, MAX_TRIES);
         let mut subset: Vec<usize> = (0..t).collect();
-        let mut best: Option<Candidate> = None;
-        let mut tied = false;
+        let mut found: Vec<KeySum> = Vec::new();
         for _ in 0..MAX_TRIES {
-            if let Some(candidate) = self.try_subset(&subset)? {
-                if candidate.agreeing >= m - (m - t) / 2 {
-                    return Ok(candidate.key);
+            if !found.iter().any(|key| self.meets(key, &subset))
+                && let Some(key) = self.try_subset(&subset)
+            {
+                if key.disagreeing.len() <= (m - t) / 2 {
+                    return Ok(vec![key]);
                 }
-                match &best {
-                    Some(held) if held.agreeing > candidate.agreeing => {}
-                    Some(held) if held.agreeing == candidate.agreeing => {
-                        tied |= held.key.disagreeing != candidate.key.disagreeing;
-                    }
-                    _ => (best, tied) = (Some(candidate), false),
-                }
+                found.push(key);
+            }
+            if found.len() == MAX_CANDIDATES {
+                break;
             }
             if exhaustive {
                 if !next_subset(&mut subset, m) {
@@ -163,35 +185,40 @@ impl<'a> Search<'a> {
                 self.random_subset(&mut subset);
             }
         }
-        match best {
-            Some(candidate) if !tied => Ok(candidate.key),
-            _ => Err(Error::Failed(Check::KeySum)),
+        found.sort_by_key(|key| key.disagreeing.len());
+        if found.is_empty() {
+            Err(Error::Failed(Check::KeySum))
+        } else {
+            Ok(found)
         }
     }
 
-    /// S of one subset and how many shares agree with it, if S has the right size.
-    fn try_subset(&self, subset: &[usize]) -> Result<Option<Candidate>> {
+    /// Whether a whole subset agrees with a sum: then it can give no other.
+    fn meets(&self, key: &KeySum, subset: &[usize]) -> bool {
+        subset
+            .iter()
+            .all(|i| !key.disagreeing.contains(&self.shares[*i].0))
+    }
+
+    /// S of one subset, if it has the right size.
+    fn try_subset(&self, subset: &[usize]) -> Option<KeySum> {
         let lagrange = Lagrange::through(subset.iter().map(|i| self.point(*i)).collect());
         let chosen: Vec<&SecretBlock> = subset.iter().map(|i| &self.shares[*i].1.words).collect();
         let at_zero = lagrange.coefficients_at(0);
         let mut words = SecretBlock::zero();
         combine(&at_zero, &chosen, &mut words.expose_mut()[..PROBE]);
         if !within(&words.expose()[..PROBE], self.bound) {
-            return Ok(None);
+            return None;
         }
         combine(&at_zero, &chosen, words.expose_mut());
         if !within(words.expose(), self.bound) {
-            return Ok(None);
+            return None;
         }
-        let disagreeing: Vec<ShareIndex> = (0..self.shares.len())
+        let disagreeing = (0..self.shares.len())
             .filter(|i| !subset.contains(i) && !self.agrees(&lagrange, subset, *i))
             .map(|i| self.shares[i].0)
             .collect();
-        let agreeing = self.shares.len() - disagreeing.len();
-        Ok(Some(Candidate {
-            key: KeySum { words, disagreeing },
-            agreeing,
-        }))
+        Some(KeySum { words, disagreeing })
     }
 
     /// Whether the share at `index` lies on the polynomials through the subset.
@@ -358,10 +385,16 @@ mod tests {
         let word = &mut dealt.shares[0].1.words.expose_mut()[0];
         *word = modular::add(*word, modular::inv(3));
         assert_eq!(dealt.rebuild(3).unwrap(), (vec![1], true));
-        // With one share of surplus the wrong S meets as many shares as the right one.
+        // With one share of surplus the wrong S meets as many shares as the right one: both are
+        // candidates, and only opening can tell.
         let mut dealt = deal(4, 3);
         let word = &mut dealt.shares[0].1.words.expose_mut()[0];
         *word = modular::add(*word, modular::inv(3));
+        let candidates = KeySum::candidates(&dealt.parameters, &dealt.shares, 3, 1).unwrap();
+        let right = candidates
+            .iter()
+            .filter(|sum| sum.words.expose() == dealt.key.expose());
+        assert_eq!((candidates.len(), right.count()), (2, 1));
         assert!(failed(dealt.rebuild(3)));
     }
 

@@ -37,9 +37,11 @@ mod tests {
     use ciphertune_round::Context;
     use ciphertune_sum::{CohortSize, Parameters, ValueBound, modular};
     use rand_core::Rng;
+    use tfhe::core_crypto::commons::generators::DeterministicSeeder;
+    use tfhe::core_crypto::commons::math::random::Seed;
     use tfhe::core_crypto::prelude::{
-        DefaultRandomGenerator, DeterministicSeeder, EncryptionRandomGenerator, Gaussian, GlweSize,
-        Seed, StandardDev, encrypt_glwe_ciphertext,
+        DefaultRandomGenerator, EncryptionRandomGenerator, Gaussian, GlweSize, StandardDev,
+        encrypt_glwe_ciphertext,
     };
 
     use super::*;

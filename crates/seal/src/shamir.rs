@@ -126,8 +126,9 @@ mod tests {
                 ciphertune_sum::add_assign(sum.expose_mut(), share.expose());
             }
         }
-        ciphertune_sum::add_assign(secrets[0].expose_mut(), &secrets[1].expose().to_vec());
-        assert!(rebuild(&sums, &[4, 2], 0) == secrets[0].expose());
+        let [mut total, second] = secrets;
+        ciphertune_sum::add_assign(total.expose_mut(), second.expose());
+        assert!(rebuild(&sums, &[4, 2], 0) == total.expose());
     }
 
     #[test]
