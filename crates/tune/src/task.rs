@@ -18,11 +18,42 @@ pub enum Route {
 }
 
 /// Choosing one of a fixed list of labels for a record.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "TaskSpec", into = "TaskSpec")]
 pub struct Task {
     template: Template,
     labels: Vec<String>,
     route: Route,
+}
+
+/// A task as a plan writes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskSpec {
+    /// The template's text.
+    pub template: String,
+    /// The labels, in the order every member must share.
+    pub labels: Vec<String>,
+    /// How labels are scored.
+    pub route: Route,
+}
+
+impl TryFrom<TaskSpec> for Task {
+    type Error = Error;
+
+    fn try_from(spec: TaskSpec) -> Result<Self> {
+        Self::new(Template::parse(&spec.template)?, spec.labels, spec.route)
+    }
+}
+
+impl From<Task> for TaskSpec {
+    fn from(task: Task) -> Self {
+        Self {
+            template: task.template.to_string(),
+            labels: task.labels,
+            route: task.route,
+        }
+    }
 }
 
 impl Task {
@@ -267,6 +298,16 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("[\"sentence\"]"), "{error}");
+    }
+
+    #[test]
+    fn a_task_survives_json_and_its_checks_guard_the_door() {
+        let task = task("{sentence}: {label}", Route::Verbalizer).unwrap();
+        let json = serde_json::to_string(&task).unwrap();
+        assert_eq!(serde_json::from_str::<Task>(&json).unwrap(), task);
+        let broken = json.replace("{sentence}", "{sentence");
+        let error = serde_json::from_str::<Task>(&broken).unwrap_err();
+        assert!(error.to_string().contains("not closed"), "{error}");
     }
 
     #[test]

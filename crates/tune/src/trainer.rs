@@ -208,7 +208,7 @@ impl<'a> Trainer<'a> {
     ///
     /// # Errors
     /// [`Error::Misuse`] for parameters of another length.
-    pub fn evaluate(&self, parameters: &[f32], data: &Encoded) -> Result<Evaluation> {
+    pub fn evaluate(&mut self, parameters: &[f32], data: &Encoded) -> Result<Evaluation> {
         self.model.trainable().assign(parameters)?;
         let mut pairs = Vec::with_capacity(data.len());
         let mut loss = 0.0;
@@ -231,7 +231,7 @@ impl<'a> Trainer<'a> {
     /// [`Error::Refused`] for an encoder other than the embeddings themselves;
     /// [`Error::Misuse`] for an index or a `parameters` that does not fit.
     pub fn record_gradients(
-        &self,
+        &mut self,
         parameters: &[f32],
         data: &Encoded,
         indices: &[usize],
@@ -573,14 +573,12 @@ mod tests {
             let labels = words.map(str::to_owned).to_vec();
             let task = Task::new(template, labels, Route::Verbalizer).unwrap();
             let spec = spec(EncoderSpec::Embedding);
-            let trainer = Trainer::new(&toy, spec, headline_tokenizer(), task).unwrap();
+            let mut trainer = Trainer::new(&toy, spec, headline_tokenizer(), task).unwrap();
             let data = trainer
                 .encode(&[Record::sentence(sentence, words[0])])
                 .unwrap();
-            trainer
-                .evaluate(&trainer.initial_parameters(0).unwrap(), &data)
-                .unwrap()
-                .loss
+            let start = trainer.initial_parameters(0).unwrap();
+            trainer.evaluate(&start, &data).unwrap().loss
         };
         let chain = single("sales rose sentiment:", ["very", "sales"])
             + single("sales rose sentiment: very", ["positive", "negative"]);
@@ -693,7 +691,7 @@ mod tests {
     fn a_records_gradient_is_the_gradient_of_it_alone() {
         let toy = toy();
         for route in [Route::Classifier, Route::Verbalizer] {
-            let trainer = trainer(&toy, spec(EncoderSpec::Words), route);
+            let mut trainer = trainer(&toy, spec(EncoderSpec::Words), route);
             let data = trainer.encode(&headlines()).unwrap();
             let mut theta = trainer.initial_parameters(2).unwrap();
             let mut random = SplitMix::new(4);
@@ -716,10 +714,10 @@ mod tests {
     #[test]
     fn steps_along_summed_record_gradients_lower_the_loss_and_repeat() {
         let toy = toy();
-        let trainer = trainer(&toy, spec(EncoderSpec::Words), Route::Classifier);
+        let mut trainer = trainer(&toy, spec(EncoderSpec::Words), Route::Classifier);
         let data = trainer.encode(&headlines()).unwrap();
         let all: Vec<usize> = (0..data.len()).collect();
-        let run = || {
+        let mut run = || {
             let mut theta = trainer.initial_parameters(2).unwrap();
             let mut state = Optimiser::new(trainer.spec().optimiser, theta.len()).unwrap();
             for _ in 0..20 {
@@ -746,7 +744,7 @@ mod tests {
     #[test]
     fn record_gradients_are_refused_where_they_are_not_defined() {
         let toy = toy();
-        let mlp = trainer(
+        let mut mlp = trainer(
             &toy,
             spec(EncoderSpec::Mlp { hidden: 12 }),
             Route::Classifier,
@@ -759,7 +757,7 @@ mod tests {
             "{:?}",
             refused.err()
         );
-        let plain = trainer(&toy, spec(EncoderSpec::Words), Route::Classifier);
+        let mut plain = trainer(&toy, spec(EncoderSpec::Words), Route::Classifier);
         let theta = plain.initial_parameters(2).unwrap();
         let outside = plain.record_gradients(&theta, &data, &[60]);
         assert!(
