@@ -20,23 +20,40 @@ fn main() -> Result<()> {
     let usage = || Error::Misuse("step MODEL_DIR [key=value …] [recompute]".into());
     let dir = arguments.first().ok_or_else(usage)?;
     let number = |key: &str, default: usize| {
-        let value = arguments.iter().find_map(|a| a.strip_prefix(key)?.strip_prefix('='));
+        let value = arguments
+            .iter()
+            .find_map(|a| a.strip_prefix(key)?.strip_prefix('='));
         value.and_then(|v| v.parse().ok()).unwrap_or(default)
     };
-    let options = Options { recompute: arguments.iter().any(|a| a == "recompute") };
+    let options = Options {
+        recompute: arguments.iter().any(|a| a == "recompute"),
+    };
     let device = Device::Cpu;
     let start = Instant::now();
     let backbone = backbone::load_with(Path::new(dir), &device, options)?;
-    println!("loaded {} in {:.2} s", backbone.kind(), start.elapsed().as_secs_f64());
+    println!(
+        "loaded {} in {:.2} s",
+        backbone.kind(),
+        start.elapsed().as_secs_f64()
+    );
 
-    let (batch, words, prompts) = (number("batch", 32), number("words", 45), number("virtual", 16));
+    let (batch, words, prompts) = (
+        number("batch", 32),
+        number("words", 45),
+        number("virtual", 16),
+    );
     let encoder = Mlp::random(prompts, backbone.hidden(), backbone.hidden(), 1, &device)?;
     let classifier = Classifier::random(3, backbone.hidden(), 1, &device)?;
     let (mut forward, mut backward) = (0.0, 0.0);
     let steps = number("steps", 5);
     for step in 0..=steps {
         let start = Instant::now();
-        let loss = loss(backbone.as_ref(), &encoder, &classifier, (batch, words, prompts))?;
+        let loss = loss(
+            backbone.as_ref(),
+            &encoder,
+            &classifier,
+            (batch, words, prompts),
+        )?;
         let middle = Instant::now();
         let gradients = loss.backward()?;
         if step > 0 {
@@ -67,12 +84,19 @@ fn loss(
     classifier: &Classifier,
     (batch, words, prompts): (usize, usize, usize),
 ) -> Result<Tensor> {
-    let ids: Vec<u32> =
-        (0..batch * words).map(|i| (i * 7919 % backbone.vocabulary()) as u32).collect();
+    let ids: Vec<u32> = (0..batch * words)
+        .map(|i| (i * 7919 % backbone.vocabulary()) as u32)
+        .collect();
     let words = backbone.embed(&Tensor::from_vec(ids, (batch, words), backbone.device())?)?;
-    let prompt = encoder.forward()?.broadcast_as((batch, prompts, backbone.hidden()))?;
+    let prompt = encoder
+        .forward()?
+        .broadcast_as((batch, prompts, backbone.hidden()))?;
     let embeds = Tensor::cat(&[&prompt, &words], 1)?;
-    let mask = Tensor::ones(embeds.dims3().map(|(b, t, _)| (b, t))?, DType::F32, backbone.device())?;
+    let mask = Tensor::ones(
+        embeds.dims3().map(|(b, t, _)| (b, t))?,
+        DType::F32,
+        backbone.device(),
+    )?;
     let hidden = backbone.forward(&embeds, &mask)?;
     let features = Pooling::Mean.features(backbone, &hidden, &mask)?;
     Ok(classifier.forward(&features)?.sqr()?.sum_all()?)

@@ -22,7 +22,12 @@ impl Pooling {
     ///
     /// # Errors
     /// [`Error::Misuse`] for [`Pooling::First`] on a backbone without a pooler.
-    pub fn features(self, backbone: &dyn Backbone, hidden: &Tensor, mask: &Tensor) -> Result<Tensor> {
+    pub fn features(
+        self,
+        backbone: &dyn Backbone,
+        hidden: &Tensor,
+        mask: &Tensor,
+    ) -> Result<Tensor> {
         match self {
             Self::First => backbone.pool(&hidden.narrow(1, 0, 1)?.squeeze(1)?),
             Self::Mean => {
@@ -41,7 +46,9 @@ impl Pooling {
 /// [`Error::Misuse`] for a length that is not positive.
 pub fn normalise(features: &Tensor, length: f64) -> Result<Tensor> {
     if !(length.is_finite() && length > 0.0) {
-        return Err(Error::Misuse(format!("features cannot be scaled to length {length}")));
+        return Err(Error::Misuse(format!(
+            "features cannot be scaled to length {length}"
+        )));
     }
     let squared = features.sqr()?.sum_keepdim(D::Minus1)?;
     let norms = (squared + 1e-12)?.sqrt()?;
@@ -108,7 +115,9 @@ impl Classifier {
     /// # Errors
     /// [`Error::Fault`] for features of another length than H.
     pub fn forward(&self, features: &Tensor) -> Result<Tensor> {
-        Ok(features.matmul(&self.weight.t()?)?.broadcast_add(&self.bias)?)
+        Ok(features
+            .matmul(&self.weight.t()?)?
+            .broadcast_add(&self.bias)?)
     }
 
     /// `classifier.weight`, then `classifier.bias`.
@@ -127,7 +136,9 @@ mod tests {
     #[test]
     fn normalised_rows_have_the_length_asked_for_and_zero_stays_zero() {
         let features = Tensor::new(&[[3f32, 4.0], [0.0, 0.0]], &Device::Cpu).expect("features");
-        let rows = normalise(&features, 8.0).and_then(|t| Ok(t.to_vec2::<f32>()?)).expect("rows");
+        let rows = normalise(&features, 8.0)
+            .and_then(|t| Ok(t.to_vec2::<f32>()?))
+            .expect("rows");
         assert!((rows[0][0] - 4.8).abs() < 1e-5 && (rows[0][1] - 6.4).abs() < 1e-5);
         assert_eq!(rows[1], [0.0, 0.0]);
         assert!(matches!(normalise(&features, 0.0), Err(Error::Misuse(_))));

@@ -42,7 +42,10 @@ impl Trainable {
 
     /// Total number of parameters |θ|.
     pub fn dimension(&self) -> usize {
-        self.variables.iter().map(|variable| variable.elem_count()).sum()
+        self.variables
+            .iter()
+            .map(|variable| variable.elem_count())
+            .sum()
     }
 
     /// θ as one vector of [`Trainable::dimension`] entries.
@@ -73,7 +76,11 @@ impl Trainable {
         let mut rest = flat;
         for variable in &self.variables {
             let (head, tail) = rest.split_at(variable.elem_count());
-            variable.set(&Tensor::from_slice(head, variable.shape(), variable.device())?)?;
+            variable.set(&Tensor::from_slice(
+                head,
+                variable.shape(),
+                variable.device(),
+            )?)?;
             rest = tail;
         }
         Ok(())
@@ -88,7 +95,11 @@ impl Trainable {
             .names
             .iter()
             .cloned()
-            .zip(self.variables.iter().map(|variable| variable.as_tensor().clone()))
+            .zip(
+                self.variables
+                    .iter()
+                    .map(|variable| variable.as_tensor().clone()),
+            )
             .collect();
         candle_core::safetensors::save(&tensors, path)
             .map_err(|error| Error::Fault(format!("{}: {error}", path.display())))
@@ -103,7 +114,8 @@ impl Trainable {
     /// then.
     pub fn load(&self, path: &Path) -> Result<()> {
         let name = path.display();
-        let bytes = std::fs::read(path).map_err(|error| Error::Fault(format!("{name}: {error}")))?;
+        let bytes =
+            std::fs::read(path).map_err(|error| Error::Fault(format!("{name}: {error}")))?;
         let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)
             .map_err(|error| Error::Malformed(format!("{name}: {error}")))?;
         let mut flat = Vec::with_capacity(self.dimension());
@@ -141,14 +153,23 @@ mod tests {
     fn flatten_and_assign_are_inverse_and_move_the_encoder() {
         let (from, theta) = trainable(1);
         let (to, other) = trainable(2);
-        assert_eq!(theta.dimension(), 3 * 8 + (8 * 5 + 5) + (5 * 5 + 5) + (5 * 8 + 8) + 2 * 9);
-        assert_eq!(theta.names().last().map(String::as_str), Some("classifier.bias"));
+        assert_eq!(
+            theta.dimension(),
+            3 * 8 + (8 * 5 + 5) + (5 * 5 + 5) + (5 * 8 + 8) + 2 * 9
+        );
+        assert_eq!(
+            theta.names().last().map(String::as_str),
+            Some("classifier.bias")
+        );
         let flat = theta.flatten().expect("flat");
         assert_ne!(flat, other.flatten().expect("flat"));
         other.assign(&flat).expect("assigned");
         assert_eq!(flat, other.flatten().expect("flat"));
         let prompts = |encoder: &Mlp| {
-            encoder.forward().and_then(|p| Ok(p.to_vec2::<f32>()?)).expect("prompts")
+            encoder
+                .forward()
+                .and_then(|p| Ok(p.to_vec2::<f32>()?))
+                .expect("prompts")
         };
         assert_eq!(prompts(&from), prompts(&to));
     }
@@ -168,7 +189,10 @@ mod tests {
         theta.save(&path).expect("saved");
         let (_, other) = trainable(2);
         other.load(&path).expect("loaded");
-        assert_eq!(theta.flatten().expect("flat"), other.flatten().expect("flat"));
+        assert_eq!(
+            theta.flatten().expect("flat"),
+            other.flatten().expect("flat")
+        );
 
         let narrow = Mlp::random(3, 8, 4, 1, &Device::Cpu).expect("an encoder");
         let refused = Trainable::gather(&narrow, None).load(&path);

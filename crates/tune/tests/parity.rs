@@ -36,13 +36,19 @@ fn values(tensor: &Tensor) -> Vec<f32> {
 fn distance(got: &[f32], want: &[f32]) -> f32 {
     assert_eq!(got.len(), want.len());
     let top = want.iter().fold(0f32, |m, x| m.max(x.abs()));
-    got.iter().zip(want).fold(0f32, |m, (a, b)| m.max((a - b).abs())) / top.max(1e-30)
+    got.iter()
+        .zip(want)
+        .fold(0f32, |m, (a, b)| m.max((a - b).abs()))
+        / top.max(1e-30)
 }
 
 #[track_caller]
 fn close(what: &str, got: &Tensor, want: &Tensor, tolerance: f32) {
     let distance = distance(&values(got), &values(want));
-    assert!(distance <= tolerance, "{what} is off by {distance:e}, more than {tolerance:e}");
+    assert!(
+        distance <= tolerance,
+        "{what} is off by {distance:e}, more than {tolerance:e}"
+    );
 }
 
 /// One fixture: the model, what PEFT was given, and what came out.
@@ -65,10 +71,17 @@ impl Fixture {
         let tensors = candle_core::safetensors::load(dir.join("ptuning_mlp.safetensors"), &CPU);
         let tensors = tensors.expect("a fixture");
         let virtual_tokens = tensors["encoder.embedding.weight"].dims()[0];
-        let mask = tensors["attention_mask"].to_dtype(DType::F32).expect("a mask");
+        let mask = tensors["attention_mask"]
+            .to_dtype(DType::F32)
+            .expect("a mask");
         let ones = Tensor::ones((mask.dims()[0], virtual_tokens), DType::F32, &CPU).expect("ones");
         let mask = Tensor::cat(&[&ones, &mask], 1).expect("a mask");
-        Some(Self { backbone, tensors, mask, virtual_tokens })
+        Some(Self {
+            backbone,
+            tensors,
+            mask,
+            virtual_tokens,
+        })
     }
 
     fn prompts(&self, prompt: &Tensor) -> Result<Tensor> {
@@ -84,11 +97,17 @@ impl Fixture {
         let hidden = self.backbone.forward(&self.prompts(prompt)?, &self.mask)?;
         let width = hidden.dims()[1];
         let rows = hidden.flatten_to(1)?;
-        let logits = self.backbone.logits(&rows.index_select(&self.real_rows()?, 0)?)?;
+        let logits = self
+            .backbone
+            .logits(&rows.index_select(&self.real_rows()?, 0)?)?;
         let labels = self.tensors["labels"].to_vec2::<i64>()?;
         let (mut from, mut targets) = (Vec::new(), Vec::new());
         for (example, labels) in labels.iter().enumerate() {
-            for (at, &label) in labels.iter().enumerate().filter(|(_, label)| **label != -100) {
+            for (at, &label) in labels
+                .iter()
+                .enumerate()
+                .filter(|(_, label)| **label != -100)
+            {
                 from.push((example * width + self.virtual_tokens + at - 1) as u32);
                 targets.push(label as u32);
             }
@@ -100,7 +119,12 @@ impl Fixture {
         Ok(Outcome { logits, loss })
     }
 
-    fn classify(&self, prompt: &Tensor, classifier: &Classifier, pooling: Pooling) -> Result<Outcome> {
+    fn classify(
+        &self,
+        prompt: &Tensor,
+        classifier: &Classifier,
+        pooling: Pooling,
+    ) -> Result<Outcome> {
         let hidden = self.backbone.forward(&self.prompts(prompt)?, &self.mask)?;
         let features = pooling.features(self.backbone.as_ref(), &hidden, &self.mask)?;
         let logits = classifier.forward(&features)?;
@@ -112,7 +136,11 @@ impl Fixture {
     /// Indices of the positions that are not padding, among B·T.
     fn real_rows(&self) -> Result<Tensor> {
         let mask = values(&self.mask);
-        let rows: Vec<u32> = (0u32..).zip(&mask).filter(|(_, m)| **m == 1.0).map(|(i, _)| i).collect();
+        let rows: Vec<u32> = (0u32..)
+            .zip(&mask)
+            .filter(|(_, m)| **m == 1.0)
+            .map(|(i, _)| i)
+            .collect();
         let count = rows.len();
         Ok(Tensor::from_vec(rows, count, &CPU)?)
     }
@@ -140,7 +168,9 @@ fn gradient(gradients: &GradStore, of: &Tensor) -> Tensor {
 }
 
 fn parity(architecture: &str, options: Options) {
-    let Some(fixture) = Fixture::open(architecture, options) else { return };
+    let Some(fixture) = Fixture::open(architecture, options) else {
+        return;
+    };
     let tensors = &fixture.tensors;
     let encoder = Mlp::from_tensors(tensors).expect("an encoder");
     let prompt = encoder.forward().expect("prompts");
@@ -157,7 +187,10 @@ fn parity(architecture: &str, options: Options) {
         tensors["logits"].clone()
     } else {
         let rows = fixture.real_rows().expect("rows");
-        tensors["logits"].flatten_to(1).and_then(|t| t.index_select(&rows, 0)).expect("logits")
+        tensors["logits"]
+            .flatten_to(1)
+            .and_then(|t| t.index_select(&rows, 0))
+            .expect("logits")
     };
     close("the logits", &logits, &want, 1e-4);
     close("the loss", &loss, &tensors["loss"], 1e-4);
@@ -178,7 +211,12 @@ fn parity(architecture: &str, options: Options) {
     let loss = fixture.outcome(&leaf).expect("an outcome").loss;
     let gradients = loss.backward().expect("gradients");
     let want = &tensors["grad.prompt_embeddings"];
-    close("the prompt's gradient", &gradient(&gradients, &leaf), want, 1e-3);
+    close(
+        "the prompt's gradient",
+        &gradient(&gradients, &leaf),
+        want,
+        1e-3,
+    );
 }
 
 #[test]
@@ -202,10 +240,17 @@ fn recomputing_activations_changes_nothing() {
         parity(architecture, Options { recompute: true });
         let gradient_of = |recompute| -> Option<Vec<f32>> {
             let fixture = Fixture::open(architecture, Options { recompute })?;
-            let prompt = fixture.tensors["prompt_embeddings_batch"].squeeze(0).expect("a prompt");
-            let leaf = Embedding::from_rows(&prompt).and_then(|e| e.forward()).expect("a leaf");
+            let prompt = fixture.tensors["prompt_embeddings_batch"]
+                .squeeze(0)
+                .expect("a prompt");
+            let leaf = Embedding::from_rows(&prompt)
+                .and_then(|e| e.forward())
+                .expect("a leaf");
             let loss = fixture.outcome(&leaf).expect("an outcome").loss;
-            Some(values(&gradient(&loss.backward().expect("gradients"), &leaf)))
+            Some(values(&gradient(
+                &loss.backward().expect("gradients"),
+                &leaf,
+            )))
         };
         assert_eq!(gradient_of(true), gradient_of(false), "{architecture}");
     }
@@ -213,7 +258,7 @@ fn recomputing_activations_changes_nothing() {
 
 /// Slope of the loss along coordinate `at` of the prompt, by central differences.
 fn slope(prompt: &Tensor, at: usize, step: f32, loss: &dyn Fn(&Tensor) -> Result<f32>) -> f32 {
-    let mut moved = |by: f32| -> f32 {
+    let moved = |by: f32| -> f32 {
         let mut numbers = values(prompt);
         numbers[at] += by;
         let prompt = Tensor::from_vec(numbers, prompt.shape(), &CPU).expect("a prompt");
@@ -224,47 +269,80 @@ fn slope(prompt: &Tensor, at: usize, step: f32, loss: &dyn Fn(&Tensor) -> Result
 
 #[test]
 fn gradients_agree_with_finite_differences() {
-    for (architecture, pooling) in
-        [("llama", None), ("qwen2", None), ("bert", Some(Pooling::First)), ("bert", Some(Pooling::Mean))]
-    {
-        let Some(fixture) = Fixture::open(architecture, Options::default()) else { return };
+    for (architecture, pooling) in [
+        ("llama", None),
+        ("qwen2", None),
+        ("bert", Some(Pooling::First)),
+        ("bert", Some(Pooling::Mean)),
+    ] {
+        let Some(fixture) = Fixture::open(architecture, Options::default()) else {
+            return;
+        };
         let run = |prompt: &Tensor| match pooling {
             Some(pooling) => fixture.classify(prompt, &fixture.classifier(), pooling),
             None => fixture.causal(prompt),
         };
-        let prompt = fixture.tensors["prompt_embeddings_batch"].squeeze(0).expect("a prompt");
-        let leaf = Embedding::from_rows(&prompt).and_then(|e| e.forward()).expect("a leaf");
-        let gradients = run(&leaf).expect("an outcome").loss.backward().expect("gradients");
+        let prompt = fixture.tensors["prompt_embeddings_batch"]
+            .squeeze(0)
+            .expect("a prompt");
+        let leaf = Embedding::from_rows(&prompt)
+            .and_then(|e| e.forward())
+            .expect("a leaf");
+        let gradients = run(&leaf)
+            .expect("an outcome")
+            .loss
+            .backward()
+            .expect("gradients");
         let exact = values(&gradient(&gradients, &leaf));
         let top = exact.iter().fold(0f32, |m, x| m.max(x.abs()));
         for at in (0..exact.len()).step_by(exact.len() / 12) {
             let loss = |p: &Tensor| Ok(run(p)?.loss.to_scalar::<f32>()?);
             let slope = slope(&prompt, at, 1e-2, &loss);
             let off = (slope - exact[at]).abs() / top;
-            assert!(off < 2e-2, "{architecture} {pooling:?} [{at}]: {slope} and {}", exact[at]);
+            assert!(
+                off < 2e-2,
+                "{architecture} {pooling:?} [{at}]: {slope} and {}",
+                exact[at]
+            );
         }
     }
 }
 
 #[test]
 fn evaluation_without_a_gradient_gives_the_same_numbers() {
-    let Some(fixture) = Fixture::open("bert", Options::default()) else { return };
-    let prompt = fixture.tensors["prompt_embeddings_batch"].squeeze(0).expect("a prompt");
-    let tracked = Embedding::from_rows(&prompt).and_then(|e| e.forward()).expect("a leaf");
+    let Some(fixture) = Fixture::open("bert", Options::default()) else {
+        return;
+    };
+    let prompt = fixture.tensors["prompt_embeddings_batch"]
+        .squeeze(0)
+        .expect("a prompt");
+    let tracked = Embedding::from_rows(&prompt)
+        .and_then(|e| e.forward())
+        .expect("a leaf");
     let plain = fixture.outcome(&prompt).expect("an outcome").logits;
     assert!(!plain.detach().track_op());
-    assert_eq!(values(&plain), values(&fixture.outcome(&tracked).expect("an outcome").logits));
+    assert_eq!(
+        values(&plain),
+        values(&fixture.outcome(&tracked).expect("an outcome").logits)
+    );
 }
 
 #[test]
 fn minilm_loads_and_trains_in_finite_numbers() {
-    let Some(dir) = shared("models/all-MiniLM-L6-v2") else { return };
+    let Some(dir) = shared("models/all-MiniLM-L6-v2") else {
+        return;
+    };
     let backbone = backbone::load(&dir, &CPU).expect("MiniLM");
-    assert_eq!((backbone.hidden(), backbone.vocabulary(), backbone.kind()), (384, 30522, "bert"));
+    assert_eq!(
+        (backbone.hidden(), backbone.vocabulary(), backbone.kind()),
+        (384, 30522, "bert")
+    );
     let ids = Tensor::new(&[[101u32, 2023, 2003, 102], [101, 2204, 102, 0]], &CPU).expect("ids");
     let mask = [[1f32, 1., 1., 1., 1.], [1., 1., 1., 1., 0.]];
     let mask = Tensor::new(&mask, &CPU).expect("a mask");
-    let prompt = Embedding::random(1, 384, 1, &CPU).and_then(|e| e.forward()).expect("a prompt");
+    let prompt = Embedding::random(1, 384, 1, &CPU)
+        .and_then(|e| e.forward())
+        .expect("a prompt");
     let words = backbone.embed(&ids).expect("embeddings");
     let prompts = prompt.broadcast_as((2, 1, 384)).expect("prompts");
     let embeds = Tensor::cat(&[&prompts, &words], 1).expect("embeds");
@@ -272,9 +350,17 @@ fn minilm_loads_and_trains_in_finite_numbers() {
     assert_eq!(hidden.dims(), [2, 5, 384]);
     let all = values(&hidden);
     assert!(all.iter().all(|x| x.is_finite()));
-    assert!(all[9 * 384..].iter().all(|&x| x == 0.0), "padding comes out zero");
-    let features = Pooling::First.features(backbone.as_ref(), &hidden, &mask).expect("features");
-    let gradients = features.sum_all().and_then(|s| s.backward()).expect("gradients");
+    assert!(
+        all[9 * 384..].iter().all(|&x| x == 0.0),
+        "padding comes out zero"
+    );
+    let features = Pooling::First
+        .features(backbone.as_ref(), &hidden, &mask)
+        .expect("features");
+    let gradients = features
+        .sum_all()
+        .and_then(|s| s.backward())
+        .expect("gradients");
     let gradient = values(&gradient(&gradients, &prompt));
     assert!(gradient.iter().all(|x| x.is_finite()) && gradient.iter().any(|x| *x != 0.0));
     assert!(matches!(backbone.logits(&features), Err(Error::Misuse(_))));
@@ -316,7 +402,11 @@ fn shards_are_read_as_one_model() {
     let mask = Tensor::ones((1, 3), DType::F32, &CPU).expect("a mask");
     let states = || {
         let model = backbone::load(folder.path(), &CPU).expect("a backbone");
-        values(&model.forward(&model.embed(&ids).expect("embeds"), &mask).expect("states"))
+        values(
+            &model
+                .forward(&model.embed(&ids).expect("embeds"), &mask)
+                .expect("states"),
+        )
     };
     let want = states();
     let path = folder.path().join("model.safetensors");
@@ -327,10 +417,17 @@ fn shards_are_read_as_one_model() {
     for (index, (name, tensor)) in tensors.into_iter().enumerate() {
         let file = format!("model-0000{}-of-00002.safetensors", 1 + index % 2);
         map.insert(name.clone(), file.into());
-        if index % 2 == 0 { &mut first } else { &mut second }.insert(name, tensor);
+        if index % 2 == 0 {
+            &mut first
+        } else {
+            &mut second
+        }
+        .insert(name, tensor);
     }
     for (tensors, file) in [(first, 1), (second, 2)] {
-        let path = folder.path().join(format!("model-0000{file}-of-00002.safetensors"));
+        let path = folder
+            .path()
+            .join(format!("model-0000{file}-of-00002.safetensors"));
         candle_core::safetensors::save(&tensors, path).expect("saved");
     }
     let index = serde_json::json!({ "metadata": {}, "weight_map": map }).to_string();
@@ -339,7 +436,10 @@ fn shards_are_read_as_one_model() {
     assert_eq!(states(), want);
     let outside = serde_json::json!({ "weight_map": { "x": "../model.safetensors" } }).to_string();
     std::fs::write(&path, outside).expect("written");
-    assert!(matches!(backbone::load(folder.path(), &CPU), Err(Error::Malformed(_))));
+    assert!(matches!(
+        backbone::load(folder.path(), &CPU),
+        Err(Error::Malformed(_))
+    ));
 }
 
 fn refused(dir: &Path) -> Error {
@@ -350,7 +450,9 @@ fn refused(dir: &Path) -> Error {
 fn a_folder_that_is_not_a_known_whole_model_is_refused_by_name() {
     let folder = tempfile::tempdir().expect("a folder");
     let dir = folder.path();
-    assert!(matches!(refused(dir), Error::Malformed(text) if text.contains("config.json is missing")));
+    assert!(
+        matches!(refused(dir), Error::Malformed(text) if text.contains("config.json is missing"))
+    );
 
     let config = random::small_llama(64, 32, 1);
     random::write_random_llama(dir, &config, 5).expect("a model");
@@ -371,7 +473,9 @@ fn a_folder_that_is_not_a_known_whole_model_is_refused_by_name() {
     wrong.intermediate_size += 1;
     let text = serde_json::to_string(&wrong).expect("json");
     std::fs::write(dir.join("config.json"), text).expect("written");
-    assert!(matches!(refused(dir), Error::Malformed(text) if text.contains("mlp.gate_proj.weight has shape [64, 32]")));
+    assert!(
+        matches!(refused(dir), Error::Malformed(text) if text.contains("mlp.gate_proj.weight has shape [64, 32]"))
+    );
 
     let unknown = r#"{"model_type":"t5","architectures":["T5ForConditionalGeneration"]}"#;
     std::fs::write(dir.join("config.json"), unknown).expect("written");
@@ -387,7 +491,8 @@ fn inputs_a_backbone_cannot_take_are_misuse() {
     let folder = tempfile::tempdir().expect("a folder");
     random::write_random_llama(folder.path(), &random::small_llama(64, 32, 1), 5).expect("a model");
     let model = backbone::load(folder.path(), &CPU).expect("a backbone");
-    let misuse = |result: Result<Tensor>| assert!(matches!(result, Err(Error::Misuse(_))), "{result:?}");
+    let misuse =
+        |result: Result<Tensor>| assert!(matches!(result, Err(Error::Misuse(_))), "{result:?}");
     misuse(model.embed(&Tensor::new(&[[64u32]], &CPU).expect("ids")));
     misuse(model.embed(&Tensor::new(&[1u32], &CPU).expect("ids")));
     let zeros = |b, t, h| Tensor::zeros((b, t, h), DType::F32, &CPU).expect("zeros");
@@ -402,8 +507,11 @@ fn inputs_a_backbone_cannot_take_are_misuse() {
 fn a_random_model_is_the_same_from_the_same_seed() {
     let folders = [5, 5, 6].map(|seed| {
         let folder = tempfile::tempdir().expect("a folder");
-        random::write_random_llama(folder.path(), &random::small_llama(64, 32, 1), seed).expect("a model");
-        backbone::load(folder.path(), &CPU).expect("a backbone").digest()
+        random::write_random_llama(folder.path(), &random::small_llama(64, 32, 1), seed)
+            .expect("a model");
+        backbone::load(folder.path(), &CPU)
+            .expect("a backbone")
+            .digest()
     });
     assert_eq!(folders[0], folders[1]);
     assert_ne!(folders[0], folders[2]);

@@ -146,7 +146,12 @@ fn normalise(norm: &LayerNorm, x: Tensor) -> Result<(Tensor, Tensor, Tensor)> {
     Ok((y, x, scales))
 }
 
-fn normalise_vjp(norm: &LayerNorm, normed: &Tensor, scales: &Tensor, grad: &Tensor) -> Result<Tensor> {
+fn normalise_vjp(
+    norm: &LayerNorm,
+    normed: &Tensor,
+    scales: &Tensor,
+    grad: &Tensor,
+) -> Result<Tensor> {
     let (count, width) = grad.dims2()?;
     let (n, nl) = normed.storage_and_layout();
     let (s, sl) = scales.storage_and_layout();
@@ -178,7 +183,9 @@ impl Positions {
         let name = format!("{root}embeddings.token_type_embeddings.weight");
         let types = weights.floats(&name, &shape)?;
         for row in table.chunks_exact_mut(hidden) {
-            row.iter_mut().zip(&types).for_each(|(value, first)| *value += first);
+            row.iter_mut()
+                .zip(&types)
+                .for_each(|(value, first)| *value += first);
         }
         let norm = layer_norm(weights, &format!("{root}embeddings.LayerNorm"), config)?;
         Ok(Self { table, norm })
@@ -232,14 +239,24 @@ impl Layer {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let at = |name: &str| format!("{root}encoder.layer.{index}.{name}");
         let three = |kind: &str| {
-            ["query", "key", "value"].map(|part| (at(&format!("attention.self.{part}.{kind}")), hidden))
+            ["query", "key", "value"]
+                .map(|part| (at(&format!("attention.self.{part}.{kind}")), hidden))
         };
         let heads = config.num_attention_heads;
         Ok(Self {
-            attention: Attention { heads, groups: heads, size: hidden / heads, causal: false },
+            attention: Attention {
+                heads,
+                groups: heads,
+                size: hidden / heads,
+                causal: false,
+            },
             qkv: Linear::new(weights.stacked(&three("weight"), hidden)?),
             qkv_bias: weights.vectors(&three("bias"))?,
-            out: Linear::new(weights.matrix(&at("attention.output.dense.weight"), hidden, hidden)?),
+            out: Linear::new(weights.matrix(
+                &at("attention.output.dense.weight"),
+                hidden,
+                hidden,
+            )?),
             out_bias: weights.vector(&at("attention.output.dense.bias"), hidden)?,
             norm_attention: layer_norm(weights, &at("attention.output.LayerNorm"), config)?,
             up: Linear::new(weights.matrix(&at("intermediate.dense.weight"), inner, hidden)?),
@@ -260,7 +277,9 @@ impl Block for Layer {
         let context = {
             let (storage, layout) = qkv.storage_and_layout();
             let values = floats(&storage, layout)?;
-            fresh(count, hidden, x, |out| self.attention.forward(rows, values, out, &mut weights))?
+            fresh(count, hidden, x, |out| {
+                self.attention.forward(rows, values, out, &mut weights)
+            })?
         };
         let sum = self.out.forward(&context)?;
         drop(context);
@@ -270,7 +289,9 @@ impl Block for Layer {
 
         let inner = self.up.forward(&middle)?;
         let mut slope = kept.is_some().then(|| vec![0f32; inner.elem_count()]);
-        update(&inner, |inner| bias_gelu(inner, slope.as_deref_mut(), &self.up_bias))?;
+        update(&inner, |inner| {
+            bias_gelu(inner, slope.as_deref_mut(), &self.up_bias)
+        })?;
         let sum = self.down.forward(&inner)?;
         update(&sum, |sum| add_bias(sum, &self.down_bias))?;
         add_to(&sum, &middle)?;
@@ -303,7 +324,9 @@ impl Block for Layer {
             let (g, gl) = d_context.storage_and_layout();
             let (q, w, g) = (floats(&q, ql)?, floats(&w, wl)?, floats(&g, gl)?);
             let (count, width) = qkv.dims2()?;
-            fresh(count, width, qkv, |out| self.attention.vjp(rows, q, w, g, out))?
+            fresh(count, width, qkv, |out| {
+                self.attention.vjp(rows, q, w, g, out)
+            })?
         };
         let d_x = self.qkv.vjp(&d_qkv)?;
         add_to(&d_x, &d_sum)?;

@@ -40,12 +40,22 @@ pub(super) struct BertConfig {
 
 impl BertConfig {
     pub(super) fn check(&self) -> Result<()> {
-        divides("num_attention_heads", self.num_attention_heads, "hidden_size", self.hidden_size)?;
+        divides(
+            "num_attention_heads",
+            self.num_attention_heads,
+            "hidden_size",
+            self.hidden_size,
+        )?;
         known("hidden_act", &self.hidden_act, &["gelu"])?;
-        let positions = self.position_embedding_type.as_deref().unwrap_or("absolute");
+        let positions = self
+            .position_embedding_type
+            .as_deref()
+            .unwrap_or("absolute");
         known("position_embedding_type", positions, &["absolute"])?;
         if self.type_vocab_size == 0 || self.intermediate_size == 0 {
-            return Err(Error::Malformed("a BERT without token types or inner width".into()));
+            return Err(Error::Malformed(
+                "a BERT without token types or inner width".into(),
+            ));
         }
         Ok(())
     }
@@ -122,13 +132,22 @@ impl LlamaConfig {
     }
 
     pub(super) fn head_size(&self) -> usize {
-        self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads.max(1))
+        self.head_dim
+            .unwrap_or(self.hidden_size / self.num_attention_heads.max(1))
     }
 
     pub(super) fn check(&self) -> Result<()> {
         known("hidden_act", &self.hidden_act, &["silu"])?;
-        divides("num_key_value_heads", self.groups(), "num_attention_heads", self.num_attention_heads)?;
-        if self.head_size() == 0 || !self.head_size().is_multiple_of(2) || self.intermediate_size == 0 {
+        divides(
+            "num_key_value_heads",
+            self.groups(),
+            "num_attention_heads",
+            self.num_attention_heads,
+        )?;
+        if self.head_size() == 0
+            || !self.head_size().is_multiple_of(2)
+            || self.intermediate_size == 0
+        {
             return Err(Error::Malformed(format!("head_dim {}", self.head_size())));
         }
         self.frequencies().map(drop)
@@ -136,18 +155,27 @@ impl LlamaConfig {
 
     /// Longest sequence computed exactly: beyond a sliding window attention would differ.
     pub(super) fn positions(&self) -> usize {
-        let window = self.sliding_window.filter(|_| self.use_sliding_window != Some(false));
-        window.map_or(self.max_position_embeddings, |w| w.min(self.max_position_embeddings))
+        let window = self
+            .sliding_window
+            .filter(|_| self.use_sliding_window != Some(false));
+        window.map_or(self.max_position_embeddings, |w| {
+            w.min(self.max_position_embeddings)
+        })
     }
 
     /// ω_d = θ^(−2d/D) for d < D/2, stretched as `rope_type` says (transformers'
     /// `modeling_rope_utils`).
     pub(super) fn frequencies(&self) -> Result<Vec<f32>> {
         let settings = self.rope_parameters.as_ref().or(self.rope_scaling.as_ref());
-        let theta = settings.and_then(|s| s.rope_theta).or(self.rope_theta).unwrap_or(10_000.0);
+        let theta = settings
+            .and_then(|s| s.rope_theta)
+            .or(self.rope_theta)
+            .unwrap_or(10_000.0);
         let size = self.head_size();
         let plain = (0..size / 2).map(|d| libm::pow(theta, -2.0 * d as f64 / size as f64));
-        let rope_type = settings.and_then(|s| s.rope_type.as_deref()).unwrap_or("default");
+        let rope_type = settings
+            .and_then(|s| s.rope_type.as_deref())
+            .unwrap_or("default");
         known("rope_type", rope_type, &["default", "linear", "llama3"])?;
         let need = |value: Option<f64>, key: &str| {
             value
@@ -180,14 +208,19 @@ fn known(key: &str, value: &str, values: &[&str]) -> Result<()> {
     if values.contains(&value) {
         return Ok(());
     }
-    Err(Error::Refused(format!("{key} {value:?}; known: {}", values.join(", "))))
+    Err(Error::Refused(format!(
+        "{key} {value:?}; known: {}",
+        values.join(", ")
+    )))
 }
 
 fn divides(small_key: &str, small: usize, large_key: &str, large: usize) -> Result<()> {
     if small > 0 && large > 0 && large.is_multiple_of(small) {
         return Ok(());
     }
-    Err(Error::Malformed(format!("{small_key} {small} does not divide {large_key} {large}")))
+    Err(Error::Malformed(format!(
+        "{small_key} {small} does not divide {large_key} {large}"
+    )))
 }
 
 #[cfg(test)]
@@ -237,6 +270,9 @@ mod tests {
     #[test]
     fn a_sliding_window_bounds_the_positions() {
         assert_eq!(config(r#","sliding_window":32"#).positions(), 32);
-        assert_eq!(config(r#","sliding_window":32,"use_sliding_window":false"#).positions(), 64);
+        assert_eq!(
+            config(r#","sliding_window":32,"use_sliding_window":false"#).positions(),
+            64
+        );
     }
 }

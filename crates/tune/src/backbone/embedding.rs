@@ -10,14 +10,16 @@ pub(super) struct Tokens(pub(super) Tensor);
 impl Tokens {
     /// ids `[B, T]` → f32 rows `[B, T, H]`.
     pub(super) fn embed(&self, ids: &Tensor) -> Result<Tensor> {
-        let (examples, width) = ids
-            .dims2()
-            .map_err(|_| Error::Misuse(format!("token ids of shape {:?}, not [B, T]", ids.dims())))?;
+        let (examples, width) = ids.dims2().map_err(|_| {
+            Error::Misuse(format!("token ids of shape {:?}, not [B, T]", ids.dims()))
+        })?;
         let (vocabulary, hidden) = self.0.dims2()?;
         let flat = ids.flatten_all()?.to_dtype(DType::U32)?;
         let values = flat.to_vec1::<u32>()?;
         if let Some(id) = values.iter().find(|&&id| id as usize >= vocabulary) {
-            return Err(Error::Misuse(format!("token id {id} in a vocabulary of {vocabulary}")));
+            return Err(Error::Misuse(format!(
+                "token id {id} in a vocabulary of {vocabulary}"
+            )));
         }
         let rows = self.0.index_select(&flat, 0)?.to_dtype(DType::F32)?;
         Ok(rows.reshape((examples, width, hidden))?)
@@ -31,6 +33,9 @@ pub(super) fn check_length(embeds: &Tensor, hidden: usize, positions: usize) -> 
         Ok((_, width, columns)) if columns == hidden => Err(Error::Misuse(format!(
             "a sequence of {width} positions; the model computes {positions}"
         ))),
-        _ => Err(Error::Misuse(format!("embeddings {:?}, not [B, T, {hidden}]", embeds.dims()))),
+        _ => Err(Error::Misuse(format!(
+            "embeddings {:?}, not [B, T, {hidden}]",
+            embeds.dims()
+        ))),
     }
 }

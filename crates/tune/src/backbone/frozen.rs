@@ -76,7 +76,12 @@ impl Stack {
             x = y;
         }
         let result = Mutex::new(Some(rows.unpack(&x)?));
-        Ok(embeds.apply_op1(Run { stack: Arc::clone(self), rows, traces, result })?)
+        Ok(embeds.apply_op1(Run {
+            stack: Arc::clone(self),
+            rows,
+            traces,
+            result,
+        })?)
     }
 
     fn vjp(&self, traces: &[Trace], rows: &Rows, grad: &Tensor) -> Result<Tensor> {
@@ -133,7 +138,10 @@ where
     if !rows.track_op() {
         return Ok(result);
     }
-    Ok(rows.apply_op1(RowMap { vjp, result: Mutex::new(Some(result)) })?)
+    Ok(rows.apply_op1(RowMap {
+        vjp,
+        result: Mutex::new(Some(result)),
+    })?)
 }
 
 struct RowMap<V> {
@@ -152,7 +160,9 @@ impl<V: Fn(&Tensor) -> Result<Tensor>> CustomOp1 for RowMap<V> {
 
     fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
         let grad = grad.detach().contiguous()?;
-        (self.vjp)(&grad).map(Some).map_err(candle_core::Error::wrap)
+        (self.vjp)(&grad)
+            .map(Some)
+            .map_err(candle_core::Error::wrap)
     }
 }
 

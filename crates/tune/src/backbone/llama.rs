@@ -41,7 +41,11 @@ impl Llama {
         let config: LlamaConfig = config::read(dir)?;
         config.check()?;
         let weights = Weights::open(dir, device)?;
-        let root = if weights.has("embed_tokens.weight") { "" } else { "model." };
+        let root = if weights.has("embed_tokens.weight") {
+            ""
+        } else {
+            "model."
+        };
         let (hidden, vocabulary) = (config.hidden_size, config.vocab_size);
         let words = format!("{root}embed_tokens.weight");
         let tokens = Tokens(weights.matrix(&words, vocabulary, hidden)?);
@@ -53,9 +57,15 @@ impl Llama {
         let rope = Arc::new(Rope::new(config.frequencies()?));
         let mut blocks: Vec<Box<dyn Block>> = Vec::with_capacity(config.num_hidden_layers + 1);
         for index in 0..config.num_hidden_layers {
-            blocks.push(Box::new(Layer::load(&weights, root, index, &config, &rope)?));
+            blocks.push(Box::new(Layer::load(
+                &weights, root, index, &config, &rope,
+            )?));
         }
-        blocks.push(Box::new(Norm(rms_norm(&weights, &format!("{root}norm"), &config)?)));
+        blocks.push(Box::new(Norm(rms_norm(
+            &weights,
+            &format!("{root}norm"),
+            &config,
+        )?)));
         Ok(Self {
             kind: match config.model_type.as_str() {
                 "mistral" => "mistral",
@@ -105,7 +115,9 @@ impl Backbone for Llama {
     fn logits(&self, rows: &Tensor) -> Result<Tensor> {
         apply_rows(rows, |rows| {
             let head = Arc::clone(&self.head);
-            Ok((self.head.forward(rows)?, move |grad: &Tensor| head.vjp(grad)))
+            Ok((self.head.forward(rows)?, move |grad: &Tensor| {
+                head.vjp(grad)
+            }))
         })
     }
 
@@ -127,7 +139,9 @@ fn normalise(norm: &RmsNorm, x: &Tensor) -> Result<(Tensor, Tensor)> {
     let (storage, layout) = x.storage_and_layout();
     let values = floats(&storage, layout)?;
     let mut scales = vec![0f32; count];
-    let y = fresh(count, width, x, |out| norm.forward(values, &mut scales, out))?;
+    let y = fresh(count, width, x, |out| {
+        norm.forward(values, &mut scales, out)
+    })?;
     Ok((y, Tensor::from_vec(scales, (count, 1), x.device())?))
 }
 
@@ -204,15 +218,21 @@ impl Layer {
             [("q_proj", across), ("k_proj", shared), ("v_proj", shared)]
                 .map(|(part, rows)| (at(&format!("self_attn.{part}.{kind}")), rows))
         };
-        let gate_up =
-            [(at("mlp.gate_proj.weight"), inner), (at("mlp.up_proj.weight"), inner)];
+        let gate_up = [
+            (at("mlp.gate_proj.weight"), inner),
+            (at("mlp.up_proj.weight"), inner),
+        ];
         let biased = weights.has(&at("self_attn.q_proj.bias"));
         Ok(Self {
             attention,
             rope: Arc::clone(rope),
             norm_in: rms_norm(weights, &at("input_layernorm"), config)?,
             qkv: Linear::new(weights.stacked(&three("weight"), hidden)?),
-            qkv_bias: if biased { Some(weights.vectors(&three("bias"))?) } else { None },
+            qkv_bias: if biased {
+                Some(weights.vectors(&three("bias"))?)
+            } else {
+                None
+            },
             out: Linear::new(weights.matrix(&at("self_attn.o_proj.weight"), hidden, across)?),
             norm_middle: rms_norm(weights, &at("post_attention_layernorm"), config)?,
             gate_up: Linear::new(weights.stacked(&gate_up, hidden)?),
@@ -223,7 +243,10 @@ impl Layer {
 
     /// Rotates q and k, which lie side by side.
     fn rotate(&self, qkv: &Tensor, rows: &Rows, turn: f32) -> Result<()> {
-        let (width, heads) = (self.attention.width(), self.attention.heads + self.attention.groups);
+        let (width, heads) = (
+            self.attention.width(),
+            self.attention.heads + self.attention.groups,
+        );
         update(qkv, |qkv| self.rope.rotate(qkv, width, heads, rows, turn))
     }
 }
@@ -243,7 +266,9 @@ impl Block for Layer {
         let context = {
             let (storage, layout) = qkv.storage_and_layout();
             let values = floats(&storage, layout)?;
-            fresh(count, across, x, |out| self.attention.forward(rows, values, out, &mut weights))?
+            fresh(count, across, x, |out| {
+                self.attention.forward(rows, values, out, &mut weights)
+            })?
         };
         let middle = self.out.forward(&context)?;
         drop(context);
@@ -259,7 +284,15 @@ impl Block for Layer {
         add_to(&y, &middle)?;
         if let Some(kept) = kept {
             let weights = Tensor::from_vec(weights, self.attention.weights(rows), x.device())?;
-            kept.put([x.clone(), scales, qkv, weights, middle, scales_middle, gated]);
+            kept.put([
+                x.clone(),
+                scales,
+                qkv,
+                weights,
+                middle,
+                scales_middle,
+                gated,
+            ]);
         }
         Ok(y)
     }
@@ -272,13 +305,21 @@ impl Block for Layer {
             let (s, sl) = gated.storage_and_layout();
             let (g, gl) = d_inner.storage_and_layout();
             let (s, g) = (floats(&s, sl)?, floats(&g, gl)?);
-            fresh(count, 2 * self.inner, grad, |out| swiglu_vjp(s, g, out, self.inner))?
+            fresh(count, 2 * self.inner, grad, |out| {
+                swiglu_vjp(s, g, out, self.inner)
+            })?
         };
         drop(d_inner);
         let d_normed = self.gate_up.vjp(&d_gated)?;
         drop(d_gated);
         let d_middle = grad.copy()?;
-        add_vjp(&self.norm_middle, middle, scales_middle, &d_normed, &d_middle)?;
+        add_vjp(
+            &self.norm_middle,
+            middle,
+            scales_middle,
+            &d_normed,
+            &d_middle,
+        )?;
 
         let d_context = self.out.vjp(&d_middle)?;
         let d_qkv = {
@@ -287,7 +328,9 @@ impl Block for Layer {
             let (g, gl) = d_context.storage_and_layout();
             let (q, w, g) = (floats(&q, ql)?, floats(&w, wl)?, floats(&g, gl)?);
             let width = self.attention.width();
-            fresh(count, width, grad, |out| self.attention.vjp(rows, q, w, g, out))?
+            fresh(count, width, grad, |out| {
+                self.attention.vjp(rows, q, w, g, out)
+            })?
         };
         self.rotate(&d_qkv, rows, -1.0)?;
         let d_normed = self.qkv.vjp(&d_qkv)?;

@@ -64,7 +64,10 @@ pub trait Backbone: Send + Sync {
     /// [`Error::Misuse`] where the architecture has no language-model head.
     fn logits(&self, rows: &Tensor) -> Result<Tensor> {
         let _ = rows;
-        Err(Error::Misuse(format!("{} has no language-model head", self.kind())))
+        Err(Error::Misuse(format!(
+            "{} has no language-model head",
+            self.kind()
+        )))
     }
 
     /// The model's own pooler over first-position states, `[B, H]` → `[B, H]`,

@@ -46,13 +46,20 @@ pub fn write_random_llama(dir: &Path, config: &LlamaConfig, seed: u64) -> Result
     let mut tensors = HashMap::new();
     let mut matrix = |name: String, rows: usize, columns: usize| -> Result<()> {
         let values = numbers.normal(rows * columns, 0.02);
-        tensors.insert(name, Tensor::from_vec(values, (rows, columns), &Device::Cpu)?);
+        tensors.insert(
+            name,
+            Tensor::from_vec(values, (rows, columns), &Device::Cpu)?,
+        );
         Ok(())
     };
     let (hidden, inner) = (config.hidden_size, config.intermediate_size);
     let across = config.num_attention_heads * config.head_size();
     let shared = config.groups() * config.head_size();
-    matrix("model.embed_tokens.weight".into(), config.vocab_size, hidden)?;
+    matrix(
+        "model.embed_tokens.weight".into(),
+        config.vocab_size,
+        hidden,
+    )?;
     if !config.tie_word_embeddings {
         matrix("lm_head.weight".into(), config.vocab_size, hidden)?;
     }

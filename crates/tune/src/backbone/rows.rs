@@ -23,23 +23,25 @@ impl Rows {
         for row in mask {
             let length = row.iter().take_while(|&&kept| kept == 1.0).count();
             if length == 0 || row.iter().skip(length).any(|&kept| kept != 0.0) {
-                return Err(bad_mask("must be ones, at least one, then zeros, in every row"));
+                return Err(bad_mask(
+                    "must be ones, at least one, then zeros, in every row",
+                ));
             }
             lengths.push(length);
         }
         let total = lengths.iter().sum();
         let positions = lengths.iter().flat_map(|&length| 0..length).collect();
-        Ok(Self { width, lengths, total, positions })
+        Ok(Self {
+            width,
+            lengths,
+            total,
+            positions,
+        })
     }
 
     /// T.
     pub(super) fn width(&self) -> usize {
         self.width
-    }
-
-    /// N, the number of real rows.
-    pub(super) fn total(&self) -> usize {
-        self.total
     }
 
     /// Tokens of each example, in order.
@@ -67,10 +69,17 @@ impl Rows {
         let batch = batch.contiguous()?;
         let (storage, layout) = batch.storage_and_layout();
         let mut packed = Vec::with_capacity(self.total * hidden);
-        for (example, length) in floats(&storage, layout)?.chunks(width * hidden).zip(&self.lengths) {
+        for (example, length) in floats(&storage, layout)?
+            .chunks(width * hidden)
+            .zip(&self.lengths)
+        {
             packed.extend_from_slice(&example[..length * hidden]);
         }
-        Ok(Tensor::from_vec(packed, (self.total, hidden), batch.device())?)
+        Ok(Tensor::from_vec(
+            packed,
+            (self.total, hidden),
+            batch.device(),
+        )?)
     }
 
     /// `[N, H]` → `[B, T, H]`, zero at padding.
@@ -86,7 +95,11 @@ impl Rows {
             batch.resize((index + 1) * self.width * hidden, 0.0);
             rest = tail;
         }
-        Ok(Tensor::from_vec(batch, (self.lengths.len(), self.width, hidden), packed.device())?)
+        Ok(Tensor::from_vec(
+            batch,
+            (self.lengths.len(), self.width, hidden),
+            packed.device(),
+        )?)
     }
 }
 
@@ -106,18 +119,34 @@ mod tests {
         let rows = Rows::from_mask(&mask).expect("rows");
         let batch = Tensor::arange(1f32, 13.0, &Device::Cpu).and_then(|t| t.reshape((2, 3, 2)));
         let packed = rows.pack(&batch.expect("a batch")).expect("packed");
-        let values = packed.flatten_all().and_then(|t| t.to_vec1::<f32>()).expect("values");
+        let values = packed
+            .flatten_all()
+            .and_then(|t| t.to_vec1::<f32>())
+            .expect("values");
         assert_eq!(values, [1., 2., 3., 4., 7., 8., 9., 10., 11., 12.]);
         assert_eq!(rows.positions(), [0, 1, 0, 1, 2]);
-        let batch = rows.unpack(&packed).and_then(|t| Ok(t.flatten_all()?.to_vec1::<f32>()?));
-        assert_eq!(batch.expect("a batch"), [1., 2., 3., 4., 0., 0., 7., 8., 9., 10., 11., 12.]);
+        let batch = rows
+            .unpack(&packed)
+            .and_then(|t| Ok(t.flatten_all()?.to_vec1::<f32>()?));
+        assert_eq!(
+            batch.expect("a batch"),
+            [1., 2., 3., 4., 0., 0., 7., 8., 9., 10., 11., 12.]
+        );
     }
 
     #[test]
     fn a_mask_that_is_not_right_padded_is_refused() {
-        for row in [[0f32, 1.0, 1.0], [1.0, 0.0, 1.0], [0.0, 0.0, 0.0], [1.0, 0.5, 0.0]] {
+        for row in [
+            [0f32, 1.0, 1.0],
+            [1.0, 0.0, 1.0],
+            [0.0, 0.0, 0.0],
+            [1.0, 0.5, 0.0],
+        ] {
             let mask = Tensor::new(&[row], &Device::Cpu).expect("mask");
-            assert!(matches!(Rows::from_mask(&mask), Err(Error::Misuse(_))), "{row:?}");
+            assert!(
+                matches!(Rows::from_mask(&mask), Err(Error::Misuse(_))),
+                "{row:?}"
+            );
         }
     }
 }

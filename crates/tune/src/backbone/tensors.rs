@@ -10,12 +10,16 @@ use crate::error::{Error, Result};
 /// `storage_and_layout`.
 pub(super) fn floats<'a>(storage: &'a Storage, layout: &Layout) -> Result<&'a [f32]> {
     let Storage::Cpu(CpuStorage::F32(values)) = storage else {
-        return Err(Error::Fault("a kernel met a tensor that is not f32 on the CPU".into()));
+        return Err(Error::Fault(
+            "a kernel met a tensor that is not f32 on the CPU".into(),
+        ));
     };
     let (start, end) = layout
         .contiguous_offsets()
         .ok_or_else(|| Error::Fault("a kernel met a tensor that is not contiguous".into()))?;
-    values.get(start..end).ok_or_else(|| Error::Fault("a tensor ends before its layout".into()))
+    values
+        .get(start..end)
+        .ok_or_else(|| Error::Fault("a tensor ends before its layout".into()))
 }
 
 /// Applies `change` to the numbers of a contiguous f32 tensor on the CPU, in place.
@@ -46,7 +50,9 @@ impl<F: FnMut(&mut [f32])> InplaceOp1 for Update<F> {
         let CpuStorage::F32(values) = storage else {
             candle_core::bail!("a kernel met a tensor that is not f32")
         };
-        let range = layout.contiguous_offsets().and_then(|(start, end)| values.get_mut(start..end));
+        let range = layout
+            .contiguous_offsets()
+            .and_then(|(start, end)| values.get_mut(start..end));
         let Some(values) = range else {
             candle_core::bail!("a kernel met a tensor that is not contiguous")
         };

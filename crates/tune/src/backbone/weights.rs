@@ -42,7 +42,9 @@ impl Weights {
     /// checks every header against its file's length.
     pub(super) fn open(dir: &Path, device: &Device) -> Result<Self> {
         if !matches!(device, Device::Cpu) {
-            return Err(Error::Refused(format!("device {device:?}: backbones run on the CPU")));
+            return Err(Error::Refused(format!(
+                "device {device:?}: backbones run on the CPU"
+            )));
         }
         let paths = weight_files(dir)?;
         let mut outer = Sha256::new();
@@ -54,12 +56,20 @@ impl Weights {
             let mut file = open(path)?;
             for (name, place) in read_header(path, &mut file, index)? {
                 if tensors.insert(name.clone(), place).is_some() {
-                    return Err(Error::Malformed(format!("{}: a second {name}", path.display())));
+                    return Err(Error::Malformed(format!(
+                        "{}: a second {name}",
+                        path.display()
+                    )));
                 }
             }
             files.push(Mutex::new(file));
         }
-        Ok(Self { files, tensors, device: device.clone(), digest: outer.finalize().into() })
+        Ok(Self {
+            files,
+            tensors,
+            device: device.clone(),
+            digest: outer.finalize().into(),
+        })
     }
 
     /// SHA-256 over the concatenated SHA-256 digests of `config.json` and the weights files,
@@ -90,7 +100,9 @@ impl Weights {
         for (name, rows) in parts {
             let place = self.place(name, &[*rows, columns])?;
             if *dtype.get_or_insert(place.info.dtype) != place.info.dtype {
-                return Err(Error::Malformed(format!("{name} is of another type than its fellows")));
+                return Err(Error::Malformed(format!(
+                    "{name} is of another type than its fellows"
+                )));
             }
             self.read(name, place, &mut bytes)?;
         }
@@ -100,7 +112,12 @@ impl Weights {
             Some(Dtype::F16) => DType::F16,
             other => return Err(Error::Refused(format!("weights of type {other:?}"))),
         };
-        Ok(Tensor::from_raw_buffer(&bytes, dtype, &[total, columns], &self.device)?)
+        Ok(Tensor::from_raw_buffer(
+            &bytes,
+            dtype,
+            &[total, columns],
+            &self.device,
+        )?)
     }
 
     /// A vector, as f32.
@@ -125,10 +142,14 @@ impl Weights {
         self.read(name, place, &mut bytes)?;
         let wide = |b: &[u8]| u32::from(u16::from_le_bytes([b[0], b[1]]));
         Ok(match place.info.dtype {
-            Dtype::F32 => {
-                bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
-            }
-            Dtype::BF16 => bytes.chunks_exact(2).map(|b| f32::from_bits(wide(b) << 16)).collect(),
+            Dtype::F32 => bytes
+                .chunks_exact(4)
+                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                .collect(),
+            Dtype::BF16 => bytes
+                .chunks_exact(2)
+                .map(|b| f32::from_bits(wide(b) << 16))
+                .collect(),
             Dtype::F16 => Tensor::from_raw_buffer(&bytes, DType::F16, shape, &Device::Cpu)?
                 .to_dtype(DType::F32)?
                 .flatten_all()?
@@ -159,7 +180,8 @@ impl Weights {
             .get(place.file)
             .and_then(|file| file.lock().ok())
             .ok_or_else(|| fault("its file is gone".into()))?;
-        file.seek(SeekFrom::Start(place.start + start as u64)).map_err(|e| fault(e.to_string()))?;
+        file.seek(SeekFrom::Start(place.start + start as u64))
+            .map_err(|e| fault(e.to_string()))?;
         into.reserve_exact(end - start);
         let read = (&mut *file).take((end - start) as u64).read_to_end(into);
         match read.map_err(|e| fault(e.to_string()))? {
@@ -198,7 +220,10 @@ fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
         .into_iter()
         .map(|name| match Path::new(&name).file_name() {
             Some(plain) if plain == name.as_str() => Ok(dir.join(name)),
-            _ => Err(Error::Malformed(format!("{}: shard {name:?}", index.display()))),
+            _ => Err(Error::Malformed(format!(
+                "{}: shard {name:?}",
+                index.display()
+            ))),
         })
         .collect()
 }
@@ -209,7 +234,8 @@ fn read_header(path: &Path, file: &mut File, index: usize) -> Result<Vec<(String
     let length = file.metadata().map_err(fault)?.len();
     let mut prefix = [0u8; 8];
     file.seek(SeekFrom::Start(0)).map_err(fault)?;
-    file.read_exact(&mut prefix).map_err(|_| malformed("no safetensors header"))?;
+    file.read_exact(&mut prefix)
+        .map_err(|_| malformed("no safetensors header"))?;
     let header = u64::from_le_bytes(prefix);
     if header > MAX_HEADER || header + 8 > length {
         return Err(malformed("the file ends within its header"));
@@ -219,18 +245,33 @@ fn read_header(path: &Path, file: &mut File, index: usize) -> Result<Vec<(String
     let metadata: Metadata =
         serde_json::from_slice(&text).map_err(|error| malformed(&error.to_string()))?;
     if metadata.data_len() as u64 != length - 8 - header {
-        return Err(malformed("the file is not as long as its header says (cut short?)"));
+        return Err(malformed(
+            "the file is not as long as its header says (cut short?)",
+        ));
     }
     for (name, info) in metadata.tensors() {
         let (start, end) = info.data_offsets;
-        let bits = info.shape.iter().try_fold(info.dtype.bitsize(), |n, d| n.checked_mul(*d));
-        let size = end.checked_sub(start).and_then(|bytes| bytes.checked_mul(8));
+        let bits = info
+            .shape
+            .iter()
+            .try_fold(info.dtype.bitsize(), |n, d| n.checked_mul(*d));
+        let size = end
+            .checked_sub(start)
+            .and_then(|bytes| bytes.checked_mul(8));
         if bits.is_none() || bits != size || end > metadata.data_len() {
             return Err(malformed(&format!("{name} does not fit its bytes")));
         }
     }
-    let place = |info: &TensorInfo| Place { file: index, start: 8 + header, info: info.clone() };
-    Ok(metadata.tensors().into_iter().map(|(name, info)| (name, place(info))).collect())
+    let place = |info: &TensorInfo| Place {
+        file: index,
+        start: 8 + header,
+        info: info.clone(),
+    };
+    Ok(metadata
+        .tensors()
+        .into_iter()
+        .map(|(name, info)| (name, place(info)))
+        .collect())
 }
 
 /// SHA-256 of a file, a megabyte at a time.

@@ -21,12 +21,21 @@ impl Embedding {
     ///
     /// # Errors
     /// [`Error::Misuse`] for no virtual tokens or no width.
-    pub fn random(virtual_tokens: usize, hidden: usize, seed: u64, device: &Device) -> Result<Self> {
+    pub fn random(
+        virtual_tokens: usize,
+        hidden: usize,
+        seed: u64,
+        device: &Device,
+    ) -> Result<Self> {
         if virtual_tokens == 0 || hidden == 0 {
-            return Err(Error::Misuse(format!("a prompt of {virtual_tokens} × {hidden}")));
+            return Err(Error::Misuse(format!(
+                "a prompt of {virtual_tokens} × {hidden}"
+            )));
         }
         let values = SplitMix::new(seed).normal(virtual_tokens * hidden, 1.0);
-        Ok(Self { weight: Var::from_vec(values, (virtual_tokens, hidden), device)? })
+        Ok(Self {
+            weight: Var::from_vec(values, (virtual_tokens, hidden), device)?,
+        })
     }
 
     /// θ started at given rows `[V, H]`: those of words' embeddings, say.
@@ -35,9 +44,14 @@ impl Embedding {
     /// [`Error::Misuse`] for another rank than two, or an empty tensor.
     pub fn from_rows(rows: &Tensor) -> Result<Self> {
         if rows.rank() != 2 || rows.elem_count() == 0 {
-            return Err(Error::Misuse(format!("prompt rows of shape {:?}", rows.dims())));
+            return Err(Error::Misuse(format!(
+                "prompt rows of shape {:?}",
+                rows.dims()
+            )));
         }
-        Ok(Self { weight: Var::from_tensor(&rows.detach().to_dtype(DType::F32)?)? })
+        Ok(Self {
+            weight: Var::from_tensor(&rows.detach().to_dtype(DType::F32)?)?,
+        })
     }
 
     /// θ from `encoder.embedding.weight`.
@@ -45,7 +59,9 @@ impl Embedding {
     /// # Errors
     /// [`Error::Malformed`] if it is missing or not a matrix.
     pub fn from_tensors(tensors: &HashMap<String, Tensor>) -> Result<Self> {
-        Ok(Self { weight: variable(tensors, Self::WEIGHT, 2)? })
+        Ok(Self {
+            weight: variable(tensors, Self::WEIGHT, 2)?,
+        })
     }
 }
 
@@ -74,16 +90,28 @@ mod tests {
     #[test]
     fn one_seed_gives_one_prompt_on_every_machine() {
         let prompt = Embedding::random(2, 3, 42, &Device::Cpu).expect("an encoder");
-        let rows = prompt.forward().and_then(|p| Ok(p.to_vec2::<f32>()?)).expect("rows");
+        let rows = prompt
+            .forward()
+            .and_then(|p| Ok(p.to_vec2::<f32>()?))
+            .expect("rows");
         let again = Embedding::random(2, 3, 42, &Device::Cpu).expect("an encoder");
-        assert_eq!(rows, again.forward().and_then(|p| Ok(p.to_vec2::<f32>()?)).expect("rows"));
+        assert_eq!(
+            rows,
+            again
+                .forward()
+                .and_then(|p| Ok(p.to_vec2::<f32>()?))
+                .expect("rows")
+        );
         assert_eq!(prompt.virtual_tokens(), 2);
     }
 
     #[test]
     fn the_gradient_of_a_prompt_is_the_gradient_of_its_parameters() {
         let prompt = Embedding::random(2, 3, 42, &Device::Cpu).expect("an encoder");
-        let loss = prompt.forward().and_then(|p| Ok((p.sqr()?.sum_all()? * 0.5)?)).expect("loss");
+        let loss = prompt
+            .forward()
+            .and_then(|p| Ok((p.sqr()?.sum_all()? * 0.5)?))
+            .expect("loss");
         let gradients = loss.backward().expect("gradients");
         let (_, weight) = prompt.parameters().remove(0);
         let gradient = gradients.get(&weight).expect("a gradient");
@@ -93,6 +121,9 @@ mod tests {
 
     #[test]
     fn an_empty_prompt_is_refused() {
-        assert!(matches!(Embedding::random(0, 3, 1, &Device::Cpu), Err(Error::Misuse(_))));
+        assert!(matches!(
+            Embedding::random(0, 3, 1, &Device::Cpu),
+            Err(Error::Misuse(_))
+        ));
     }
 }

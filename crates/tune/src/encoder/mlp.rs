@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{Device, Tensor, Var};
 
 use super::{Encoder, variable};
 use crate::error::{Error, Result};
@@ -52,7 +52,11 @@ impl Mlp {
                 bias: Var::from_vec(numbers.uniform(outputs, bound), outputs, device)?,
             })
         };
-        let layers = [linear(0, hidden, inner)?, linear(2, inner, inner)?, linear(4, inner, hidden)?];
+        let layers = [
+            linear(0, hidden, inner)?,
+            linear(2, inner, inner)?,
+            linear(4, inner, hidden)?,
+        ];
         Ok(Self { embedding, layers })
     }
 
@@ -77,7 +81,11 @@ impl Mlp {
                 )));
             }
             width = outputs;
-            Ok(Linear { index, weight, bias })
+            Ok(Linear {
+                index,
+                weight,
+                bias,
+            })
         };
         let layers = [linear(0)?, linear(2)?, linear(4)?];
         if width != hidden {
@@ -104,14 +112,24 @@ impl Encoder for Mlp {
             if layer.index > 0 {
                 rows = rows.relu()?;
             }
-            rows = rows.matmul(&layer.weight.t()?)?.broadcast_add(&layer.bias)?;
+            rows = rows
+                .matmul(&layer.weight.t()?)?
+                .broadcast_add(&layer.bias)?;
         }
         Ok(rows)
     }
 
     fn parameters(&self) -> Vec<(String, Var)> {
-        let mut named = vec![("encoder.embedding.weight".to_owned(), self.embedding.clone())];
-        for Linear { index, weight, bias } in &self.layers {
+        let mut named = vec![(
+            "encoder.embedding.weight".to_owned(),
+            self.embedding.clone(),
+        )];
+        for Linear {
+            index,
+            weight,
+            bias,
+        } in &self.layers
+        {
             named.push((format!("encoder.mlp_head.{index}.weight"), weight.clone()));
             named.push((format!("encoder.mlp_head.{index}.bias"), bias.clone()));
         }
@@ -119,9 +137,8 @@ impl Encoder for Mlp {
     }
 }
 
-/// The start PEFT would give, as plain tensors: for tests and adapters.
 impl Mlp {
-    /// θ as a map of detached tensors.
+    /// θ as a map of detached tensors, named as in [`Mlp::from_tensors`].
     pub fn tensors(&self) -> HashMap<String, Tensor> {
         self.parameters()
             .into_iter()
@@ -132,14 +149,19 @@ impl Mlp {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::DType;
+
     use super::*;
 
     #[test]
     fn tensors_go_out_and_come_back() {
         let encoder = Mlp::random(3, 8, 5, 1, &Device::Cpu).expect("an encoder");
         let again = Mlp::from_tensors(&encoder.tensors()).expect("the same");
-        let prompts =
-            |e: &Mlp| e.forward().and_then(|p| Ok(p.to_vec2::<f32>()?)).expect("prompts");
+        let prompts = |e: &Mlp| {
+            e.forward()
+                .and_then(|p| Ok(p.to_vec2::<f32>()?))
+                .expect("prompts")
+        };
         assert_eq!(prompts(&encoder), prompts(&again));
     }
 

@@ -29,10 +29,14 @@ pub trait Encoder: Send + Sync {
 
 /// Takes one `[dims]` tensor out of a map as a trainable f32 variable.
 fn variable(tensors: &HashMap<String, Tensor>, key: &str, rank: usize) -> Result<Var> {
-    let tensor =
-        tensors.get(key).ok_or_else(|| Error::Malformed(format!("no encoder tensor {key}")))?;
+    let tensor = tensors
+        .get(key)
+        .ok_or_else(|| Error::Malformed(format!("no encoder tensor {key}")))?;
     if tensor.rank() != rank {
-        return Err(Error::Malformed(format!("{key} has shape {:?}, not rank {rank}", tensor.dims())));
+        return Err(Error::Malformed(format!(
+            "{key} has shape {:?}, not rank {rank}",
+            tensor.dims()
+        )));
     }
     Ok(Var::from_tensor(&tensor.to_dtype(DType::F32)?)?)
 }

@@ -73,7 +73,9 @@ pub(in super::super) fn bias_gelu(values: &mut [f32], slope: Option<&mut [f32]>,
             .par_chunks_mut(step)
             .zip(slope.par_chunks_mut(step))
             .for_each(|(rows, slope)| gelu_rows(rows, slope, bias)),
-        None => values.par_chunks_mut(step).for_each(|rows| gelu_only_rows(rows, bias)),
+        None => values
+            .par_chunks_mut(step)
+            .for_each(|rows| gelu_only_rows(rows, bias)),
     }
 }
 
@@ -177,15 +179,23 @@ mod tests {
             let phi = 0.5 * libm::erfc(-x * std::f64::consts::FRAC_1_SQRT_2);
             let density = libm::exp(-0.5 * x * x) / libm::sqrt(2.0 * std::f64::consts::PI);
             let tolerance = 1e-6 * x.abs().max(1.0);
-            assert!((f64::from(value) - x * phi).abs() < tolerance, "gelu({x}) = {value}");
-            assert!((f64::from(slope) - phi - x * density).abs() < 1e-6, "gelu'({x}) = {slope}");
+            assert!(
+                (f64::from(value) - x * phi).abs() < tolerance,
+                "gelu({x}) = {value}"
+            );
+            assert!(
+                (f64::from(slope) - phi - x * density).abs() < 1e-6,
+                "gelu'({x}) = {slope}"
+            );
         }
     }
 
     #[test]
     fn swiglu_and_its_gradient_agree_with_f64() {
         let width = 40;
-        let mut gated: Vec<f32> = (0..width * 6).map(|i| (i as f32 * 0.37).sin() * 4.0).collect();
+        let mut gated: Vec<f32> = (0..width * 6)
+            .map(|i| (i as f32 * 0.37).sin() * 4.0)
+            .collect();
         let before = gated.clone();
         let mut out = vec![0.0; width * 3];
         swiglu(&mut gated, &mut out, width);
@@ -201,7 +211,12 @@ mod tests {
                 let d = f64::from(grad[row * width + i]);
                 let close = |got: f32, want: f64| (f64::from(got) - want).abs() < 4e-6;
                 assert!(close(out[row * width + i], x * sigmoid * up));
-                assert!(close(back[g], d * slope * up), "{} {}", back[g], d * slope * up);
+                assert!(
+                    close(back[g], d * slope * up),
+                    "{} {}",
+                    back[g],
+                    d * slope * up
+                );
                 assert!(close(back[u], d * x * sigmoid));
             }
         }

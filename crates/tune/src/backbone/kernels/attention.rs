@@ -22,19 +22,18 @@ pub(in super::super) struct Attention {
     pub(in super::super) causal: bool,
 }
 
-/// Columns one register block covers.
-const LANES: usize = 16;
+/// Columns one register block covers: with four rows, eight 512-bit sums.
+const LANES: usize = 32;
 
 /// Rounds up to whole blocks.
 fn padded(count: usize) -> usize {
     count.next_multiple_of(LANES)
 }
 
-/// One block of C = A·B: `R` rows from `row`, sixteen columns. Aᵢₖ is at i·`step` + k·`stride`.
+/// `R` rows of C = A·B, 32 columns at a time; `a(k)` gives A's column k for these rows.
 #[inline(always)]
 fn block<const R: usize, const FMA: bool>(
-    a: &[f32],
-    (step, stride): (usize, usize),
+    a: impl Fn(usize) -> Option<[f32; R]>,
     inner: usize,
     b: &[f32],
     c: &mut [f32],
@@ -43,55 +42,78 @@ fn block<const R: usize, const FMA: bool>(
     for column in (0..width).step_by(LANES) {
         let mut sums = [[0f32; LANES]; R];
         for (k, b) in b.chunks_exact(width).take(inner).enumerate() {
-            let Some(b) = b[column..].first_chunk::<LANES>() else { return };
-            for (r, sums) in sums.iter_mut().enumerate() {
-                let a = a[r * step + k * stride];
+            let (Some(a), Some(b)) = (a(k), b[column..].first_chunk::<LANES>()) else {
+                return;
+            };
+            for (a, sums) in a.iter().zip(&mut sums) {
                 for (sum, b) in sums.iter_mut().zip(b) {
-                    *sum = fma::<FMA>(a, *b, *sum);
+                    *sum = fma::<FMA>(*a, *b, *sum);
                 }
             }
         }
-        for (r, sums) in sums.iter().enumerate() {
-            c[r * width + column..r * width + column + LANES].copy_from_slice(sums);
+        for (c, sums) in c.chunks_exact_mut(width).zip(&sums) {
+            c[column..column + LANES].copy_from_slice(sums);
         }
     }
 }
 
-/// C `[m, width]` = A `[m, inner]` · B `[inner, width]`, `width` a multiple of sixteen.
+/// C `[m, width]` = A·B `[inner, width]`, `width` a multiple of 32. Row i of A starts at
+/// i·`step`.
 #[inline(always)]
 fn product<const FMA: bool>(
     a: &[f32],
-    (step, stride): (usize, usize),
+    step: usize,
     inner: usize,
     b: &[f32],
     c: &mut [f32],
     width: usize,
 ) {
-    let m = c.len() / width;
-    let mut row = 0;
-    while row < m {
-        let (a, c) = (&a[row * step..], &mut c[row * width..]);
-        row += match m - row {
-            8.. => {
-                block::<8, FMA>(a, (step, stride), inner, b, c, width);
-                8
+    for (index, c) in c.chunks_mut(4 * width).enumerate() {
+        let a = &a[4 * index * step..];
+        if c.len() == 4 * width {
+            let rows: [&[f32]; 4] = std::array::from_fn(|r| &a[r * step..r * step + inner]);
+            let column = |k: usize| {
+                Some([
+                    *rows[0].get(k)?,
+                    *rows[1].get(k)?,
+                    *rows[2].get(k)?,
+                    *rows[3].get(k)?,
+                ])
+            };
+            block::<4, FMA>(column, inner, b, c, width);
+        } else {
+            for (r, c) in c.chunks_exact_mut(width).enumerate() {
+                let row = &a[r * step..r * step + inner];
+                block::<1, FMA>(|k| Some([*row.get(k)?]), inner, b, c, width);
             }
-            4.. => {
-                block::<4, FMA>(a, (step, stride), inner, b, c, width);
-                4
-            }
-            _ => {
-                block::<1, FMA>(a, (step, stride), inner, b, c, width);
-                1
-            }
-        };
+        }
+    }
+}
+
+/// C `[m, width]` = Aᵀ·B with A `[inner, step]` and B `[inner, width]`; m ≤ `step`, a multiple
+/// of four.
+#[inline(always)]
+fn product_transposed<const FMA: bool>(
+    a: &[f32],
+    step: usize,
+    inner: usize,
+    b: &[f32],
+    c: &mut [f32],
+    width: usize,
+) {
+    for (index, c) in c.chunks_mut(4 * width).enumerate() {
+        let column = |k: usize| a.get(k * step + 4 * index..)?.first_chunk::<4>().copied();
+        block::<4, FMA>(column, inner, b, c, width);
     }
 }
 
 /// Head `offset / D` of every row, padded to whole blocks: `[L, padded(D)]`.
 #[inline(always)]
 fn gather(rows: &[f32], width: usize, offset: usize, size: usize, out: &mut [f32]) {
-    for (row, out) in rows.chunks_exact(width).zip(out.chunks_exact_mut(padded(size))) {
+    for (row, out) in rows
+        .chunks_exact(width)
+        .zip(out.chunks_exact_mut(padded(size)))
+    {
         out[..size].copy_from_slice(&row[offset..offset + size]);
     }
 }
@@ -141,11 +163,11 @@ vectorised! {
                 gather_transposed(rows, width, shape.key(group), size, &mut keys);
                 gather(rows, width, shape.value(group), size, &mut values);
             }
-            product::<FMA>(&rows[head * size..], (width, 1), size, &keys, weights, columns);
+            product::<FMA>(&rows[head * size..], width, size, &keys, weights, columns);
             for (i, row) in weights.chunks_exact_mut(columns).enumerate() {
                 softmax::<FMA>(row, if shape.causal { i + 1 } else { length }, scale);
             }
-            product::<FMA>(weights, (columns, 1), length, &values, &mut context, wide);
+            product::<FMA>(weights, columns, length, &values, &mut context, wide);
             for (out, context) in out.chunks_exact_mut(across).zip(context.chunks_exact(wide)) {
                 out[head * size..(head + 1) * size].copy_from_slice(&context[..size]);
             }
@@ -173,10 +195,10 @@ vectorised! {
             gather(rows, width, head * size, size, &mut queries);
             gather(grad, across, head * size, size, &mut context);
             // dv += Pᵀ·dc
-            product::<FMA>(weights, (1, columns), length, &context, &mut product_out, wide);
+            product_transposed::<FMA>(weights, columns, length, &context, &mut product_out, wide);
             scatter(&product_out, out, width, shape.value(group), size);
             // dP = dc·vᵀ; dS = P ∘ (dP − Σ dP ∘ P)/√D
-            product::<FMA>(&context, (wide, 1), size, &values, &mut scores, columns);
+            product::<FMA>(&context, wide, size, &values, &mut scores, columns);
             for (score, weight) in scores.chunks_exact_mut(columns).zip(weights.chunks_exact(columns)) {
                 let along = sum2(score, weight, |s, p| s * p);
                 for (score, weight) in score.iter_mut().zip(weight) {
@@ -184,9 +206,9 @@ vectorised! {
                 }
             }
             // dq = dS·k; dk += dSᵀ·q
-            product::<FMA>(&scores, (columns, 1), length, &keys, &mut product_out, wide);
+            product::<FMA>(&scores, columns, length, &keys, &mut product_out, wide);
             scatter(&product_out, out, width, head * size, size);
-            product::<FMA>(&scores, (1, columns), length, &queries, &mut product_out, wide);
+            product_transposed::<FMA>(&scores, columns, length, &queries, &mut product_out, wide);
             scatter(&product_out, out, width, shape.key(group), size);
         }
     }
@@ -195,7 +217,10 @@ vectorised! {
 /// Adds `[L, padded(D)]` to one head of every row.
 #[inline(always)]
 fn scatter(head: &[f32], out: &mut [f32], width: usize, offset: usize, size: usize) {
-    for (out, head) in out.chunks_exact_mut(width).zip(head.chunks_exact(padded(size))) {
+    for (out, head) in out
+        .chunks_exact_mut(width)
+        .zip(head.chunks_exact(padded(size)))
+    {
         for (out, head) in out[offset..offset + size].iter_mut().zip(head) {
             *out += head;
         }
@@ -210,7 +235,10 @@ impl Attention {
 
     /// Numbers in all attention weights P of a batch, rows padded to whole blocks.
     pub(in super::super) fn weights(&self, rows: &Rows) -> usize {
-        rows.lengths().iter().map(|&length| self.heads * length * padded(length)).sum()
+        rows.lengths()
+            .iter()
+            .map(|&length| self.heads * length * padded(length))
+            .sum()
     }
 
     fn key(&self, group: usize) -> usize {
@@ -238,7 +266,8 @@ impl Attention {
             (w, weights) = weights.split_at_mut(self.heads * length * padded(length));
             jobs.push((v, o, w));
         }
-        jobs.into_par_iter().for_each(|(v, o, w)| forward_example(*self, v, o, w));
+        jobs.into_par_iter()
+            .for_each(|(v, o, w)| forward_example(*self, v, o, w));
     }
 
     /// Adds the gradient for q, k and v to `out` (zeros at the start), from that for c and
@@ -261,7 +290,8 @@ impl Attention {
             (o, out) = out.split_at_mut(length * self.width());
             jobs.push((v, w, g, o));
         }
-        jobs.into_par_iter().for_each(|(v, w, g, o)| vjp_example(*self, v, w, g, o));
+        jobs.into_par_iter()
+            .for_each(|(v, w, g, o)| vjp_example(*self, v, w, g, o));
     }
 }
 
@@ -277,18 +307,26 @@ mod tests {
         let mut out = Vec::new();
         let mut start = 0;
         for &length in rows.lengths() {
-            let at = |i: usize, offset: usize, d: usize| f64::from(values[(start + i) * width + offset + d]);
+            let at = |i: usize, offset: usize, d: usize| {
+                f64::from(values[(start + i) * width + offset + d])
+            };
             for i in 0..length {
                 for head in 0..shape.heads {
                     let group = head / (shape.heads / shape.groups);
                     let kept = if shape.causal { i + 1 } else { length };
                     let weights: Vec<f64> = (0..kept)
-                        .map(|j| (0..size).map(|d| at(i, head * size, d) * at(j, shape.key(group), d)).sum::<f64>())
+                        .map(|j| {
+                            (0..size)
+                                .map(|d| at(i, head * size, d) * at(j, shape.key(group), d))
+                                .sum::<f64>()
+                        })
                         .map(|s| libm::exp(s / libm::sqrt(size as f64)))
                         .collect();
                     let total: f64 = weights.iter().sum();
                     for d in 0..size {
-                        let c = (0..kept).map(|j| weights[j] * at(j, shape.value(group), d)).sum::<f64>();
+                        let c = (0..kept)
+                            .map(|j| weights[j] * at(j, shape.value(group), d))
+                            .sum::<f64>();
                         out.push(c / total);
                     }
                 }
@@ -300,10 +338,15 @@ mod tests {
 
     fn check(shape: Attention) {
         let width = 19;
-        let mask: Vec<f32> = [19, 1, 7].iter().flat_map(|&l| (0..width).map(move |i| f32::from(u8::from(i < l)))).collect();
+        let mask: Vec<f32> = [19, 1, 7]
+            .iter()
+            .flat_map(|&l| (0..width).map(move |i| f32::from(u8::from(i < l))))
+            .collect();
         let mask = Tensor::from_vec(mask, (3, width), &Device::Cpu).expect("a mask");
         let rows = Rows::from_mask(&mask).expect("rows");
-        let values: Vec<f32> = (0..27 * shape.width()).map(|i| (i as f32 * 0.61).sin()).collect();
+        let values: Vec<f32> = (0..27 * shape.width())
+            .map(|i| (i as f32 * 0.61).sin())
+            .collect();
         let mut out = vec![0.0; 27 * shape.heads * shape.size];
         let mut weights = vec![0.0; shape.weights(&rows)];
         shape.forward(&rows, &values, &mut out, &mut weights);
@@ -314,26 +357,54 @@ mod tests {
         let mut back = vec![0.0; values.len()];
         shape.vjp(&rows, &values, &weights, &grad, &mut back);
         let loss = |values: &[f32]| -> f64 {
-            reference(shape, &rows, values).iter().zip(&grad).map(|(c, g)| c * f64::from(*g)).sum()
+            reference(shape, &rows, values)
+                .iter()
+                .zip(&grad)
+                .map(|(c, g)| c * f64::from(*g))
+                .sum()
         };
         for i in (0..values.len()).step_by(values.len() / 40) {
             let (mut up, mut down) = (values.clone(), values.clone());
             up[i] += 1e-3;
             down[i] -= 1e-3;
             let slope = (loss(&up) - loss(&down)) / f64::from(up[i] - down[i]);
-            assert!((slope - f64::from(back[i])).abs() < 2e-5, "{i}: {slope} and {}", back[i]);
+            assert!(
+                (slope - f64::from(back[i])).abs() < 2e-5,
+                "{i}: {slope} and {}",
+                back[i]
+            );
         }
     }
 
     #[test]
     fn attention_and_its_gradient_agree_with_the_definition() {
-        check(Attention { heads: 2, groups: 2, size: 16, causal: false });
-        check(Attention { heads: 3, groups: 3, size: 6, causal: false });
+        check(Attention {
+            heads: 2,
+            groups: 2,
+            size: 16,
+            causal: false,
+        });
+        check(Attention {
+            heads: 3,
+            groups: 3,
+            size: 6,
+            causal: false,
+        });
     }
 
     #[test]
     fn causal_grouped_attention_and_its_gradient_agree_with_the_definition() {
-        check(Attention { heads: 4, groups: 2, size: 20, causal: true });
-        check(Attention { heads: 3, groups: 1, size: 32, causal: true });
+        check(Attention {
+            heads: 4,
+            groups: 2,
+            size: 20,
+            causal: true,
+        });
+        check(Attention {
+            heads: 3,
+            groups: 1,
+            size: 32,
+            causal: true,
+        });
     }
 }

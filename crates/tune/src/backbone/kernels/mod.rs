@@ -83,7 +83,9 @@ vectorised! {
 
 /// x ← x + b on every row of width `bias.len()`.
 pub(super) fn add_bias(values: &mut [f32], bias: &[f32]) {
-    values.par_chunks_mut(ROWS * bias.len()).for_each(|rows| add_bias_rows(rows, bias));
+    values
+        .par_chunks_mut(ROWS * bias.len())
+        .for_each(|rows| add_bias_rows(rows, bias));
 }
 
 /// x ← x + y.

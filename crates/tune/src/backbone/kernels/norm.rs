@@ -47,7 +47,12 @@ vectorised! {
 
 impl LayerNorm {
     /// Normalises rows: `values` x becomes x̂, `scales` gets 1/√(var + ε) a row, `out` gets y.
-    pub(in super::super) fn forward(&self, values: &mut [f32], scales: &mut [f32], out: &mut [f32]) {
+    pub(in super::super) fn forward(
+        &self,
+        values: &mut [f32],
+        scales: &mut [f32],
+        out: &mut [f32],
+    ) {
         let step = ROWS * self.gamma.len();
         values
             .par_chunks_mut(step)
@@ -57,7 +62,13 @@ impl LayerNorm {
     }
 
     /// dx = s·(d − mean d − x̂·mean(d ∘ x̂)) with d = γ ∘ dy, from what [`Self::forward`] left.
-    pub(in super::super) fn vjp(&self, normed: &[f32], scales: &[f32], grad: &[f32], out: &mut [f32]) {
+    pub(in super::super) fn vjp(
+        &self,
+        normed: &[f32],
+        scales: &[f32],
+        grad: &[f32],
+        out: &mut [f32],
+    ) {
         let step = ROWS * self.gamma.len();
         out.par_chunks_mut(step)
             .zip(normed.par_chunks(step))
@@ -126,7 +137,13 @@ impl RmsNorm {
 
     /// Adds dx = s·(d − x̂·mean(d ∘ x̂)), d = γ ∘ dy, x̂ = s·x, to `out`: the residual's
     /// gradient is there already.
-    pub(in super::super) fn add_vjp(&self, values: &[f32], scales: &[f32], grad: &[f32], out: &mut [f32]) {
+    pub(in super::super) fn add_vjp(
+        &self,
+        values: &[f32],
+        scales: &[f32],
+        grad: &[f32],
+        out: &mut [f32],
+    ) {
         let step = ROWS * self.gamma.len();
         out.par_chunks_mut(step)
             .zip(values.par_chunks(step))
@@ -145,26 +162,39 @@ mod tests {
     const WIDTH: usize = 70;
 
     fn wave(count: usize, step: f32) -> Vec<f32> {
-        (0..count).map(|i| (i as f32 * step).sin() * 1.5 + 0.2).collect()
+        (0..count)
+            .map(|i| (i as f32 * step).sin() * 1.5 + 0.2)
+            .collect()
     }
 
     /// Σ gradᵢ·fᵢ(x), differentiated by central differences in f32 inputs, f64 sums.
     fn agrees(x: &[f32], grad: &[f32], back: &[f32], f: impl Fn(&[f32]) -> Vec<f32>) {
         let value = |x: &[f32]| -> f64 {
-            f(x).iter().zip(grad).map(|(y, g)| f64::from(*y) * f64::from(*g)).sum()
+            f(x).iter()
+                .zip(grad)
+                .map(|(y, g)| f64::from(*y) * f64::from(*g))
+                .sum()
         };
         for i in (0..x.len()).step_by(17) {
             let (mut up, mut down) = (x.to_vec(), x.to_vec());
             up[i] += 1e-2;
             down[i] -= 1e-2;
             let slope = (value(&up) - value(&down)) / f64::from(up[i] - down[i]);
-            assert!((slope - f64::from(back[i])).abs() < 2e-3, "{i}: {slope} and {}", back[i]);
+            assert!(
+                (slope - f64::from(back[i])).abs() < 2e-3,
+                "{i}: {slope} and {}",
+                back[i]
+            );
         }
     }
 
     #[test]
     fn the_layer_norm_gradient_agrees_with_finite_differences() {
-        let norm = LayerNorm { gamma: wave(WIDTH, 0.7), beta: wave(WIDTH, 0.3), epsilon: 1e-5 };
+        let norm = LayerNorm {
+            gamma: wave(WIDTH, 0.7),
+            beta: wave(WIDTH, 0.3),
+            epsilon: 1e-5,
+        };
         let forward = |x: &[f32]| {
             let (mut x, mut scales, mut out) = (x.to_vec(), vec![0.0; 2], vec![0.0; x.len()]);
             norm.forward(&mut x, &mut scales, &mut out);
@@ -179,7 +209,10 @@ mod tests {
 
     #[test]
     fn the_rms_norm_gradient_agrees_with_finite_differences() {
-        let norm = RmsNorm { gamma: wave(WIDTH, 0.7), epsilon: 1e-5 };
+        let norm = RmsNorm {
+            gamma: wave(WIDTH, 0.7),
+            epsilon: 1e-5,
+        };
         let forward = |x: &[f32]| {
             let (mut scales, mut out) = (vec![0.0; 2], vec![0.0; x.len()]);
             norm.forward(x, &mut scales, &mut out);

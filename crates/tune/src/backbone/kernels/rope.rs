@@ -16,15 +16,21 @@ pub(in super::super) struct Rope {
 impl Rope {
     /// `frequencies` ω, D/2 of them, in radians a position.
     pub(in super::super) fn new(frequencies: Vec<f32>) -> Self {
-        Self { frequencies, table: Mutex::new(Arc::new(Vec::new())) }
+        Self {
+            frequencies,
+            table: Mutex::new(Arc::new(Vec::new())),
+        }
     }
 
     /// (cos, sin) `[positions, D/2]`, angles in f32 as transformers computes them.
     fn table(&self, positions: usize) -> Arc<Vec<(f32, f32)>> {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         if table.len() < positions * self.frequencies.len() {
-            let angles = (0..positions)
-                .flat_map(|p| self.frequencies.iter().map(move |frequency| p as f32 * frequency));
+            let angles = (0..positions).flat_map(|p| {
+                self.frequencies
+                    .iter()
+                    .map(move |frequency| p as f32 * frequency)
+            });
             *table = Arc::new(angles.map(|a| (libm::cosf(a), libm::sinf(a))).collect());
         }
         Arc::clone(&table)
@@ -46,15 +52,18 @@ impl Rope {
         }
         let table = self.table(rows.width());
         let positions = rows.positions();
-        values.par_chunks_exact_mut(width).zip(positions).for_each(|(row, position)| {
-            let turns = &table[position * half..(position + 1) * half];
-            for head in row.chunks_exact_mut(2 * half).take(heads) {
-                let (first, second) = head.split_at_mut(half);
-                for ((a, b), (cos, sin)) in first.iter_mut().zip(second).zip(turns) {
-                    let sin = sin * turn;
-                    (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+        values
+            .par_chunks_exact_mut(width)
+            .zip(positions)
+            .for_each(|(row, position)| {
+                let turns = &table[position * half..(position + 1) * half];
+                for head in row.chunks_exact_mut(2 * half).take(heads) {
+                    let (first, second) = head.split_at_mut(half);
+                    for ((a, b), (cos, sin)) in first.iter_mut().zip(second).zip(turns) {
+                        let sin = sin * turn;
+                        (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+                    }
                 }
-            }
-        });
+            });
     }
 }
