@@ -186,3 +186,72 @@ fn digest_of(values: &[i64]) -> [u8; 32] {
     bytes.zeroize();
     hasher.finalize().into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::body::open_block;
+    use crate::{KeySum, OneTimeKey, sum_shares};
+    use ciphertune_sum::{CohortSize, ValueBound};
+
+    /// Mean and mean square, with the tolerance of six standard deviations of each.
+    fn expect_lattice_gaussian(samples: &[i64]) {
+        let count = samples.len() as f64;
+        let mean = samples.iter().sum::<i64>() as f64 / count;
+        let square = samples.iter().map(|x| x * x).sum::<i64>() as f64 / count;
+        assert!(mean.abs() < 6.0 * 6.4 / count.sqrt(), "mean {mean}");
+        assert!(
+            (square - 40.96).abs() < 6.0 * 40.96 * (2.0 / count).sqrt(),
+            "variance {square}"
+        );
+    }
+
+    #[test]
+    fn the_key_and_every_blocks_errors_are_fresh_gaussians() {
+        let p = Parameters::derive(CohortSize::new(2).unwrap(), ValueBound::new(2047).unwrap());
+        let (p, context, t) = (p.unwrap(), Context::of_plan(b"gaussian"), 2);
+        let mut entropy = Entropy::from_os().unwrap();
+        let keys = [(); 2].map(|()| OneTimeKey::generate(&mut entropy).unwrap());
+        let seats = keys
+            .each_ref()
+            .map(|key| SealingKey::parse(&key.public()).unwrap());
+        let zeros = vec![0; 8 * p.values_per_block()];
+        let mut body = Vec::new();
+        let from = seat_at(0).unwrap();
+        let sealed = contribute(&p, &context, from, t, &seats, &zeros, &mut body).unwrap();
+        assert_eq!(sealed.body_sha256, Digest::sha256(&body));
+        let share = |at: usize| {
+            let (to, sealed) = (seat_at(at).unwrap(), sealed.sealed_shares[at].clone());
+            (
+                to,
+                sum_shares(&keys[at], &context, to, &[(from, sealed)]).unwrap(),
+            )
+        };
+        let key = KeySum::rebuild(&p, vec![share(0), share(1)], t, 1).unwrap();
+        let key_words: Vec<i64> = key
+            .words
+            .expose()
+            .iter()
+            .map(|w| modular::centred(*w))
+            .collect();
+        expect_lattice_gaussian(&key_words);
+
+        let (ring, masks) = (Ring::new().unwrap(), Masks::of(&context).unwrap());
+        let spectrum = ring.spectrum(&key.words);
+        let mut errors: Vec<Vec<i64>> = Vec::new();
+        for (position, bytes) in body.chunks(BLOCK_BYTES).enumerate() {
+            let (mut block, mut words) = (vec![0; N], vec![0; N]);
+            codec::decode_words(bytes, &mut block).unwrap();
+            masks.fill(position, &mut words);
+            open_block(&ring, &spectrum, &block, &mut words);
+            errors.push(words.iter().map(|word| modular::centred(*word)).collect());
+        }
+        assert_eq!(errors.len(), 8);
+        expect_lattice_gaussian(&errors.concat());
+        for pair in errors.windows(2) {
+            // Independent errors are equal in about 4.4 % of places (1/(2σ√π)).
+            let equal = pair[0].iter().zip(&pair[1]).filter(|(a, b)| a == b).count();
+            assert!(equal < N / 10, "{equal} equal errors");
+        }
+    }
+}

@@ -7,7 +7,7 @@ use ciphertune_seal::{
     Check, CheckValue, Error, KeySum, KeySumShare, OneTimeKey, OpenedSum, SealedContribution,
     SealingKey, SecondOpening, check_value, contribute, open, sum_shares,
 };
-use ciphertune_sum::{CohortSize, N, Parameters, ValueBound, add_bodies};
+use ciphertune_sum::{CohortSize, N, Parameters, ValueBound, add_bodies, modular};
 use rand_core::Rng;
 
 type Result<T> = std::result::Result<T, Error>;
@@ -312,6 +312,47 @@ fn a_changed_word_in_the_sum_fails() {
         cohort.open_as(&key, context, roster, &checks, &changed, &changed),
         Check::CheckValue,
     );
+}
+
+/// `sum` with 2^d·amount added to a word, and check values as a lying contributor could make them.
+fn lied(cohort: &Cohort, word: usize, amount: i64) -> (Vec<u8>, Vec<CheckValue>) {
+    let mut sum = cohort.sum();
+    let place = &mut sum[8 * word..8 * word + 8];
+    let held = u64::from_le_bytes((&*place).try_into().unwrap());
+    let lie = modular::from_i64(amount << cohort.parameters.delta_log2());
+    place.copy_from_slice(&modular::add(held, lie).to_le_bytes());
+    let check = check_value(
+        &cohort.parameters,
+        cohort.length(),
+        &cohort.roster,
+        sum.as_slice(),
+    )
+    .unwrap();
+    (sum, vec![check, CheckValue([0; 2]), CheckValue([0; 2])])
+}
+
+#[test]
+fn values_beyond_the_bound_of_all_together_fail() {
+    let cohort = Cohort::all(3, 10);
+    let (key, context, roster) = (cohort.key(), &cohort.context, &cohort.roster);
+    let open = |word, amount| {
+        let (sum, checks) = lied(&cohort, word, amount);
+        cohort
+            .open_as(&key, context, roster, &checks, &sum, &sum)
+            .map(|_| ())
+    };
+    let (room, slot) = (
+        3 * 2047 - cohort.plain_sum()[0],
+        1_i64 << cohort.parameters.slot_bits(),
+    );
+    assert!(
+        open(0, room).is_ok(),
+        "inside the bound a lie cannot be seen"
+    );
+    fails(open(0, room + 1), Check::ValueBound);
+    // Padding: slot 2 of the third coefficient, and a whole unused coefficient.
+    fails(open(2, slot * slot), Check::ValueBound);
+    fails(open(N - 1, 1), Check::ValueBound);
 }
 
 #[test]
