@@ -8,24 +8,25 @@
 //! [`optimiser`], [`spec`] (every choice), and [`trainer`] (one member's local work).
 
 pub mod backbone;
+pub mod batch;
+pub mod data;
 pub mod encoder;
 mod error;
-#[cfg(test)]
-mod toy;
-mod model;
-pub mod verbalizer;
-pub mod trainer;
-pub mod tokenizer;
-pub mod template;
-pub mod task;
-pub mod spec;
-mod shuffle;
-pub mod optimiser;
 pub mod evaluate;
-pub mod data;
-pub mod batch;
 pub mod head;
+mod model;
+pub mod optimiser;
 pub mod parameters;
 pub mod random;
+mod record;
+mod shuffle;
+pub mod spec;
+pub mod task;
+pub mod template;
+pub mod tokenizer;
+#[cfg(test)]
+mod toy;
+pub mod trainer;
+pub mod verbalizer;
 
 pub use error::{Error, Result};

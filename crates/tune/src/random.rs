@@ -26,7 +26,9 @@ impl SplitMix {
 
     /// `count` samples of U[−bound, bound).
     pub fn uniform(&mut self, count: usize, bound: f64) -> Vec<f32> {
-        (0..count).map(|_| ((2.0 * self.unit() - 1.0) * bound) as f32).collect()
+        (0..count)
+            .map(|_| ((2.0 * self.unit() - 1.0) * bound) as f32)
+            .collect()
     }
 
     /// `count` samples of N(0, deviation²), by Box and Muller's transform in f64 with the
