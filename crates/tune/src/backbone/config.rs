@@ -144,11 +144,17 @@ impl LlamaConfig {
             "num_attention_heads",
             self.num_attention_heads,
         )?;
-        if self.head_size() == 0
+        if self.hidden_size == 0
+            || self.head_size() == 0
             || !self.head_size().is_multiple_of(2)
             || self.intermediate_size == 0
         {
-            return Err(Error::Malformed(format!("head_dim {}", self.head_size())));
+            return Err(Error::Malformed(format!(
+                "hidden_size {}, head_dim {} (an even number), intermediate_size {}",
+                self.hidden_size,
+                self.head_size(),
+                self.intermediate_size
+            )));
         }
         self.frequencies().map(drop)
     }
@@ -265,6 +271,9 @@ mod tests {
         let mut odd = config("");
         odd.num_key_value_heads = Some(3);
         assert!(matches!(odd.check(), Err(Error::Malformed(_))));
+        let mut empty = config("");
+        (empty.hidden_size, empty.head_dim) = (0, Some(8));
+        assert!(matches!(empty.check(), Err(Error::Malformed(_))));
     }
 
     #[test]
