@@ -1,0 +1,51 @@
+//! What is signed in a round, and in what order.
+//!
+//! Manifest and policy say who and what is allowed; a [`Job`] says what is wanted; a [`Plan`] is one attempt of one
+//! round. Then, by seat: [`Header`] (what I contribute), [`Roster`] (whose bodies the sum is of), [`Echo`] (the one
+//! roster that I will release), [`Release`] (my part in opening it), [`Agreement`] (the model that I opened).
+//!
+//! A [`Signed`] value is proof that its signature was verified over the very bytes that it was parsed from.
+//! Nothing here draws randomness, reads a clock or touches a socket.
+
+mod admission;
+mod agreement;
+mod digest;
+mod echo;
+mod ended;
+mod envelope;
+mod error;
+mod header;
+mod job;
+mod key;
+pub mod label;
+mod one_time_key;
+mod plan;
+mod policy_document;
+mod release;
+mod roster;
+mod seat;
+mod signed;
+
+/// The protobuf messages, as `proto/signed.proto` defines them.
+#[allow(missing_docs, unused_qualifications, clippy::all)]
+pub mod message {
+    include!(concat!(env!("OUT_DIR"), "/ciphertune.signed.rs"));
+}
+
+pub use admission::Admission;
+pub use agreement::Agreement;
+pub use digest::{Context, Digest, Fingerprint, Hasher};
+pub use echo::Echo;
+pub use ended::{Abort, Ended, Void};
+pub use envelope::{Envelope, Keyring};
+pub use error::{Error, Result};
+pub use header::Header;
+pub use job::{Deadlines, Job, MAX_DIMENSION, Mechanism};
+pub use key::{Signer, VerifyingKey};
+pub use one_time_key::{OneTimeKeyOffer, PUBLIC_KEY_BYTES};
+pub use plan::{Plan, VERSION};
+pub use policy_document::PolicyDocument;
+pub use release::Release;
+pub use roster::{Contributor, Roster};
+pub use seat::{MAX_SEATS, Seat, ShareIndex};
+pub use signed::{Object, Signed};

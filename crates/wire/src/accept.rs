@@ -1,0 +1,61 @@
+//! The server's side of a connection: TCP, then our own TLS configuration, then gRPC.
+
+use std::{io, sync::Arc, time::Duration};
+
+use rustls::ServerConfig;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{mpsc, watch},
+    time::timeout,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tonic::codegen::tokio_stream::wrappers::ReceiverStream;
+
+/// How long a peer may take over its handshake.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// Handshakes that wait to be served, and connections that wait for a handshake.
+const WAITING: usize = 64;
+
+/// Accepts connections, each with the TLS configuration that `tls` holds at that moment: certificates and revocation
+/// lists change without a restart. Handshakes run side by side, so a silent peer delays nobody.
+///
+/// `refused` hears of each handshake that failed.
+pub fn accept(
+    listener: TcpListener,
+    tls: watch::Receiver<Arc<ServerConfig>>,
+    refused: impl Fn(&io::Error) + Clone + Send + Sync + 'static,
+) -> ReceiverStream<io::Result<TlsStream<TcpStream>>> {
+    let (ready, accepted) = mpsc::channel(WAITING);
+    tokio::spawn(async move {
+        loop {
+            let stream = tokio::select! {
+                () = ready.closed() => return,
+                stream = listener.accept() => match stream {
+                    Ok((stream, _)) => stream,
+                    Err(error) => {
+                        // Out of descriptors, say: wait for some to come back rather than spin.
+                        refused(&error);
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                        continue;
+                    }
+                },
+            };
+            let acceptor = TlsAcceptor::from(tls.borrow().clone());
+            let (ready, refused) = (ready.clone(), refused.clone());
+            tokio::spawn(async move {
+                let _ = stream.set_nodelay(true);
+                let shaken = timeout(HANDSHAKE, acceptor.accept(stream))
+                    .await
+                    .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+                match shaken {
+                    Ok(stream) => {
+                        let _ = ready.send(Ok(stream)).await;
+                    }
+                    Err(error) => refused(&error),
+                }
+            });
+        }
+    });
+    ReceiverStream::new(accepted)
+}
