@@ -8,7 +8,7 @@ use crate::{Error, N, Q};
 pub const SIGMA_SQUARED: (u64, u64) = (1024, 25);
 
 /// How many standard deviations a sum of errors may lie from zero before opening fails.
-/// At 9 the probability is below 2⁻⁵⁸ a coefficient.
+/// At 9 the probability is below 2·e^(−81/2) < 2⁻⁵⁷ a coefficient (the subgaussian tail).
 const TAIL: u64 = 9;
 
 /// How many members are in a cohort: 2 to 1,000.
