@@ -1,0 +1,187 @@
+//! What a member must not forget about one attempt: files that are written before the step that they allow.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+};
+
+use ciphertune_round::{Context, Digest, Envelope, Header, Keyring, Signed};
+
+use crate::{
+    durable,
+    error::{Error, Result},
+};
+
+/// The folder of one job.
+pub struct Desk {
+    folder: PathBuf,
+}
+
+/// The folder of one attempt.
+pub struct Attempt {
+    folder: PathBuf,
+}
+
+impl Desk {
+    /// Opens, or starts, a job's folder.
+    pub fn open(folder: PathBuf) -> Result<Self> {
+        durable::folder(&folder.join("attempts"))?;
+        durable::folder(&folder.join("plans"))?;
+        Ok(Self { folder })
+    }
+
+    /// Where the model is kept.
+    pub fn model(&self) -> PathBuf {
+        self.folder.join("model.safetensors")
+    }
+
+    /// Where finished rounds are noted for the person who runs this member, one JSON a line.
+    pub fn rounds(&self) -> PathBuf {
+        self.folder.join("rounds.jsonl")
+    }
+
+    /// Notes durably that this is the one plan for its (round, attempt).
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if another plan for them was seen.
+    pub fn accept_plan(&self, round: u32, attempt: u32, context: Context) -> Result<()> {
+        let path = self.folder.join("plans").join(format!("{round}-{attempt}"));
+        once(
+            &path,
+            &context.digest(),
+            "a second, different plan came for this round and attempt",
+        )
+    }
+
+    /// The folder of one attempt.
+    pub fn attempt(&self, context: Context) -> Result<Attempt> {
+        let folder = self.folder.join("attempts").join(context.to_string());
+        durable::folder(&folder)?;
+        Ok(Attempt { folder })
+    }
+}
+
+impl Attempt {
+    /// The body that was, or will be, sent.
+    pub fn body(&self) -> PathBuf {
+        self.folder.join("body")
+    }
+
+    /// A download.
+    pub fn download(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// The contribution that was sealed here in an earlier life, if it is whole: its header and its sealed shares.
+    pub fn contribution(
+        &self,
+        keyring: &dyn Keyring,
+    ) -> Result<Option<(Signed<Header>, Vec<Vec<u8>>)>> {
+        let Some(header) = durable::read(&self.folder.join("header"))? else {
+            return Ok(None);
+        };
+        let header = Signed::<Header>::verify(Envelope::decode(&header)?, keyring)?;
+        let shares = durable::read(&self.folder.join("shares"))?.ok_or_else(|| {
+            Error::Fault("the sealed shares of this contribution are gone".into())
+        })?;
+        let share = shares.len() / header.shares.len().max(1);
+        let shares: Vec<Vec<u8>> = shares.chunks(share.max(1)).map(<[u8]>::to_vec).collect();
+        let whole = shares.len() == header.shares.len()
+            && shares
+                .iter()
+                .zip(&header.shares)
+                .all(|(share, digest)| Digest::sha256(share) == *digest);
+        if !whole {
+            return Err(Error::Fault(
+                "the sealed shares of this contribution were changed".into(),
+            ));
+        }
+        Ok(Some((header, shares)))
+    }
+
+    /// Makes a contribution durable: the body, which stands in [`Attempt::body`]'s temporary file, the shares, and at
+    /// last the header, whose presence says that all of it is here.
+    pub fn keep_contribution(&self, header: &Signed<Header>, shares: &[Vec<u8>]) -> Result<()> {
+        let temporary = durable::temporary(&self.body());
+        File::open(&temporary)
+            .and_then(|file| file.sync_all())
+            .map_err(|error| Error::fault("writing the body", error))?;
+        durable::settle(&temporary, &self.body())?;
+        durable::write(&self.folder.join("shares"), &shares.concat())?;
+        durable::write(&self.folder.join("header"), &header.encode())
+    }
+
+    /// Notes durably that this is the one roster that this member will ever echo, and release for, in the context.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if it echoed another one.
+    pub fn accept_roster(&self, roster: &Digest) -> Result<()> {
+        let path = self.folder.join("roster");
+        once(
+            &path,
+            roster,
+            "this member echoed another roster in this context",
+        )
+    }
+
+    /// Removes the bulk at the attempt's end. What was promised (plan, header, roster) stays.
+    pub fn clear(&self) -> Result<()> {
+        let entries = fs::read_dir(&self.folder)
+            .map_err(|error| Error::fault("clearing an attempt", error))?;
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            if name != "roster" && name != "header" {
+                fs::remove_file(entry.path())
+                    .map_err(|error| Error::fault("clearing an attempt", error))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn once(path: &Path, digest: &Digest, refusal: &str) -> Result<()> {
+    match durable::read(path)? {
+        None => durable::write(path, digest.to_string().as_bytes()),
+        Some(noted) if noted == digest.to_string().as_bytes() => Ok(()),
+        Some(_) => Err(Error::Refused(refusal.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn context(plan: &[u8]) -> Context {
+        Context::of_plan(plan)
+    }
+
+    #[test]
+    fn a_second_plan_for_a_round_and_attempt_is_refused_even_after_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let desk = Desk::open(folder.path().join("job")).unwrap();
+        desk.accept_plan(1, 1, context(b"a")).unwrap();
+        desk.accept_plan(1, 1, context(b"a")).unwrap();
+        drop(desk);
+        let desk = Desk::open(folder.path().join("job")).unwrap();
+        assert!(matches!(
+            desk.accept_plan(1, 1, context(b"b")),
+            Err(Error::Refused(_))
+        ));
+        desk.accept_plan(1, 2, context(b"b")).unwrap();
+    }
+
+    #[test]
+    fn a_second_roster_in_a_context_is_refused_even_after_the_attempt_was_cleared() {
+        let folder = tempfile::tempdir().unwrap();
+        let desk = Desk::open(folder.path().to_owned()).unwrap();
+        let attempt = desk.attempt(context(b"a")).unwrap();
+        attempt.accept_roster(&Digest::sha256(b"one")).unwrap();
+        attempt.clear().unwrap();
+        let attempt = desk.attempt(context(b"a")).unwrap();
+        attempt.accept_roster(&Digest::sha256(b"one")).unwrap();
+        assert!(matches!(
+            attempt.accept_roster(&Digest::sha256(b"two")),
+            Err(Error::Refused(_))
+        ));
+    }
+}

@@ -1,0 +1,92 @@
+//! Files that are there whole or not at all.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use crate::error::{Error, Result};
+
+/// Writes `bytes` to `path` for its owner alone: a temporary file, fsync, rename, fsync of the folder.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let temporary = temporary(path);
+    let wrote = (|| {
+        let mut file = create(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    })();
+    wrote.map_err(|error| Error::fault(format_args!("writing {}", path.display()), error))?;
+    settle(&temporary, path)
+}
+
+/// A new file for its owner alone.
+pub fn create(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+}
+
+/// Renames a file that is complete and synced into its place, durably.
+pub fn settle(temporary: &Path, path: &Path) -> Result<()> {
+    fs::rename(temporary, path)
+        .and_then(|()| match path.parent() {
+            Some(folder) => File::open(folder)?.sync_all(),
+            None => Ok(()),
+        })
+        .map_err(|error| Error::fault(format_args!("writing {}", path.display()), error))
+}
+
+/// The name under which a file is written before it is renamed.
+pub fn temporary(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".tmp");
+    name.into()
+}
+
+/// Reads a file, or `None` if there is none.
+pub fn read(path: &Path) -> Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::fault(
+            format_args!("reading {}", path.display()),
+            error,
+        )),
+    }
+}
+
+/// Creates a folder for its owner alone.
+pub fn folder(path: &Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|error| Error::fault(format_args!("creating {}", path.display()), error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_there_whole_and_for_its_owner_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        assert_eq!(read(&path).unwrap(), None);
+        write(&path, b"one").unwrap();
+        write(&path, b"two").unwrap();
+        assert_eq!(read(&path).unwrap().as_deref(), Some(&b"two"[..]));
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}

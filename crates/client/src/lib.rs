@@ -1,0 +1,23 @@
+//! The client: a member's run of a job, and the commands of members, researchers and officers.
+//!
+//! Read [`site`] (a party at home), [`learner`] and [`tuning`] (what trains), then [`member`] (the run, one file a
+//! phase), with what it stands on: [`inbox`], [`transfer`], [`desk`] (what must not be forgotten), [`stock`] (one-time
+//! keys), [`model`], [`mechanism`]. A researcher's side is [`draft`] and [`researcher`].
+
+pub mod desk;
+pub mod draft;
+mod durable;
+mod error;
+pub mod inbox;
+pub mod learner;
+pub mod mechanism;
+pub mod member;
+pub mod model;
+pub mod report;
+pub mod researcher;
+pub mod site;
+pub mod stock;
+pub mod transfer;
+pub mod tuning;
+
+pub use error::{Error, Result};

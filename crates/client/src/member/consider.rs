@@ -1,0 +1,222 @@
+//! A job arrives: hold it against policy, backbone, mechanism and ledger; answer in words.
+
+use std::time::SystemTime;
+
+use ciphertune_dp::zcdp;
+use ciphertune_identity::Role;
+use ciphertune_ledger::{Budget, Ledger, Rho};
+use ciphertune_policy::{Policy, Unit, default_threshold};
+use ciphertune_round::{Admission, Digest, Job, Signed};
+use ciphertune_wire::proto;
+
+use super::{Engagement, Member};
+use crate::{
+    desk::Desk,
+    error::{Error, Result},
+    mechanism::Reckoned,
+    model::{self, Model},
+    report::Happening,
+    transfer::retry,
+};
+
+/// A noise-to-signal ratio above this is unlikely to train anything, and is warned of.
+const HOPELESS_RATIO: f64 = 100.0;
+
+impl Member {
+    /// Answers a job. `None`: it is over already, or this member refuses it.
+    pub(super) async fn consider(&mut self, envelope: &[u8]) -> Result<Option<Engagement>> {
+        let job = match self.site.verify_as::<Job>(envelope, Role::Researcher) {
+            Ok(job) => job,
+            Err(error) => {
+                self.complain("job", &error)?;
+                return Ok(None);
+            }
+        };
+        if self.is_over(&job).await? {
+            return Ok(None);
+        }
+        let (engaged, refusal) = match self.engage(job.clone()).await {
+            Ok(engaged) => (Some(engaged), None),
+            Err(error @ (Error::Fault(_) | Error::Stopped)) => return Err(error),
+            Err(error) => (None, Some(error.to_string())),
+        };
+        let admission = Admission {
+            job: job.digest(),
+            refusal: refusal.clone(),
+            federation_policy: self.site.federation_policy().digest(),
+            site_policy: self
+                .site
+                .site_policy()
+                .map(|policy| policy.envelope().clone()),
+        };
+        let admission = Signed::sign(admission, self.site.key());
+        self.note(
+            "admission",
+            [
+                ("job", job.digest().to_string().into()),
+                ("admission", admission.digest().to_string().into()),
+                ("accepted", refusal.is_none().into()),
+                ("reason", refusal.clone().unwrap_or_default().into()),
+            ],
+        )?;
+        let request = proto::AdmitRequest {
+            admission: admission.encode(),
+        };
+        retry(|| {
+            let (mut client, request) = (self.client.clone(), request.clone());
+            async move { client.admit(request).await.map(drop) }
+        })
+        .await?;
+        self.tell(Happening::Considered {
+            job: job.name.clone(),
+            refusal,
+        });
+        if engaged.is_some() {
+            self.evaluate_start(engaged.as_ref()).await?;
+        }
+        Ok(engaged)
+    }
+
+    async fn is_over(&mut self, job: &Signed<Job>) -> Result<bool> {
+        let request = proto::JobStatusRequest {
+            job: job.digest().as_bytes().to_vec(),
+        };
+        let status = retry(|| {
+            let (mut client, request) = (self.client.clone(), request.clone());
+            async move { client.job_status(request).await }
+        })
+        .await?
+        .into_inner();
+        Ok(status
+            .jobs
+            .iter()
+            .all(|state| matches!(state.phase.as_str(), "completed" | "ended")))
+    }
+
+    async fn engage(&mut self, job: Signed<Job>) -> Result<Engagement> {
+        let federation = self.site.manifest().federation().to_string();
+        if job.federation != federation {
+            return Err(Error::Refused(format!(
+                "the job is for federation {:?}, this is {federation:?}",
+                job.federation
+            )));
+        }
+        let policy = self.site.policy()?;
+        let colluders = job.colluders.max(policy.colluders() as usize);
+        let min_contributors = job.min_contributors.max(policy.min_contributors() as usize);
+        let cohort = job.expected_members;
+        let threshold = job
+            .threshold
+            .unwrap_or_else(|| default_threshold(cohort, colluders))
+            .max(policy.threshold().map_or(0, |threshold| threshold as usize));
+        policy
+            .admit(&job.proposal(cohort, threshold, min_contributors, colluders))
+            .map_err(|refusal| Error::Refused(refusal.to_string()))?;
+        let reckoned = Reckoned::of(&job, job.min_contributors, job.colluders)?;
+        let parameters = self.prepare(&job).await?;
+        let ledger = self.reserve(&job, &policy, &reckoned).await?;
+        let desk = Desk::open(self.site.home().job(&job.digest()))?;
+        let model = Model::read(&desk.model())?.unwrap_or_else(|| Model::first(parameters));
+        let ratio = reckoned.mechanism.noise_to_signal();
+        if ratio > HOPELESS_RATIO {
+            self.tell(Happening::Warning {
+                said: format!(
+                    "the noise is {ratio:.0} times as long as one clipped update: with {cohort} members this will \
+                     hardly train; record-level privacy, a smaller encoder or more members would"
+                ),
+            });
+        }
+        Ok(Engagement {
+            bytes: (self.meter.up(), self.meter.down()),
+            attempts: 0,
+            job,
+            desk,
+            ledger,
+            model,
+            reckoned,
+        })
+    }
+
+    /// Has the learner get ready, and holds its backbone and first model to the job's.
+    async fn prepare(&mut self, job: &Signed<Job>) -> Result<Vec<f32>> {
+        let wanted = job.value().clone();
+        let (backbone, parameters) = self
+            .with_learner(move |learner| {
+                let backbone = learner.backbone();
+                if backbone != wanted.backbone {
+                    return Ok((backbone, Vec::new()));
+                }
+                Ok((backbone, learner.prepare(&wanted)?))
+            })
+            .await?;
+        if backbone != job.backbone {
+            return Err(Error::Refused(format!(
+                "the job is for backbone {}, this member has {}",
+                job.backbone.short(),
+                backbone.short()
+            )));
+        }
+        if parameters.len() as u64 != job.dimension
+            || model::digest(&parameters) != job.initial_model
+        {
+            return Err(Error::Refused(format!(
+                "the job's first model ({} numbers) is not what its seed gives here ({} numbers)",
+                job.dimension,
+                parameters.len()
+            )));
+        }
+        Ok(parameters)
+    }
+
+    /// Opens the dataset's ledger under the policy's lifetime budget and reserves the job's worst case.
+    async fn reserve(
+        &self,
+        job: &Signed<Job>,
+        policy: &Policy,
+        reckoned: &Reckoned,
+    ) -> Result<Ledger> {
+        let now = SystemTime::now();
+        let budget = match (policy.unit(), policy.budget()) {
+            (Unit::None, _) | (_, None) => Budget::NoPrivacy,
+            (_, Some(loss)) => {
+                Budget::Private(Rho::budget(zcdp::budget(&loss.epsilon, &loss.delta)?)?)
+            }
+        };
+        let ledger = Ledger::open(
+            self.site.home().ledger(),
+            &self.options.dataset,
+            budget,
+            now,
+        )
+        .await?;
+        if let Some(attempt) = reckoned.attempt {
+            let attempts = u64::from(job.rounds) * u64::from(job.max_attempts);
+            let one = Rho::cost(attempt.get())?;
+            let all = one.units().checked_mul(attempts).ok_or_else(|| {
+                Error::Refused("the job's worst case is beyond any budget".into())
+            })?;
+            ledger
+                .reserve(*job.digest().as_bytes(), Rho::from_units(all)?, now)
+                .await?;
+        }
+        Ok(ledger)
+    }
+
+    async fn evaluate_start(&mut self, engaged: Option<&Engagement>) -> Result<()> {
+        let Some(engaged) = engaged.filter(|engaged| engaged.model.round == 0) else {
+            return Ok(());
+        };
+        let parameters = engaged.model.parameters.clone();
+        let validation = self
+            .with_learner(move |learner| learner.evaluate(&parameters))
+            .await?;
+        self.tell(Happening::Started { validation });
+        Ok(())
+    }
+}
+
+impl Engagement {
+    pub(super) fn digest(&self) -> Digest {
+        self.job.digest()
+    }
+}

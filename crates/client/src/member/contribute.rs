@@ -1,0 +1,297 @@
+//! Train, clip, quantise, add noise, charge, seal, make durable, send: in this order, and no other compiles.
+
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io::{BufWriter, Write},
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+    time::{Instant, SystemTime},
+};
+
+use ciphertune_dp::{ClipReport, Clipped, Mechanism, Noised};
+use ciphertune_gauss::Entropy;
+use ciphertune_ledger::Charged;
+use ciphertune_policy::Unit;
+use ciphertune_round::{Context, Digest, Header, Signed};
+use ciphertune_seal::SealedContribution;
+use ciphertune_wire::proto::{EventKind, ShareKind};
+use tokio::sync::mpsc;
+
+use super::{Engagement, Member, blocking, vet::Vetted};
+use crate::{
+    durable,
+    error::{Error, Result},
+    inbox::kind,
+    learner::{Progress, Update},
+    report::{Happening, Seconds},
+    transfer::{send_body, send_shares},
+};
+
+/// A contribution that is on its way or at the server.
+pub(super) struct Contributed {
+    pub header: Signed<Header>,
+    pub charged: Charged,
+    pub seconds: Seconds,
+    pub local: Local,
+}
+
+/// What is known of the update at home.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Local {
+    pub training_loss: Option<f64>,
+    pub clip: Option<ClipReport>,
+}
+
+/// Above this share of coordinates quantised to 0 the member is warned.
+const MOST_ZEROED: f64 = 0.9;
+
+impl Member {
+    pub(super) async fn contribute(
+        &mut self,
+        engaged: &mut Engagement,
+        vetted: &Vetted,
+    ) -> Result<Contributed> {
+        let mut seconds = Seconds::default();
+        let mut local = Local::default();
+        let earlier = vetted.attempt.contribution(self.site.manifest().value())?;
+        let (header, shares, charged) = match earlier {
+            // Sealed in an earlier life: the same bytes again, never a second update under one context.
+            Some((header, shares)) => {
+                let charged = self.charge(engaged, vetted).await?;
+                (header, shares, charged)
+            }
+            None => {
+                let started = Instant::now();
+                let update = self.train(engaged, vetted).await?;
+                seconds.train = started.elapsed().as_secs_f64();
+                local.training_loss = update.loss;
+
+                let started = Instant::now();
+                let (noised, report) = self.privatise(engaged, update.delta).await?;
+                local.clip = Some(report);
+                let charged = self.charge(engaged, vetted).await?;
+                seconds.privatise = started.elapsed().as_secs_f64();
+
+                let started = Instant::now();
+                let (header, shares) = self.seal(vetted, noised, &charged).await?;
+                seconds.seal = started.elapsed().as_secs_f64();
+                (header, shares, charged)
+            }
+        };
+        let started = Instant::now();
+        self.send(vetted, &header, shares, &charged).await?;
+        seconds.send = started.elapsed().as_secs_f64();
+        Ok(Contributed {
+            header,
+            charged,
+            seconds,
+            local,
+        })
+    }
+
+    /// Trains on a thread of its own, while events are listened to: a void attempt stops it.
+    async fn train(&mut self, engaged: &Engagement, vetted: &Vetted) -> Result<Update> {
+        let mut learner = self
+            .learner
+            .take()
+            .ok_or_else(|| Error::Fault("the learner's thread failed before".into()))?;
+        let (told, mut hearing) = mpsc::unbounded_channel::<Progress>();
+        let stop = Arc::clone(&self.stop);
+        stop.store(false, Ordering::Relaxed);
+        let model = engaged.model.parameters.clone();
+        let round = vetted.plan.round;
+        let mut training = tokio::task::spawn_blocking(move || {
+            let mut progress = |at: Progress| drop(told.send(at));
+            let update = learner.train(&model, round, &mut progress, &stop);
+            (learner, update)
+        });
+        let mut kept = VecDeque::new();
+        let mut over = None;
+        let (learner, update) = loop {
+            tokio::select! {
+                done = &mut training => break done.map_err(|error| Error::fault("training", error))?,
+                Some(at) = hearing.recv() => {
+                    self.tell(Happening::Training { step: at.step, steps: at.steps, loss: at.loss });
+                }
+                event = self.inbox.fresh(), if over.is_none() => {
+                    let event = event?;
+                    if matches!(kind(&event), EventKind::Void | EventKind::Ended | EventKind::Plan) {
+                        // Let the next wait look at it; stop if it ends this attempt.
+                        over = self.ends(engaged, vetted.context, &event);
+                        if over.is_some() {
+                            self.stop.store(true, Ordering::Relaxed);
+                        }
+                    }
+                    kept.push_back(event);
+                }
+            }
+        };
+        self.learner = Some(learner);
+        self.inbox.put_back(kept.into_iter());
+        match over {
+            Some(reason) => Err(Error::Void(reason)),
+            None => update,
+        }
+    }
+
+    /// Clips, quantises and adds noise.
+    async fn privatise(
+        &mut self,
+        engaged: &Engagement,
+        delta: Vec<f32>,
+    ) -> Result<(Noised, ClipReport)> {
+        let mechanism = engaged.reckoned.mechanism.clone();
+        let (noised, report) = blocking(move || noise(&delta, &mechanism)).await?;
+        if report.zeroed_share > MOST_ZEROED {
+            self.tell(Happening::Warning {
+                said: format!(
+                    "{:.0} % of the update's coordinates were rounded to 0: clip less, or allow more value bits",
+                    report.zeroed_share * 100.0
+                ),
+            });
+        }
+        Ok((noised, report))
+    }
+
+    /// Charges the dataset's ledger, durably and at the worst case, before anything leaves.
+    async fn charge(&mut self, engaged: &mut Engagement, vetted: &Vetted) -> Result<Charged> {
+        let charged = engaged
+            .ledger
+            .charge(
+                *engaged.digest().as_bytes(),
+                *vetted.context.as_bytes(),
+                engaged.reckoned.attempt_cost()?,
+                SystemTime::now(),
+            )
+            .await?;
+        engaged.attempts += 1;
+        self.note(
+            "charge",
+            [
+                ("context", vetted.context.to_string().into()),
+                ("rho_units", charged.cost().units().into()),
+                (
+                    "ledger_head",
+                    Digest::from_bytes(*charged.ledger_head())
+                        .to_string()
+                        .into(),
+                ),
+            ],
+        )?;
+        Ok(charged)
+    }
+
+    /// Seals what is noised and charged, and makes it durable before its first byte leaves.
+    async fn seal(
+        &mut self,
+        vetted: &Vetted,
+        noised: Noised,
+        charged: &Charged,
+    ) -> Result<(Signed<Header>, Vec<Vec<u8>>)> {
+        demand_same_context(vetted.context, charged)?;
+        let values = noised.into_values();
+        if let Some(folder) = &self.options.dangerous_plaintext {
+            let name = format!(
+                "{}-{}-{}.i64",
+                vetted.plan.round, vetted.plan.attempt, vetted.seat
+            );
+            dangerous_write_plaintext(&folder.join(name), &values)?;
+        }
+        let body = durable::temporary(&vetted.attempt.body());
+        let (parameters, context, seat) = (vetted.parameters.clone(), vetted.context, vetted.seat);
+        let (threshold, seats) = (vetted.plan.threshold, vetted.seats.clone());
+        let sealed: SealedContribution = blocking(move || {
+            let file =
+                durable::create(&body).map_err(|error| Error::fault("creating the body", error))?;
+            let mut file = BufWriter::with_capacity(1 << 20, file);
+            let sealed = ciphertune_seal::contribute(
+                &parameters,
+                &context,
+                seat,
+                threshold,
+                &seats,
+                &values,
+                &mut file,
+            )?;
+            file.flush()
+                .map_err(|error| Error::fault("writing the body", error))?;
+            Ok(sealed)
+        })
+        .await?;
+        let header = Header {
+            context: vetted.context,
+            body: sealed.body_sha256,
+            shares: sealed
+                .sealed_shares
+                .iter()
+                .map(|share| Digest::sha256(share))
+                .collect(),
+        };
+        let header = Signed::sign(header, self.site.key());
+        vetted
+            .attempt
+            .keep_contribution(&header, &sealed.sealed_shares)?;
+        self.note(
+            "contribution",
+            [
+                ("context", vetted.context.to_string().into()),
+                ("header", header.digest().to_string().into()),
+                ("body", header.body.to_string().into()),
+            ],
+        )?;
+        Ok((header, sealed.sealed_shares))
+    }
+
+    /// Sends what was charged: no proof of the charge, no sending.
+    async fn send(
+        &mut self,
+        vetted: &Vetted,
+        header: &Signed<Header>,
+        shares: Vec<Vec<u8>>,
+        charged: &Charged,
+    ) -> Result<()> {
+        demand_same_context(vetted.context, charged)?;
+        send_shares(
+            &self.client,
+            vetted.context,
+            ShareKind::Key,
+            header.encode(),
+            shares,
+        )
+        .await?;
+        send_body(&self.client, vetted.context, &vetted.attempt.body()).await
+    }
+}
+
+fn noise(delta: &[f32], mechanism: &Mechanism) -> Result<(Noised, ClipReport)> {
+    let (clipped, report) = Clipped::new(delta, mechanism)?;
+    let noised = if mechanism.spec().unit == Unit::None {
+        clipped.without_privacy(mechanism)?
+    } else {
+        let mut entropy = Entropy::from_os().map_err(|error| Error::fault("entropy", error))?;
+        clipped.add_noise(mechanism, &mut entropy)?
+    };
+    Ok((noised, report))
+}
+
+fn demand_same_context(context: Context, charged: &Charged) -> Result<()> {
+    if charged.context() == context.as_bytes() {
+        Ok(())
+    } else {
+        Err(Error::Misuse("the charge is for another context".into()))
+    }
+}
+
+/// Little-endian integers, for whoever holds the sealed sum to the plain one. See
+/// [`Options::dangerous_plaintext`](super::Options).
+pub(super) fn dangerous_write_plaintext(path: &Path, values: &[i64]) -> Result<()> {
+    let write = || {
+        let mut file = BufWriter::new(File::create(path)?);
+        values
+            .iter()
+            .try_for_each(|value| file.write_all(&value.to_le_bytes()))?;
+        file.flush()
+    };
+    write().map_err(|error| Error::fault(format_args!("writing {}", path.display()), error))
+}

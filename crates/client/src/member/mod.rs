@@ -1,0 +1,356 @@
+//! A member's run: answer jobs, then follow each round through its phases, one file a phase.
+//!
+//! [`consider`](self) a job → [`vet`](Vetted) a plan → [`contribute`](Contributed) → [`open`](Opened) → agree.
+
+mod agree;
+mod consider;
+mod contribute;
+mod open;
+mod vet;
+
+use std::{
+    collections::VecDeque,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::SystemTime,
+};
+
+use ciphertune_audit::Log;
+use ciphertune_identity::Role;
+use ciphertune_ledger::Ledger;
+use ciphertune_round::{Context, Digest, Ended, Job, Plan, Signed, Void};
+use ciphertune_wire::{
+    Client, Meter,
+    proto::{Event, EventKind},
+};
+use serde_json::{Map, Value};
+
+use crate::{
+    desk::Desk,
+    error::{Error, Result},
+    inbox::{Inbox, kind},
+    learner::Learner,
+    mechanism::Reckoned,
+    model::Model,
+    report::{Happening, RoundReport},
+    site::Site,
+    stock::Stock,
+};
+
+/// Who hears what happens.
+pub type Observer = Box<dyn FnMut(&Happening) + Send>;
+
+/// How a member runs.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The dataset's name: what its budget is kept under.
+    pub dataset: String,
+    /// Return when the first job that this member was admitted to has ended.
+    pub one_job: bool,
+    /// DANGEROUS: writes the noised integers before they are sealed, and the opened sum, to this folder, so that a
+    /// demonstration or a test can hold the one to the other. Never in production: it undoes the sealing.
+    pub dangerous_plaintext: Option<PathBuf>,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// Whether every round of the job ended with a model.
+    pub completed: bool,
+    /// Rounds that this member finished.
+    pub rounds: u32,
+    /// The server's words, or this member's.
+    pub reason: String,
+}
+
+/// Runs a member until its one job has ended, or for ever; `shutdown` ends it cleanly at any time.
+///
+/// # Errors
+/// [`Error::Stopped`] on shutdown; [`Error::Server`] when the server turned this member away for good;
+/// [`Error::Fault`] when this machine failed. Refusals of single jobs and plans are told to the observer instead.
+pub async fn run(
+    site: Site,
+    learner: Box<dyn Learner>,
+    options: Options,
+    observer: Observer,
+    shutdown: impl Future<Output = ()>,
+) -> Result<Outcome> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let running = async {
+        Member::start(site, learner, options, observer, Arc::clone(&stop))
+            .await?
+            .serve()
+            .await
+    };
+    let outcome = tokio::select! {
+        outcome = running => outcome,
+        () = shutdown => Err(Error::Stopped),
+    };
+    stop.store(true, Ordering::Relaxed); // training runs on a thread that no dropped future ends
+    outcome
+}
+
+struct Member {
+    site: Site,
+    client: Client,
+    meter: Meter,
+    inbox: Inbox,
+    stock: Stock,
+    log: Log,
+    learner: Option<Box<dyn Learner>>,
+    options: Options,
+    observer: Observer,
+    stop: Arc<AtomicBool>,
+}
+
+/// A job that this member takes part in.
+struct Engagement {
+    job: Signed<Job>,
+    desk: Desk,
+    ledger: Ledger,
+    model: Model,
+    reckoned: Reckoned,
+    attempts: u64,
+    /// The ledger's, log's and meter's readings at the end of the last round.
+    bytes: (u64, u64),
+}
+
+impl Member {
+    async fn start(
+        site: Site,
+        learner: Box<dyn Learner>,
+        options: Options,
+        mut observer: Observer,
+        stop: Arc<AtomicBool>,
+    ) -> Result<Self> {
+        let log = Log::open(site.home().audit())?;
+        let meter = Meter::default();
+        let mut client = site.connect(meter.clone()).await?;
+        let stock = Stock::open(site.home().root().join("one-time-keys"))?;
+        stock.refill(&mut client, site.key()).await?;
+        observer(&Happening::Connected {
+            server: site.manifest().endpoint().to_string(),
+        });
+        Ok(Self {
+            inbox: Inbox::open(&client),
+            site,
+            client,
+            meter,
+            stock,
+            log,
+            learner: Some(learner),
+            options,
+            observer,
+            stop,
+        })
+    }
+
+    async fn serve(mut self) -> Result<Outcome> {
+        let mut engagement: Option<Engagement> = None;
+        loop {
+            let event = self.inbox.next().await?;
+            match (kind(&event), &mut engagement) {
+                (EventKind::Job, None) => engagement = self.consider(&event.envelope).await?,
+                (EventKind::Plan, Some(engaged)) => self.follow(engaged, &event.envelope).await?,
+                (EventKind::Ended, Some(engaged)) => {
+                    if let Some(outcome) = self.ended(engaged, &event.envelope).await? {
+                        if self.options.one_job {
+                            return Ok(outcome);
+                        }
+                        engagement = None;
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Takes one plan as far as it goes. A refusal or a void attempt is noted and told; it does not end the run.
+    async fn follow(&mut self, engaged: &mut Engagement, envelope: &[u8]) -> Result<()> {
+        let plan = match self.site.verify_as::<Plan>(envelope, Role::Server) {
+            Ok(plan) if plan.job == engaged.job.digest() => plan,
+            Ok(_) => return Ok(()),
+            Err(error) => return self.complain("plan", &error),
+        };
+        if plan.round <= engaged.model.round || plan.seat_of(&self.site.fingerprint()).is_none() {
+            return Ok(()); // finished in an earlier life, or for others
+        }
+        let context = plan.context();
+        match self.attempt(engaged, plan).await {
+            Ok(report) => {
+                self.tell(Happening::Finished(Box::new(report)));
+                Ok(())
+            }
+            Err(error @ (Error::Fault(_) | Error::Stopped)) => Err(error),
+            Err(error) => {
+                self.note("attempt-left", [("context", context.to_string().into())])?;
+                self.complain("attempt", &error)
+            }
+        }
+    }
+
+    async fn attempt(
+        &mut self,
+        engaged: &mut Engagement,
+        plan: Signed<Plan>,
+    ) -> Result<RoundReport> {
+        let vetted = self.vet(engaged, plan)?;
+        let contributed = self.contribute(engaged, &vetted).await;
+        let finished = match contributed {
+            Ok(contributed) => match self.open(engaged, &vetted, contributed).await {
+                Ok(opened) => self.agree(engaged, &vetted, opened).await,
+                Err(error) => Err(error),
+            },
+            Err(error) => Err(error),
+        };
+        // Whatever the end: the context's bulk and the key that opens what was sealed in it go.
+        if !matches!(finished, Err(Error::Stopped | Error::Fault(_))) {
+            vetted.attempt.clear()?;
+            self.stock.erase(&vetted.offer)?;
+        }
+        finished
+    }
+
+    async fn ended(&mut self, engaged: &Engagement, envelope: &[u8]) -> Result<Option<Outcome>> {
+        let ended = match self.site.verify_as::<Ended>(envelope, Role::Server) {
+            Ok(ended) if ended.job == engaged.job.digest() => ended,
+            Ok(_) => return Ok(None),
+            Err(error) => {
+                self.complain("end of a job", &error)?;
+                return Ok(None);
+            }
+        };
+        engaged
+            .ledger
+            .end(*engaged.job.digest().as_bytes(), SystemTime::now())
+            .await?;
+        self.note(
+            "ended",
+            [
+                ("job", ended.job.to_string().into()),
+                ("completed", ended.completed.into()),
+            ],
+        )?;
+        self.tell(Happening::Ended {
+            completed: ended.completed,
+            rounds: engaged.model.round,
+            reason: ended.reason.clone(),
+        });
+        Ok(Some(Outcome {
+            completed: ended.completed && engaged.model.round == engaged.job.rounds,
+            rounds: engaged.model.round,
+            reason: ended.reason.clone(),
+        }))
+    }
+
+    /// The next roster, echo, release or agreement. An event that ends this attempt is an error; it, and what is for
+    /// other jobs, is kept for [`Member::serve`].
+    async fn next_of(
+        &mut self,
+        engaged: &Engagement,
+        context: Context,
+        kept: &mut VecDeque<Event>,
+    ) -> Result<(EventKind, Vec<u8>)> {
+        loop {
+            let event = self.inbox.next().await?;
+            let over = self.ends(engaged, context, &event);
+            match kind(&event) {
+                EventKind::Roster | EventKind::Echo | EventKind::Release | EventKind::Agreement => {
+                    return Ok((kind(&event), event.envelope));
+                }
+                EventKind::Job | EventKind::Plan | EventKind::Ended => kept.push_back(event),
+                EventKind::Void | EventKind::Unspecified => {}
+            }
+            if let Some(reason) = over {
+                return Err(Error::Void(reason));
+            }
+        }
+    }
+
+    /// Why an event ends the attempt in `context`: the server voided it, went on to another one of the same job, or
+    /// ended the job. An event that does not verify ends nothing.
+    fn ends(&self, engaged: &Engagement, context: Context, event: &Event) -> Option<String> {
+        let job = engaged.job.digest();
+        match kind(event) {
+            EventKind::Void => self
+                .site
+                .verify_as::<Void>(&event.envelope, Role::Server)
+                .ok()
+                .filter(|void| void.context == context)
+                .map(|void| void.reason.clone()),
+            EventKind::Ended => self
+                .site
+                .verify_as::<Ended>(&event.envelope, Role::Server)
+                .ok()
+                .filter(|ended| ended.job == job)
+                .map(|ended| format!("the job ended: {}", ended.reason)),
+            EventKind::Plan => self
+                .site
+                .verify_as::<Plan>(&event.envelope, Role::Server)
+                .ok()
+                .filter(|plan| plan.job == job && plan.context() != context)
+                .map(|_| "the server went on without this member".into()),
+            _ => None,
+        }
+    }
+
+    /// Runs `work` with the learner on a thread of its own.
+    async fn with_learner<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut dyn Learner) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let mut learner = self
+            .learner
+            .take()
+            .ok_or_else(|| Error::Fault("the learner's thread failed before".into()))?;
+        let (learner, result) = tokio::task::spawn_blocking(move || {
+            let result = work(&mut *learner);
+            (learner, result)
+        })
+        .await
+        .map_err(|error| Error::fault("the learner's thread", error))?;
+        self.learner = Some(learner);
+        result
+    }
+
+    /// Appends to the audit log. Never a value that depends on data.
+    fn note<const K: usize>(&mut self, kind: &str, fields: [(&str, Value); K]) -> Result<()> {
+        let fields: Map<String, Value> = fields
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect();
+        self.log.append(kind, fields, SystemTime::now())?;
+        Ok(())
+    }
+
+    fn tell(&mut self, happening: Happening) {
+        (self.observer)(&happening);
+    }
+
+    fn complain(&mut self, what: &str, error: &Error) -> Result<()> {
+        self.note(
+            "refused",
+            [("what", what.into()), ("reason", error.to_string().into())],
+        )?;
+        self.tell(Happening::Voided {
+            reason: error.to_string(),
+        });
+        Ok(())
+    }
+
+    fn log_head(&self) -> Digest {
+        Digest::from_bytes(self.log.head())
+    }
+}
+
+/// Runs work that blocks (sealing, opening) off the runtime's threads.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| Error::fault("a worker thread", error))?
+}

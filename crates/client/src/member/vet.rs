@@ -1,0 +1,170 @@
+//! A plan arrives: recompute all that can be recomputed, and refuse in words when anything differs.
+
+use ciphertune_policy::{Admitted, Policy};
+use ciphertune_round::{Context, Envelope, OneTimeKeyOffer, Plan, ShareIndex, Signed};
+use ciphertune_seal::SealingKey;
+use ciphertune_sum::Parameters;
+
+use super::{Engagement, Member};
+use crate::{
+    desk::Attempt,
+    error::{Error, Result},
+    report::Happening,
+    site::verify_policy,
+};
+
+/// A plan that this member takes part in: proof that it was vetted.
+pub(super) struct Vetted {
+    pub plan: Signed<Plan>,
+    pub context: Context,
+    pub seat: ShareIndex,
+    pub parameters: Parameters,
+    pub length: usize,
+    /// The one-time keys to seal to, by seat.
+    pub seats: Vec<SealingKey>,
+    /// This member's own.
+    pub offer: OneTimeKeyOffer,
+    pub attempt: Attempt,
+    /// The permit: without it there is no round.
+    pub admitted: Admitted,
+}
+
+impl Member {
+    pub(super) fn vet(&mut self, engaged: &Engagement, plan: Signed<Plan>) -> Result<Vetted> {
+        let site = &self.site;
+        let manifest = site.manifest();
+        let refused = |said: String| Err(Error::Refused(said));
+        plan.check_against(&engaged.job)?;
+        if plan.manifest != manifest.digest() {
+            return refused(
+                "the plan names another manifest than the one that this member holds".into(),
+            );
+        }
+        if plan.round != engaged.model.round + 1 {
+            return refused(format!(
+                "the plan is for round {}, this member's model stands after round {}: it missed a round and leaves the job",
+                plan.round, engaged.model.round
+            ));
+        }
+        if plan.model != engaged.model.agreed {
+            return refused(
+                "the plan starts from another model than the one last agreed on".into(),
+            );
+        }
+        self.check_cohort(&plan)?;
+        let admitted = self.check_policies(engaged, &plan)?;
+        let parameters = plan.parameters()?;
+        let keys = plan.one_time_keys(manifest.value())?;
+        let seat = plan
+            .seat_of(&site.fingerprint())
+            .ok_or_else(|| Error::Refused("this member has no seat".into()))?;
+        let offer = keys
+            .get(seat.position())
+            .map(|offer| offer.value().clone())
+            .ok_or_else(|| Error::Refused("this member's seat has no one-time key".into()))?;
+        let seats = keys
+            .iter()
+            .map(|offer| Ok(SealingKey::parse(&offer.public_key)?))
+            .collect::<Result<_>>()?;
+        let context = plan.context();
+        engaged
+            .desk
+            .accept_plan(plan.round, plan.attempt, context)?;
+        let attempt = engaged.desk.attempt(context)?;
+        self.note(
+            "plan",
+            [
+                ("job", engaged.digest().to_string().into()),
+                ("round", plan.round.into()),
+                ("attempt", plan.attempt.into()),
+                ("context", context.to_string().into()),
+                ("policy", plan.policy.to_string().into()),
+                ("parameters", plan.parameters.clone().into()),
+                ("cohort", plan.seats.len().into()),
+            ],
+        )?;
+        self.tell(Happening::Planned {
+            round: plan.round,
+            rounds: engaged.job.rounds,
+            attempt: plan.attempt,
+            cohort: plan.seats.len(),
+            parameters: plan.parameters.clone(),
+        });
+        Ok(Vetted {
+            length: plan.length()?,
+            plan,
+            context,
+            seat,
+            parameters,
+            seats,
+            offer,
+            attempt,
+            admitted,
+        })
+    }
+
+    /// Members of the manifest, in its order.
+    fn check_cohort(&self, plan: &Plan) -> Result<()> {
+        let manifest = self.site.manifest();
+        let places: Vec<Option<usize>> = plan
+            .seats
+            .iter()
+            .map(|seat| {
+                manifest
+                    .members()
+                    .position(|party| party.fingerprint() == seat.member)
+            })
+            .collect();
+        if places.iter().any(Option::is_none) {
+            return Err(Error::Refused(
+                "the plan seats somebody who is no member of this federation".into(),
+            ));
+        }
+        if !places.is_sorted() {
+            return Err(Error::Refused(
+                "the plan's seats are not in the manifest's order".into(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Merges the plan's policies itself, finds its own among them, and has the result admit the plan.
+    fn check_policies(&self, engaged: &Engagement, plan: &Signed<Plan>) -> Result<Admitted> {
+        let site = &self.site;
+        let (federation, sites) = plan
+            .policies
+            .split_first()
+            .ok_or_else(|| Error::Refused("the plan names no policy".into()))?;
+        let is = |envelope: &Envelope, own: &Envelope| envelope.payload() == own.payload();
+        if !is(federation, site.federation_policy().envelope()) {
+            return Err(Error::Refused(
+                "the plan's federation policy is not the one that this member holds".into(),
+            ));
+        }
+        if let Some(own) = site.site_policy()
+            && !sites.iter().any(|envelope| is(envelope, own.envelope()))
+        {
+            return Err(Error::Refused(
+                "this member's own policy is not among the plan's".into(),
+            ));
+        }
+        let policies = plan
+            .policies
+            .iter()
+            .map(|envelope| {
+                let document = verify_policy(site.manifest(), envelope.clone())?;
+                Ok(Policy::parse(&document.toml)?)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let merged = Policy::merge(&policies.iter().collect::<Vec<_>>())?;
+        if merged.digest() != *plan.policy.as_bytes() {
+            return Err(Error::Refused(
+                "the plan's effective policy is not the strictest of the policies that it carries"
+                    .into(),
+            ));
+        }
+        merged
+            .admit(&plan.proposal(&engaged.job))
+            .map_err(|refusal| Error::Refused(refusal.to_string()))
+    }
+}

@@ -1,0 +1,119 @@
+//! A member's copy of a job's model: θ, the last finished round, and what was agreed on. One file, replaced whole.
+
+use std::{collections::HashMap, path::Path};
+
+use ciphertune_round::{Digest, Hasher, label};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+
+use crate::{
+    durable,
+    error::{Error, Result},
+};
+
+const TENSOR: &str = "theta";
+const ROUND: &str = "round";
+const AGREED: &str = "agreed";
+
+/// θ after a round.
+#[derive(Clone, PartialEq)]
+pub struct Model {
+    /// θ ∈ R^d.
+    pub parameters: Vec<f32>,
+    /// The last finished round; 0 before the first.
+    pub round: u32,
+    /// What the next plan must name: the job's first model before round 1, then the keyed digest agreed on.
+    pub agreed: Digest,
+}
+
+impl Model {
+    /// A job's first model.
+    pub fn first(parameters: Vec<f32>) -> Self {
+        Self {
+            agreed: digest(&parameters),
+            parameters,
+            round: 0,
+        }
+    }
+
+    /// Reads a model's file, or `None` if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] if it is not such a file.
+    pub fn read(path: &Path) -> Result<Option<Self>> {
+        let Some(bytes) = durable::read(path)? else {
+            return Ok(None);
+        };
+        let malformed =
+            |detail: &dyn std::fmt::Display| Error::malformed(path.display().to_string(), detail);
+        let (_, metadata) =
+            SafeTensors::read_metadata(&bytes).map_err(|error| malformed(&error))?;
+        let said = metadata.metadata().clone().unwrap_or_default();
+        let field = |name: &str| {
+            said.get(name)
+                .ok_or_else(|| malformed(&format!("no {name}")))
+        };
+        let tensors = SafeTensors::deserialize(&bytes).map_err(|error| malformed(&error))?;
+        let theta = tensors.tensor(TENSOR).map_err(|error| malformed(&error))?;
+        if theta.dtype() != Dtype::F32 {
+            return Err(malformed(&"theta is not f32"));
+        }
+        Ok(Some(Self {
+            parameters: theta
+                .data()
+                .chunks_exact(4)
+                .filter_map(|word| word.try_into().ok().map(f32::from_le_bytes))
+                .collect(),
+            round: field(ROUND)?.parse().map_err(|error| malformed(&error))?,
+            agreed: Digest::from_hex(field(AGREED)?)?,
+        }))
+    }
+
+    /// Writes the file durably.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let bytes: Vec<u8> = self
+            .parameters
+            .iter()
+            .flat_map(|x| x.to_le_bytes())
+            .collect();
+        let failed = |error| Error::fault("writing the model", error);
+        let theta =
+            TensorView::new(Dtype::F32, vec![self.parameters.len()], &bytes).map_err(failed)?;
+        let said = HashMap::from([
+            (ROUND.to_owned(), self.round.to_string()),
+            (AGREED.to_owned(), self.agreed.to_string()),
+        ]);
+        let file = safetensors::serialize([(TENSOR, theta)], Some(said)).map_err(failed)?;
+        durable::write(path, &file)
+    }
+}
+
+/// SHA-256(`ciphertune/1/model` ‖ 0x00 ‖ θ as little-endian f32).
+pub fn digest(parameters: &[f32]) -> Digest {
+    let mut hasher = Hasher::default();
+    hasher.update(label::MODEL.as_bytes());
+    hasher.update(&[0]);
+    for part in parameters.chunks(16 << 10) {
+        let bytes: Vec<u8> = part.iter().flat_map(|x| x.to_le_bytes()).collect();
+        hasher.update(&bytes);
+    }
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_survives_its_file_and_a_truncated_one_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        assert!(Model::read(&path).unwrap().is_none());
+        let mut model = Model::first(vec![0.5, -1.25, f32::MIN_POSITIVE]);
+        model.round = 3;
+        model.write(&path).unwrap();
+        assert!(Model::read(&path).unwrap().unwrap() == model);
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+        assert!(matches!(Model::read(&path), Err(Error::Malformed { .. })));
+    }
+}

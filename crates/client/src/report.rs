@@ -1,0 +1,137 @@
+//! What a member tells the person who runs it. Losses and counts are for that person's eyes: nothing of this leaves
+//! the machine.
+
+use serde::{Deserialize, Serialize};
+
+use crate::learner::Evaluation;
+
+/// Seconds spent in each step of a round.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Seconds {
+    /// Local training.
+    pub train: f64,
+    /// Clipping, quantising, noise and the ledger.
+    pub privatise: f64,
+    /// Sealing body and shares.
+    pub seal: f64,
+    /// Sending them.
+    pub send: f64,
+    /// Waiting for others until the roster was echoed by enough.
+    pub wait: f64,
+    /// Releasing, rebuilding the key, opening and checking the sum.
+    pub open: f64,
+}
+
+/// One finished round, as one member saw it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RoundReport {
+    /// Round, from 1.
+    pub round: u32,
+    /// Attempt, from 1.
+    pub attempt: u32,
+    /// Members whose updates are in the sum.
+    pub contributors: usize,
+    /// Mean training loss at home.
+    pub training_loss: Option<f64>,
+    /// The opened model on the member's own validation data.
+    pub validation: Option<Evaluation>,
+    /// L2 norm of the update before clipping; `None` for a contribution that was sealed in an earlier life.
+    pub update_norm: Option<f64>,
+    /// Whether it was clipped.
+    pub clipped: bool,
+    /// Share of coordinates that were quantised to 0, likewise.
+    pub zeroed_share: Option<f64>,
+    /// Bytes that left this machine in the round, TLS included.
+    pub bytes_up: u64,
+    /// Bytes that came in.
+    pub bytes_down: u64,
+    /// Where the time went.
+    pub seconds: Seconds,
+    /// The block that tfhe opened as well, and how many there are.
+    pub second_opening: (usize, usize),
+    /// Digest of the new model.
+    pub model: String,
+    /// Digest of the roster.
+    pub roster: String,
+    /// Privacy spent by this dataset so far: ε at the job's δ, worst case; `None` without differential privacy.
+    pub epsilon: Option<f64>,
+    /// Most memory that this process has held, bytes.
+    pub peak_memory: u64,
+}
+
+/// What happens, as it happens.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Happening {
+    /// Connected to the server.
+    Connected {
+        /// Its address.
+        server: String,
+    },
+    /// A job came and was admitted or refused.
+    Considered {
+        /// The job's name.
+        job: String,
+        /// Why it was refused; `None`: admitted.
+        refusal: Option<String>,
+    },
+    /// The first model's quality.
+    Started {
+        /// On the member's own validation data.
+        validation: Option<Evaluation>,
+    },
+    /// A plan was accepted.
+    Planned {
+        /// Round, from 1.
+        round: u32,
+        /// Rounds in all.
+        rounds: u32,
+        /// Attempt, from 1.
+        attempt: u32,
+        /// Members in the cohort.
+        cohort: usize,
+        /// Name of the parameter set.
+        parameters: String,
+    },
+    /// Training goes on.
+    Training {
+        /// Steps done.
+        step: usize,
+        /// Steps in all.
+        steps: usize,
+        /// Loss of the last batch.
+        loss: f64,
+    },
+    /// A warning about numbers that make success unlikely.
+    Warning {
+        /// In words.
+        said: String,
+    },
+    /// An attempt ended without a model.
+    Voided {
+        /// In words.
+        reason: String,
+    },
+    /// A round ended with a model.
+    Finished(Box<RoundReport>),
+    /// The job ended.
+    Ended {
+        /// Whether every round ended with a model.
+        completed: bool,
+        /// Rounds that did.
+        rounds: u32,
+        /// In words.
+        reason: String,
+    },
+}
+
+/// Most memory that this process has held, bytes; 0 where the system does not say.
+pub fn peak_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .and_then(|rest| rest.trim().strip_suffix("kB"))
+        .and_then(|kilobytes| kilobytes.trim().parse::<u64>().ok())
+        .map_or(0, |kilobytes| kilobytes * 1024)
+}

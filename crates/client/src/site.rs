@@ -1,0 +1,185 @@
+//! Everything that makes a folder a party's home: keys, certificates, manifest, policies.
+
+use std::sync::Arc;
+
+use ciphertune_identity::{
+    AuthorityCertificate, Certificate, Home, Kit, Manifest, Passphrase, Role, SigningKey, tls,
+};
+use ciphertune_policy::Policy;
+use ciphertune_round::{Envelope, Fingerprint, Object, PolicyDocument, Signed, Signer as _};
+use ciphertune_wire::{Client, Meter};
+
+use crate::{
+    durable,
+    error::{Error, Result},
+};
+
+const FEDERATION_POLICY: &str = "federation.policy";
+const SITE_POLICY: &str = "site.policy";
+
+/// A party at home.
+pub struct Site {
+    home: Home,
+    key: SigningKey,
+    authority: AuthorityCertificate,
+    certificate: Certificate,
+    manifest: Signed<Manifest>,
+    federation_policy: Signed<PolicyDocument>,
+    site_policy: Option<Signed<PolicyDocument>>,
+}
+
+impl Site {
+    /// Puts a kit into a home whose key is already there. `site_policy` is the site's own, signed by an officer.
+    ///
+    /// # Errors
+    /// As [`Kit::verify`]: a kit for somebody else, or of another authority, is refused.
+    pub fn install(
+        home: &Home,
+        passphrase: &Passphrase,
+        kit: &Kit,
+        site_policy: Option<&Envelope>,
+    ) -> Result<()> {
+        let key = SigningKey::load(&home.key(), passphrase)?;
+        kit.verify(&key.verifying_key())?;
+        home.create()?;
+        durable::folder(&home.policy())?;
+        durable::write(&home.authority(), kit.authority.pem().as_bytes())?;
+        durable::write(&home.certificate(), kit.certificate.pem().as_bytes())?;
+        durable::write(&home.manifest(), &kit.manifest.encode())?;
+        durable::write(&home.policy().join(FEDERATION_POLICY), &kit.policy.encode())?;
+        if let Some(policy) = site_policy {
+            durable::write(&home.policy().join(SITE_POLICY), &policy.encode())?;
+        }
+        Self::open(home.clone(), passphrase).map(drop)
+    }
+
+    /// Opens a home and verifies everything in it against the authority's certificate.
+    pub fn open(home: Home, passphrase: &Passphrase) -> Result<Self> {
+        let key = SigningKey::load(&home.key(), passphrase)?;
+        let authority = AuthorityCertificate::read(&home.authority())?;
+        let certificate = Certificate::read(&home.certificate())?;
+        certificate.verify(&authority)?;
+        let manifest = durable::read(&home.manifest())?
+            .ok_or_else(|| missing(&home.manifest()))
+            .and_then(|bytes| Ok(Manifest::verify(Envelope::decode(&bytes)?, &authority)?))?;
+        let federation_policy = read_policy(&home, FEDERATION_POLICY, &manifest)?
+            .ok_or_else(|| missing(&home.policy().join(FEDERATION_POLICY)))?;
+        let site_policy = read_policy(&home, SITE_POLICY, &manifest)?;
+        Ok(Self {
+            home,
+            key,
+            authority,
+            certificate,
+            manifest,
+            federation_policy,
+            site_policy,
+        })
+    }
+
+    /// Connects to the federation's server over mutual TLS.
+    pub async fn connect(&self, meter: Meter) -> Result<Client> {
+        let tls = tls::client_config(self.authority.pem(), self.certificate.pem(), &self.key)?;
+        let address = self.manifest.endpoint().to_string();
+        Ok(ciphertune_wire::connect(&address, Arc::clone(&tls), meter).await?)
+    }
+
+    /// The strictest of the federation's and the site's own policy.
+    pub fn policy(&self) -> Result<Policy> {
+        let federation = Policy::parse(&self.federation_policy.toml)?;
+        match &self.site_policy {
+            None => Ok(federation),
+            Some(site) => Ok(Policy::merge(&[&federation, &Policy::parse(&site.toml)?])?),
+        }
+    }
+
+    /// The home.
+    pub fn home(&self) -> &Home {
+        &self.home
+    }
+
+    /// The party's key, for signing.
+    pub fn key(&self) -> &SigningKey {
+        &self.key
+    }
+
+    /// Who this party is.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.key.verifying_key().fingerprint()
+    }
+
+    /// Who is who.
+    pub fn manifest(&self) -> &Signed<Manifest> {
+        &self.manifest
+    }
+
+    /// The federation's policy document.
+    pub fn federation_policy(&self) -> &Signed<PolicyDocument> {
+        &self.federation_policy
+    }
+
+    /// The site's own.
+    pub fn site_policy(&self) -> Option<&Signed<PolicyDocument>> {
+        self.site_policy.as_ref()
+    }
+
+    /// A party's name, for people.
+    pub fn name_of(&self, fingerprint: &Fingerprint) -> String {
+        self.manifest
+            .party(fingerprint)
+            .map_or_else(|| fingerprint.to_string(), |party| party.name.to_string())
+    }
+
+    /// Decodes and verifies a signed object, whose signer must hold `role`.
+    pub fn verify_as<T: Object>(&self, bytes: &[u8], role: Role) -> Result<Signed<T>> {
+        verify_as(&self.manifest, Envelope::decode(bytes)?, role)
+    }
+}
+
+/// Verifies an envelope with its signer's key from the manifest, where the signer must hold `role`.
+pub(crate) fn verify_as<T: Object>(
+    manifest: &Manifest,
+    envelope: Envelope,
+    role: Role,
+) -> Result<Signed<T>> {
+    let signed = Signed::<T>::verify(envelope, manifest)?;
+    if manifest.party_as(&signed.signer(), role).is_none() {
+        return Err(Error::Refused(format!(
+            "{} was signed by somebody who is not a {role}",
+            T::LABEL
+        )));
+    }
+    Ok(signed)
+}
+
+/// Verifies a policy document: an officer's signature, and the right federation.
+pub(crate) fn verify_policy(
+    manifest: &Manifest,
+    envelope: Envelope,
+) -> Result<Signed<PolicyDocument>> {
+    let document = verify_as::<PolicyDocument>(manifest, envelope, Role::Officer)?;
+    if document.federation != manifest.federation().as_str() {
+        return Err(Error::Refused(format!(
+            "a policy for federation {:?} in {}",
+            document.federation,
+            manifest.federation()
+        )));
+    }
+    Ok(document)
+}
+
+fn read_policy(
+    home: &Home,
+    name: &str,
+    manifest: &Manifest,
+) -> Result<Option<Signed<PolicyDocument>>> {
+    durable::read(&home.policy().join(name))?
+        .map(|bytes| verify_policy(manifest, Envelope::decode(&bytes)?))
+        .transpose()
+}
+
+fn missing(path: &std::path::Path) -> Error {
+    Error::Refused(format!(
+        "{} is missing: install the kit that your federation's authority made for you",
+        path.display()
+    ))
+}

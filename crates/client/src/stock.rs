@@ -1,0 +1,121 @@
+//! A member's stock of one-time sealing keys: private halves at home, public halves at the server, each used in one
+//! context and erased when that ends.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use ciphertune_gauss::Entropy;
+use ciphertune_round::{OneTimeKeyOffer, Signed, Signer};
+use ciphertune_seal::OneTimeKey;
+use ciphertune_wire::{Client, proto};
+use zeroize::Zeroizing;
+
+use crate::{
+    durable,
+    error::{Error, Result},
+};
+
+/// Keys that a call brings the server's stock up by.
+const REFILL: usize = 8;
+
+/// The stock, a folder of files `SERIAL.key` for their owner alone.
+pub struct Stock {
+    folder: PathBuf,
+}
+
+impl Stock {
+    /// Opens, or starts, the stock in a folder.
+    pub fn open(folder: PathBuf) -> Result<Self> {
+        durable::folder(&folder)?;
+        Ok(Self { folder })
+    }
+
+    /// Makes keys, keeps their private halves durably, and gives the signed public halves to the server.
+    pub async fn refill(&self, client: &mut Client, signer: &dyn Signer) -> Result<u32> {
+        let mut keys = Vec::with_capacity(REFILL);
+        let mut serial = self.last_serial()?;
+        for _ in 0..REFILL {
+            serial += 1;
+            let mut entropy = Entropy::from_os().map_err(|error| Error::fault("entropy", error))?;
+            let key = OneTimeKey::generate(&mut entropy)?;
+            durable::write(&self.path(serial), &key.store_bytes())?;
+            let offer = OneTimeKeyOffer {
+                member: signer.verifying_key().fingerprint(),
+                serial,
+                public_key: key.public(),
+            };
+            keys.push(Signed::sign(offer, signer).encode());
+        }
+        let reply = client
+            .put_one_time_keys(proto::PutOneTimeKeysRequest { keys })
+            .await?;
+        Ok(reply.into_inner().stock)
+    }
+
+    /// The private half for an offer that a plan names.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if it was used and erased, or never made here.
+    pub fn take(&self, offer: &OneTimeKeyOffer) -> Result<OneTimeKey> {
+        let bytes = durable::read(&self.path(offer.serial))?
+            .map(Zeroizing::new)
+            .ok_or_else(|| {
+                Error::Refused(format!(
+                    "the plan names one-time key {}, which was used before and is erased",
+                    offer.serial
+                ))
+            })?;
+        let key = OneTimeKey::from_stored(&bytes)?;
+        if key.public() != offer.public_key {
+            return Err(Error::Refused(format!(
+                "the plan's one-time key {} is not the one made here",
+                offer.serial
+            )));
+        }
+        Ok(key)
+    }
+
+    /// Erases the private half at the end of its context: overwritten, synced, removed. (A file system that copies on
+    /// write, or a flash disk, may keep the old block: SECURITY.md.)
+    pub fn erase(&self, offer: &OneTimeKeyOffer) -> Result<()> {
+        erase(&self.path(offer.serial))
+    }
+
+    fn last_serial(&self) -> Result<u64> {
+        // The highest ever used survives erasure in its own file.
+        let mark = self.folder.join("last");
+        let last = match durable::read(&mark)? {
+            Some(bytes) => String::from_utf8_lossy(&bytes)
+                .trim()
+                .parse::<u64>()
+                .map_err(|error| Error::malformed(mark.display().to_string(), error))?,
+            None => 0,
+        };
+        durable::write(&mark, (last + REFILL as u64).to_string().as_bytes())?;
+        Ok(last)
+    }
+
+    fn path(&self, serial: u64) -> PathBuf {
+        self.folder.join(format!("{serial}.key"))
+    }
+}
+
+/// Overwrites a file with zeros, syncs and removes it; a file that is not there is erased already.
+fn erase(path: &Path) -> Result<()> {
+    let doing = |error| Error::fault(format_args!("erasing {}", path.display()), error);
+    let length = match fs::metadata(path) {
+        Ok(metadata) => metadata.len(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(doing(error)),
+    };
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .open(path)
+        .map_err(doing)?;
+    std::io::Write::write_all(&mut file, &vec![0; length as usize])
+        .and_then(|()| file.sync_all())
+        .map_err(doing)?;
+    fs::remove_file(path).map_err(doing)
+}

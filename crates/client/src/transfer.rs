@@ -1,0 +1,259 @@
+//! Bodies up, sums and bodies down: in chunks, resumed where a connection broke.
+
+use std::{
+    fs::File,
+    io::{BufWriter, Read, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use ciphertune_round::{Context, ShareIndex};
+use ciphertune_wire::{Client, limits::CHUNK_BYTES, proto};
+use tokio::sync::mpsc;
+use tokio_stream::{StreamExt, wrappers::ReceiverStream};
+
+use crate::{
+    durable,
+    error::{Error, Result},
+    inbox::passing,
+};
+
+/// Tries at one transfer or call; with the pauses between them, about a minute. The phase's deadline is the true limit.
+const TRIES: u32 = 9;
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+
+/// Makes a call again, with growing pauses, while it fails for reasons that may pass.
+pub async fn retry<T, F>(mut call: impl FnMut() -> F) -> Result<T>
+where
+    F: Future<Output = Result<T, tonic::Status>>,
+{
+    let mut pause = FIRST_PAUSE;
+    let mut tries = 1;
+    loop {
+        match call().await {
+            Ok(reply) => return Ok(reply),
+            Err(status) if tries < TRIES && passing(&status) => {
+                tracing::warn!(code = %status.code(), tries, "a call failed; trying again");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_secs(15));
+                tries += 1;
+            }
+            Err(status) => return Err(status.into()),
+        }
+    }
+}
+
+/// Sends a body from its file, from wherever the server has it.
+pub async fn send_body(client: &Client, context: Context, path: &Path) -> Result<()> {
+    retry(|| async {
+        let mut client = client.clone();
+        let request = proto::BodyOffsetRequest {
+            context: context.as_bytes().to_vec(),
+        };
+        let at = client.body_offset(request).await?.into_inner();
+        if at.complete {
+            return Ok(());
+        }
+        let reply = client
+            .put_body(ReceiverStream::new(chunks(
+                context,
+                path.to_owned(),
+                at.durable,
+            )))
+            .await?
+            .into_inner();
+        if reply.complete {
+            Ok(())
+        } else {
+            Err(tonic::Status::aborted(
+                "the server has only part of the body",
+            ))
+        }
+    })
+    .await
+}
+
+fn chunks(context: Context, path: PathBuf, from: u64) -> mpsc::Receiver<proto::BodyChunk> {
+    let (ready, chunks) = mpsc::channel(4);
+    tokio::task::spawn_blocking(move || {
+        let read = || -> std::io::Result<()> {
+            let mut file = File::open(&path)?;
+            let mut offset = file.seek(SeekFrom::Start(from))?;
+            loop {
+                let mut data = Vec::with_capacity(CHUNK_BYTES);
+                (&mut file)
+                    .take(CHUNK_BYTES as u64)
+                    .read_to_end(&mut data)?;
+                if data.is_empty() {
+                    return Ok(());
+                }
+                let length = data.len() as u64;
+                let chunk = proto::BodyChunk {
+                    context: context.as_bytes().to_vec(),
+                    offset,
+                    data: data.into(),
+                };
+                if ready.blocking_send(chunk).is_err() {
+                    return Ok(());
+                }
+                offset += length;
+            }
+        };
+        if let Err(error) = read() {
+            tracing::error!(path = %path.display(), %error, "cannot read a body");
+        }
+    });
+    chunks
+}
+
+/// What to fetch.
+#[derive(Clone, Copy, Debug)]
+pub enum Wanted {
+    /// The sum of a closed roster.
+    Sum,
+    /// One contributor's body.
+    Body(ShareIndex),
+}
+
+/// Fetches a sum or a body of `bytes` into a file. What comes is as untrusted as before: its digest is checked by
+/// whoever reads the file.
+///
+/// # Errors
+/// [`Error::Refused`] if the server sends more than `bytes`.
+pub async fn fetch(
+    client: &Client,
+    context: Context,
+    wanted: Wanted,
+    bytes: u64,
+    path: &Path,
+) -> Result<()> {
+    let file = durable::create(path).map_err(|error| Error::fault("creating a download", error))?;
+    let mut file = BufWriter::new(file);
+    let mut have = 0_u64;
+    let mut tries = 1;
+    let mut pause = FIRST_PAUSE;
+    while have < bytes {
+        match fetch_from(client, context, wanted, bytes, &mut have, &mut file).await {
+            Ok(()) if have == bytes => break,
+            Ok(()) if tries < TRIES => {}
+            Ok(()) => return Err(Error::Server(format!("sent {have} of {bytes} bytes"))),
+            Err(Failure::Status(status)) if tries < TRIES && passing(&status) => {}
+            Err(Failure::Status(status)) => return Err(status.into()),
+            Err(Failure::Final(error)) => return Err(error),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(15));
+        tries += 1;
+    }
+    file.flush()
+        .map_err(|error| Error::fault("writing a download", error))
+}
+
+enum Failure {
+    Status(tonic::Status),
+    Final(Error),
+}
+
+impl From<tonic::Status> for Failure {
+    fn from(status: tonic::Status) -> Self {
+        Self::Status(status)
+    }
+}
+
+async fn fetch_from(
+    client: &Client,
+    context: Context,
+    wanted: Wanted,
+    bytes: u64,
+    have: &mut u64,
+    file: &mut impl Write,
+) -> Result<(), Failure> {
+    let mut client = client.clone();
+    let context = context.as_bytes().to_vec();
+    let offset = *have;
+    let mut stream = match wanted {
+        Wanted::Sum => {
+            client
+                .get_sum(proto::GetSumRequest { context, offset })
+                .await
+        }
+        Wanted::Body(seat) => {
+            let seat = seat.get().into();
+            client
+                .get_body(proto::GetBodyRequest {
+                    context,
+                    seat,
+                    offset,
+                })
+                .await
+        }
+    }?
+    .into_inner();
+    while let Some(chunk) = stream.next().await {
+        let data = chunk?.data;
+        *have += data.len() as u64;
+        if *have > bytes {
+            let said = format!("the server sent more than the {bytes} bytes of it");
+            return Err(Failure::Final(Error::Refused(said)));
+        }
+        file.write_all(&data)
+            .map_err(|error| Failure::Final(Error::fault("writing a download", error)))?;
+    }
+    Ok(())
+}
+
+/// Sends sealed shares with the signed object that names their digests.
+pub async fn send_shares(
+    client: &Client,
+    context: Context,
+    kind: proto::ShareKind,
+    signed: Vec<u8>,
+    shares: Vec<Vec<u8>>,
+) -> Result<()> {
+    let request = proto::PutSharesRequest {
+        context: context.as_bytes().to_vec(),
+        kind: kind.into(),
+        signed,
+        shares,
+    };
+    retry(|| {
+        let (mut client, request) = (client.clone(), request.clone());
+        async move { client.put_shares(request).await.map(drop) }
+    })
+    .await
+}
+
+/// Fetches the shares that were sealed to this member, at most one a sender.
+pub async fn fetch_shares(
+    client: &Client,
+    context: Context,
+    kind: proto::ShareKind,
+    most: usize,
+) -> Result<Vec<(ShareIndex, Vec<u8>)>> {
+    let raw = retry(|| {
+        let mut client = client.clone();
+        async move {
+            let request = proto::GetSharesRequest {
+                context: context.as_bytes().to_vec(),
+                kind: kind.into(),
+            };
+            let mut stream = client.get_shares(request).await?.into_inner();
+            let mut shares = Vec::new();
+            while let Some(share) = stream.next().await {
+                if shares.len() == most {
+                    return Err(tonic::Status::out_of_range("more shares than senders"));
+                }
+                shares.push(share?);
+            }
+            Ok(shares)
+        }
+    })
+    .await?;
+    raw.into_iter()
+        .map(|share| {
+            let sender = u16::try_from(share.sender)
+                .map_err(|_| Error::malformed("sealed share", "no such seat"))?;
+            Ok((ShareIndex::new(sender)?, share.share))
+        })
+        .collect()
+}

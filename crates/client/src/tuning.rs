@@ -1,0 +1,202 @@
+//! The tuning engine as a [`Learner`], and the part of a job that it reads.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::atomic::AtomicBool,
+};
+
+use candle_core::Device;
+use ciphertune_round::{Digest, Job};
+use ciphertune_tune::{
+    backbone::{self, Backbone},
+    data::{Dataset, Record, Schema},
+    spec::TrainingSpec,
+    task::{Encoded, Route, Task},
+    template::Template,
+    tokenizer::Tokenizer,
+    trainer::Trainer,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::{Error, Result},
+    learner::{Evaluation, Learner, Progress, Update},
+};
+
+/// The name of the one kind of task, as policies know it.
+pub const CLASSIFICATION: &str = "classification";
+
+/// What a job says to the tuning engine, as JSON in the job. It carries no code.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tuning {
+    /// How a record becomes text, for example `{sentence}`.
+    pub template: String,
+    /// The answers.
+    pub labels: Vec<String>,
+    /// How they are scored.
+    pub route: Route,
+    /// Encoder, optimiser, epochs, seed.
+    pub training: TrainingSpec,
+}
+
+impl Tuning {
+    /// The job's text.
+    pub fn to_json(&self) -> Result<String> {
+        serde_json::to_string(self)
+            .map_err(|error| Error::fault("writing the tuning specification", error))
+    }
+
+    /// Reads a job's text.
+    pub fn from_json(json: &str) -> Result<Self> {
+        let tuning: Self = serde_json::from_str(json)
+            .map_err(|error| Error::malformed("tuning specification of the job", error))?;
+        tuning.training.check()?;
+        Ok(tuning)
+    }
+
+    /// The task.
+    pub fn task(&self) -> Result<Task> {
+        let template = Template::parse(&self.template)?;
+        Ok(Task::new(template, self.labels.clone(), self.route)?)
+    }
+}
+
+/// A backbone, its tokenizer, and this member's records.
+pub struct Tuner {
+    backbone: Box<dyn Backbone>,
+    tokenizer: Tokenizer,
+    training: PathBuf,
+    validation: Option<PathBuf>,
+    prepared: Option<Prepared>,
+}
+
+struct Prepared {
+    tuning: Tuning,
+    training: Encoded,
+    validation: Option<Encoded>,
+}
+
+impl Tuner {
+    /// Loads a backbone's folder (Hugging Face layout). Data files are read when a job names its labels; a file that
+    /// is not there is an error now.
+    ///
+    /// # Errors
+    /// A folder without a file that it needs, or of an unknown architecture, is named.
+    pub fn load(model: &Path, training: &Path, validation: Option<&Path>) -> Result<Self> {
+        for path in [Some(training), validation].into_iter().flatten() {
+            std::fs::metadata(path).map_err(|error| {
+                Error::fault(format_args!("data file {}", path.display()), error)
+            })?;
+        }
+        let backbone = backbone::load(model, &Device::Cpu)?;
+        let tokenizer = Tokenizer::load(&model.join("tokenizer.json"))?;
+        Ok(Self {
+            backbone,
+            tokenizer,
+            training: training.to_owned(),
+            validation: validation.map(Path::to_owned),
+            prepared: None,
+        })
+    }
+
+    /// The length of the update that a specification leads to, and its first model.
+    pub fn first_model(&self, tuning: &Tuning) -> Result<Vec<f32>> {
+        let seed = tuning.training.seed;
+        Ok(self.trainer(tuning)?.initial_parameters(seed)?)
+    }
+
+    fn trainer(&self, tuning: &Tuning) -> Result<Trainer<'_>> {
+        Ok(Trainer::new(
+            &*self.backbone,
+            tuning.training.clone(),
+            self.tokenizer.clone(),
+            tuning.task()?,
+        )?)
+    }
+
+    fn read(path: &Path, tuning: &Tuning) -> Result<Vec<Record>> {
+        let schema = Schema::with_labels(tuning.labels.iter().cloned());
+        Ok(Dataset::read(path, &schema)?.into_records())
+    }
+
+    fn prepared(&self) -> Result<&Prepared> {
+        self.prepared
+            .as_ref()
+            .ok_or_else(|| Error::Misuse("no job was prepared".into()))
+    }
+}
+
+impl Learner for Tuner {
+    fn backbone(&self) -> Digest {
+        Digest::from_bytes(self.backbone.digest())
+    }
+
+    fn prepare(&mut self, job: &Job) -> Result<Vec<f32>> {
+        let tuning = Tuning::from_json(&job.tuning)?;
+        if job.task != CLASSIFICATION || job.encoder != tuning.training.encoder.kind() {
+            return Err(Error::Refused(format!(
+                "the job calls itself {} with encoder {}, but specifies {CLASSIFICATION} with {}",
+                job.task,
+                job.encoder,
+                tuning.training.encoder.kind()
+            )));
+        }
+        let model = self.first_model(&tuning)?;
+        let (training, validation) = {
+            let trainer = self.trainer(&tuning)?;
+            let training = trainer.encode(&Self::read(&self.training, &tuning)?)?;
+            let validation = match &self.validation {
+                Some(path) => Some(trainer.encode(&Self::read(path, &tuning)?)?),
+                None => None,
+            };
+            (training, validation)
+        };
+        self.prepared = Some(Prepared {
+            tuning,
+            training,
+            validation,
+        });
+        Ok(model)
+    }
+
+    fn train(
+        &mut self,
+        model: &[f32],
+        round: u32,
+        progress: &mut dyn FnMut(Progress),
+        stop: &AtomicBool,
+    ) -> Result<Update> {
+        let prepared = self.prepared()?;
+        let mut trainer = self.trainer(&prepared.tuning)?;
+        let mut heard = |at: ciphertune_tune::trainer::Progress| {
+            progress(Progress {
+                step: at.step,
+                steps: at.steps,
+                loss: at.loss,
+            });
+        };
+        // The engine counts rounds from 0, the protocol from 1.
+        let round = round.saturating_sub(1);
+        let update = trainer.train(model, &prepared.training, round, &mut heard, stop)?;
+        Ok(Update {
+            delta: update.delta,
+            loss: Some(update.loss),
+        })
+    }
+
+    fn evaluate(&mut self, model: &[f32]) -> Result<Option<Evaluation>> {
+        let prepared = self.prepared()?;
+        let Some(validation) = &prepared.validation else {
+            return Ok(None);
+        };
+        let found = self
+            .trainer(&prepared.tuning)?
+            .evaluate(model, validation)?;
+        Ok(Some(Evaluation {
+            loss: found.loss,
+            accuracy: found.accuracy,
+            examples: validation.len(),
+        }))
+    }
+}
