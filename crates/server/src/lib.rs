@@ -1,0 +1,13 @@
+//! The server of a federation: it adds what it cannot open.
+//!
+//! [`Machine`](phase::Machine) is the life of a job as a pure machine; [`storage`] makes it durable; the service
+//! authenticates, translates and calls. This crate's graph holds no code that could open a body or a share.
+
+mod error;
+mod federation;
+mod moment;
+pub mod phase;
+
+pub use error::{Error, Refused, Result};
+pub use federation::Federation;
+pub use moment::Moment;

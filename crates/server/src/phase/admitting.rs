@@ -1,0 +1,110 @@
+//! Admitting: members answer the job.
+
+use std::sync::Arc;
+
+use ciphertune_identity::Role;
+use ciphertune_round::{Admission, Job, Signed};
+use ciphertune_sum::{CohortSize, Parameters, ValueBound};
+use ciphertune_wire::Refusal;
+
+use super::{Answer, Effect, Machine, Outcome, Phase, note};
+use crate::{error::Refused, federation::Federation};
+
+/// Whether a job can be run here at all.
+pub(super) fn check(federation: &Federation, job: &Signed<Job>) -> Result<(), Refused> {
+    if federation.manifest().party_as(&job.signer(), Role::Researcher).is_none() {
+        return Err(Refused::new(Refusal::Role, "the job is not signed by a researcher of the manifest"));
+    }
+    if job.federation != federation.name().as_str() {
+        return Err(Refused::malformed("the job is for another federation"));
+    }
+    let members = federation.manifest().members().count();
+    if job.expected_members > members || job.min_contributors > job.expected_members {
+        return Err(Refused::malformed(format!(
+            "the job expects {} members and at least {} contributors of a federation of {members}",
+            job.expected_members, job.min_contributors
+        )));
+    }
+    Parameters::derive(
+        CohortSize::new(job.expected_members).map_err(Refused::malformed)?,
+        ValueBound::new(job.value_bound).map_err(Refused::malformed)?,
+    )
+    .map_err(Refused::malformed)?;
+    Ok(())
+}
+
+/// A member's answer: one for each, the same one as often as it likes.
+pub(super) fn admission(machine: &mut Machine, admission: &Signed<Admission>) -> Outcome {
+    let member = admission.signer();
+    if machine.federation.manifest().party_as(&member, Role::Member).is_none() {
+        return Err(Refused::new(Refusal::Role, "an admission by somebody who is no member"));
+    }
+    if admission.job != machine.digest {
+        return Err(Refused::new(Refusal::Unknown, "an admission to another job"));
+    }
+    if let Some(Answer::Accepted { said, .. } | Answer::Refused { said, .. }) = machine.answers.get(&member) {
+        return if said.payload() == admission.envelope().payload() {
+            Ok(Vec::new())
+        } else {
+            Err(Refused::new(Refusal::Conflict, "a second, different admission"))
+        };
+    }
+    if machine.phase != Phase::Admitting {
+        return Err(Refused::new(Refusal::Late, "the job has begun or ended"));
+    }
+    let said = Arc::new(admission.envelope().clone());
+    let mut fields = vec![
+        ("job", machine.digest.to_string()),
+        ("member", member.to_string()),
+        ("admission", admission.digest().to_string()),
+    ];
+    let (kind, answer) = match &admission.refusal {
+        Some(reason) => {
+            fields.push(("reason", reason.clone()));
+            let reason = reason.clone();
+            ("refusal", Answer::Refused { said, reason })
+        }
+        None => {
+            if admission.federation_policy != machine.federation.document().digest() {
+                return Err(Refused::new(
+                    Refusal::Conflict,
+                    "the member holds another federation policy than the server",
+                ));
+            }
+            let site = match &admission.site_policy {
+                Some(envelope) => {
+                    let policy = machine.federation.site_policy(envelope.clone())?;
+                    Some(Arc::new((envelope.clone(), policy)))
+                }
+                None => None,
+            };
+            ("admission", Answer::Accepted { said, site })
+        }
+    };
+    machine.answers.insert(member, answer);
+    let mut effects = vec![Effect::Note { kind, fields }];
+    effects.extend(hopeless(machine));
+    Ok(effects)
+}
+
+/// Ends a job that all members have answered and too few accepted.
+fn hopeless(machine: &mut Machine) -> Vec<Effect> {
+    let members = machine.federation.members();
+    let accepted = machine.accepted().count();
+    let unanswered = members.iter().filter(|member| !machine.answers.contains_key(member)).count();
+    if unanswered > 0 || accepted >= machine.job.expected_members {
+        return Vec::new();
+    }
+    let mut reason = format!(
+        "{accepted} members accepted the job, which expects {}",
+        machine.job.expected_members
+    );
+    for member in &members {
+        if let Some(Answer::Refused { reason: words, .. }) = machine.answers.get(member) {
+            reason.push_str(&format!("\n{}: {words}", machine.federation.name_of(member)));
+        }
+    }
+    let mut effects = vec![note("hopeless", [("job", machine.digest.to_string())])];
+    effects.extend(machine.end(false, &reason));
+    effects
+}

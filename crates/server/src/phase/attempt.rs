@@ -1,0 +1,92 @@
+//! One attempt of one round: what each seat has handed in.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use ciphertune_round::{
+    Agreement, Context, Digest, Echo, Fingerprint, Header, Plan, Release, ShareIndex, Signed,
+};
+
+/// An attempt and all that came of it. Big objects are shared: cloning is cheap.
+#[derive(Clone)]
+pub struct Attempt {
+    /// What everything in it is bound to.
+    pub context: Context,
+    /// Its plan.
+    pub plan: Arc<Plan>,
+    /// Digest of its roster, once there is one.
+    pub roster: Option<Digest>,
+    /// U: whose bodies the sum is of; empty before the attempt is closed.
+    pub contributors: Vec<ShareIndex>,
+    /// What each seat has handed in.
+    pub seats: Vec<Held>,
+}
+
+/// What one seat has handed in.
+#[derive(Clone, Default)]
+pub struct Held {
+    /// Header, with its sealed shares in storage.
+    pub header: Option<Arc<Signed<Header>>>,
+    /// Digest of the whole body in storage.
+    pub body: Option<Digest>,
+    /// Echo.
+    pub echo: Option<Arc<Signed<Echo>>>,
+    /// Release, with its sealed shares in storage.
+    pub release: Option<Arc<Signed<Release>>>,
+    /// Agreement.
+    pub agreement: Option<Arc<Signed<Agreement>>>,
+}
+
+impl Held {
+    /// Header, shares and body are here.
+    pub fn is_complete(&self) -> bool {
+        self.header.is_some() && self.body.is_some()
+    }
+}
+
+impl Attempt {
+    pub(crate) fn new(context: Context, plan: Plan) -> Self {
+        Self {
+            context,
+            seats: vec![Held::default(); plan.seats.len()],
+            plan: Arc::new(plan),
+            roster: None,
+            contributors: Vec::new(),
+        }
+    }
+
+    /// The seats whose contribution is complete.
+    pub fn complete(&self) -> Vec<ShareIndex> {
+        self.seats
+            .iter()
+            .enumerate()
+            .filter(|(_, held)| held.is_complete())
+            .filter_map(|(position, _)| ShareIndex::at(position).ok())
+            .collect()
+    }
+
+    /// How many have released.
+    pub fn releases(&self) -> usize {
+        self.seats.iter().filter(|held| held.release.is_some()).count()
+    }
+
+    /// The members behind each keyed digest of a model, most first; ties in the order of the digests.
+    pub fn votes(&self) -> Vec<(Digest, Vec<Fingerprint>)> {
+        let mut votes: BTreeMap<Digest, Vec<Fingerprint>> = BTreeMap::new();
+        for (seat, held) in self.plan.seats.iter().zip(&self.seats) {
+            if let Some(agreement) = &held.agreement {
+                votes.entry(agreement.model).or_default().push(seat.member);
+            }
+        }
+        let mut votes: Vec<_> = votes.into_iter().collect();
+        votes.sort_by_key(|(_, members)| std::cmp::Reverse(members.len()));
+        votes
+    }
+
+    /// Whether this member sits here and has agreed.
+    pub fn has_agreed(&self, member: &Fingerprint) -> bool {
+        self.plan
+            .seat_of(member)
+            .and_then(|seat| self.seats.get(seat.position()))
+            .is_some_and(|held| held.agreement.is_some())
+    }
+}

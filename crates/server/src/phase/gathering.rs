@@ -1,0 +1,159 @@
+//! Gathering: a plan is made as soon as a cohort is present.
+
+use ciphertune_policy::{Policy, Proposal, default_threshold};
+use ciphertune_round::{Context, Digest, Envelope, Object as _, OneTimeKeyOffer, Plan, Seat};
+use ciphertune_sum::{CohortSize, Parameters, ValueBound};
+use ciphertune_wire::proto::EventKind;
+
+use super::{Announcement, Answer, Attempt, Effect, Machine, Phase, Present, note, tuning};
+use crate::moment::Moment;
+
+/// Makes the next plan if it is time.
+///
+/// The first waits for `expected_members` to be present. Later ones take everybody who accepted if all are present, and
+/// after some patience whoever is, if they are enough.
+pub(super) fn poll(machine: &mut Machine, present: &[Present], nonce: [u8; 32], now: Moment) -> Vec<Effect> {
+    let seats = ready(machine, present);
+    let accepted = machine.accepted().count();
+    let everybody = seats.len() == accepted;
+    let due = match machine.phase {
+        Phase::Admitting => seats.len() >= machine.job.expected_members,
+        _ => everybody || (now >= machine.patient_until && seats.len() >= machine.job.min_contributors),
+    };
+    if !due || seats.len() < 2 {
+        return Vec::new();
+    }
+    match plan(machine, seats, nonce) {
+        Ok(plan) => start(machine, plan, now),
+        Err(reason) if everybody || machine.phase == Phase::Admitting => machine.end(false, &reason),
+        // With more members present it may yet be allowed; the deadline ends the waiting.
+        Err(_) => Vec::new(),
+    }
+}
+
+/// Who accepted, is present and has a one-time key that this job never used; in the manifest's order.
+fn ready(machine: &Machine, present: &[Present]) -> Vec<(Seat, Digest)> {
+    let accepted: Vec<_> = machine.accepted().collect();
+    machine
+        .federation
+        .members()
+        .into_iter()
+        .filter(|member| accepted.contains(&member))
+        .filter_map(|member| {
+            let key = present
+                .iter()
+                .find(|present| present.member == member)?
+                .one_time_key
+                .clone()?;
+            let digest = key_digest(&key)?;
+            let seat = Seat {
+                member,
+                one_time_key: key,
+            };
+            (!machine.spent.contains(&digest)).then_some((seat, digest))
+        })
+        .collect()
+}
+
+/// SHA-256 of the public key that an envelope offers: what may never be used twice.
+pub(crate) fn key_digest(envelope: &Envelope) -> Option<Digest> {
+    let offer = OneTimeKeyOffer::parse(envelope.payload()).ok()?;
+    Some(Digest::sha256(&offer.public_key))
+}
+
+/// The plan for this cohort, or in words why no policy allows it.
+fn plan(machine: &Machine, seats: Vec<(Seat, Digest)>, nonce: [u8; 32]) -> Result<Plan, String> {
+    let job = &machine.job;
+    let n = seats.len();
+    let federation = &machine.federation;
+    let mut documents = vec![federation.document().envelope().clone()];
+    let mut parts: Vec<&Policy> = vec![federation.policy()];
+    for (seat, _) in &seats {
+        if let Some(Answer::Accepted { site: Some(site), .. }) = machine.answers.get(&seat.member) {
+            documents.push(site.0.clone());
+            parts.push(&site.1);
+        }
+    }
+    let policy = Policy::merge(&parts).map_err(|error| error.to_string())?;
+    let min_contributors = job.min_contributors.max(policy.min_contributors() as usize);
+    let colluders = job.colluders.max(policy.colluders() as usize);
+    let threshold = match (job.threshold, policy.threshold().map(|t| t as usize)) {
+        (None, None) => default_threshold(n, colluders),
+        (job, policy) => job.max(policy).unwrap_or(0),
+    };
+    let (task, encoder) = tuning::names(&job.tuning);
+    let mechanism = &job.mechanism;
+    let proposal = Proposal {
+        unit: mechanism.unit,
+        adjacency: mechanism.adjacency,
+        placement: mechanism.placement,
+        epsilon: mechanism.epsilon,
+        delta: mechanism.delta,
+        clip_norm: mechanism.clip_norm,
+        rounds: job.rounds,
+        max_attempts: job.max_attempts,
+        cohort: n,
+        min_contributors,
+        colluders,
+        threshold,
+        backbone: *job.backbone.as_bytes(),
+        task,
+        encoder,
+    };
+    policy.admit(&proposal).map_err(|refusal| refusal.to_string())?;
+    let parameters = CohortSize::new(n)
+        .and_then(|size| Parameters::derive(size, ValueBound::new(job.value_bound)?))
+        .map_err(|error| error.to_string())?;
+    let plan = Plan {
+        federation: federation.name().to_string(),
+        manifest: federation.manifest().digest(),
+        job: machine.digest,
+        round: machine.round,
+        attempt: machine.attempt,
+        model: machine.model,
+        policy: Digest::from_bytes(policy.digest()),
+        policies: documents,
+        seats: seats.into_iter().map(|(seat, _)| seat).collect(),
+        threshold,
+        min_contributors,
+        colluders,
+        parameters: parameters.name(),
+        dimension: job.dimension,
+        value_bound: job.value_bound,
+        nonce,
+    };
+    plan.check_against(job).map_err(|error| error.to_string())?;
+    Ok(plan)
+}
+
+fn start(machine: &mut Machine, plan: Plan, now: Moment) -> Vec<Effect> {
+    let payload = plan.serialise();
+    let context = Context::of_plan(&payload);
+    let mut effects = Vec::new();
+    if let Some(last) = machine.current.take() {
+        machine.past.insert(last.context);
+        effects.push(Effect::DeleteContext(last.context));
+    }
+    let keys: Vec<Envelope> = plan.seats.iter().map(|seat| seat.one_time_key.clone()).collect();
+    machine.spent.extend(keys.iter().filter_map(key_digest));
+    effects.push(Effect::OpenContext { context, keys });
+    effects.push(note(
+        "plan",
+        [
+            ("job", machine.digest.to_string()),
+            ("context", context.to_string()),
+            ("round", plan.round.to_string()),
+            ("attempt", plan.attempt.to_string()),
+            ("policy", plan.policy.to_string()),
+            ("cohort", plan.seats.len().to_string()),
+            ("threshold", plan.threshold.to_string()),
+        ],
+    ));
+    effects.push(Effect::Emit(Announcement::Own(EventKind::Plan, Plan::LABEL, payload)));
+    machine.current = Some(Attempt::new(context, plan));
+    machine.phase = Phase::Contributing {
+        until: now.after(machine.job.deadlines.contribute),
+    };
+    effects
+}
+

@@ -1,0 +1,146 @@
+//! What happens to a job, and what is to be done about it.
+
+use ciphertune_round::{
+    Abort, Admission, Agreement, Context, Digest, Echo, Envelope, Fingerprint, Header, Release,
+    ShareIndex, Signed, label::Label,
+};
+use ciphertune_wire::proto::EventKind;
+
+/// Something that happened to a job. Each is stored as it is: replaying the stored inputs gives the state again.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A member answers the job.
+    Admission(Signed<Admission>),
+    /// Who has an open event stream, each with the next of its unused one-time keys, in the manifest's order; and
+    /// entropy for a plan, should one be due.
+    Poll {
+        /// The members present.
+        present: Vec<Present>,
+        /// 32 bytes of the operating system's entropy.
+        nonce: [u8; 32],
+    },
+    /// A member's header; its sealed shares have the digests that it states.
+    Header(Signed<Header>),
+    /// A member's body is here, whole, and every word of it is below q.
+    Body {
+        /// The attempt.
+        context: Context,
+        /// Whose.
+        member: Fingerprint,
+        /// SHA-256 of the body.
+        digest: Digest,
+    },
+    /// The bodies are added up.
+    Summed {
+        /// The attempt.
+        context: Context,
+        /// SHA-256 of the sum.
+        sum: Digest,
+    },
+    /// The bodies could not be added up.
+    SumFailed {
+        /// The attempt.
+        context: Context,
+    },
+    /// A member's echo.
+    Echo(Signed<Echo>),
+    /// A member's release; its sealed shares have the digests that it states.
+    Release(Signed<Release>),
+    /// A member's agreement.
+    Agreement(Signed<Agreement>),
+    /// Somebody who may stops the job.
+    Abort(Signed<Abort>),
+    /// Time passed.
+    Deadline,
+    /// The server was away: let members come back before anything is decided on who is present.
+    Restarted,
+}
+
+/// A member with an open event stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Present {
+    /// Who.
+    pub member: Fingerprint,
+    /// Its next unused one-time key; `None` when its stock is empty.
+    pub one_time_key: Option<Envelope>,
+}
+
+/// What is to be done, in this order. All that is durable of it becomes so in one transaction before anything is announced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Store the input: it changed the job.
+    Persist,
+    /// Put a new attempt on record; its one-time keys are spent for good.
+    OpenContext {
+        /// The attempt.
+        context: Context,
+        /// The keys, as their owners signed them.
+        keys: Vec<Envelope>,
+    },
+    /// Append to the events.
+    Emit(Announcement),
+    /// Store the sealed shares that came with the input.
+    StoreShares {
+        /// The attempt.
+        context: Context,
+        /// The sender's seat.
+        seat: ShareIndex,
+        /// Of which kind.
+        kind: Shares,
+    },
+    /// Keep the finished upload.
+    KeepBody {
+        /// The attempt.
+        context: Context,
+        /// The sender's seat.
+        seat: ShareIndex,
+    },
+    /// Throw the upload away.
+    DiscardBody {
+        /// The attempt.
+        context: Context,
+        /// The sender's seat.
+        seat: ShareIndex,
+    },
+    /// Add these members' bodies; answer with [`Input::Summed`] or [`Input::SumFailed`].
+    StartSum {
+        /// The attempt.
+        context: Context,
+        /// Whose bodies, by seat.
+        seats: Vec<ShareIndex>,
+    },
+    /// Delete bodies, shares and sum of an attempt.
+    DeleteContext(Context),
+    /// Append to the audit log.
+    Note {
+        /// One word.
+        kind: &'static str,
+        /// Names and digests; never anything that depends on data.
+        fields: Vec<(&'static str, String)>,
+    },
+}
+
+/// Which sealed shares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Shares {
+    /// Of one member's key.
+    Key,
+    /// Of the sum of keys.
+    KeySum,
+}
+
+/// An event: somebody's object as it was signed, or one that the server is to sign.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Announcement {
+    /// Signed by another.
+    Said(EventKind, Envelope),
+    /// To be signed by the server under a label.
+    Own(EventKind, Label, Vec<u8>),
+}
+
+pub(crate) fn note<const K: usize>(kind: &'static str, fields: [(&'static str, String); K]) -> Effect {
+    Effect::Note {
+        kind,
+        fields: fields.into(),
+    }
+}

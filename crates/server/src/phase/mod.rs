@@ -1,0 +1,376 @@
+//! The life of a job as a pure machine: it takes (input, now) and returns effects.
+//!
+//! No socket, file, clock or randomness in here; nonces and the time are passed in. So the machine is a function of its
+//! inputs, and a server that was killed replays the stored ones. One file a phase:
+//! admitting → gathering → contributing → closing → opening → agreeing → gathering … → ended.
+
+mod admitting;
+mod agreeing;
+mod attempt;
+mod closing;
+mod contributing;
+mod gathering;
+mod input;
+mod opening;
+mod status;
+#[cfg(test)]
+mod tests;
+mod tuning;
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use ciphertune_policy::Policy;
+use ciphertune_round::{
+    Abort, Context, Digest, Ended, Envelope, Fingerprint, Job, Object as _, ShareIndex, Signed, Void,
+};
+use ciphertune_wire::{Refusal, proto::EventKind};
+
+pub use attempt::{Attempt, Held};
+pub use input::{Announcement, Effect, Input, Present, Shares};
+
+use crate::{error::Refused, federation::Federation, moment::Moment};
+use input::note;
+
+/// What a phase's handler returns. On `Err` the machine is as it was before: callers work on a clone.
+type Outcome = Result<Vec<Effect>, Refused>;
+
+/// Where a job stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Members answer the job.
+    Admitting,
+    /// The next plan waits for members to be present.
+    Gathering {
+        /// Without a cohort by then the job ends.
+        until: Moment,
+    },
+    /// Members send headers, shares, bodies.
+    Contributing {
+        /// Then the attempt is closed or void.
+        until: Moment,
+    },
+    /// The server adds the bodies.
+    Closing,
+    /// Members echo and release.
+    Opening {
+        /// Then the attempt is void.
+        until: Moment,
+    },
+    /// Members agree on the model.
+    Agreeing {
+        /// Then the round is complete or the job ends.
+        until: Moment,
+    },
+    /// Over.
+    Ended {
+        /// Whether every round ended with a model.
+        completed: bool,
+        /// Why, in words.
+        reason: String,
+    },
+}
+
+/// A member's answer to a job.
+#[derive(Clone)]
+enum Answer {
+    Accepted {
+        said: Arc<Envelope>,
+        site: Option<Arc<(Envelope, Policy)>>,
+    },
+    Refused {
+        said: Arc<Envelope>,
+        reason: String,
+    },
+}
+
+/// A job's machine. Cheap to clone.
+#[derive(Clone)]
+pub struct Machine {
+    federation: Arc<Federation>,
+    job: Arc<Signed<Job>>,
+    digest: Digest,
+    answers: BTreeMap<Fingerprint, Answer>,
+    phase: Phase,
+    round: u32,
+    attempt: u32,
+    completed: u32,
+    model: Digest,
+    current: Option<Attempt>,
+    past: HashSet<Context>,
+    spent: HashSet<Digest>,
+    /// Until then, absence is taken for being late: everybody is waited for.
+    patient_until: Moment,
+}
+
+impl Machine {
+    /// A machine for a job, and what to do about its submission.
+    pub fn submit(federation: Arc<Federation>, job: Signed<Job>, now: Moment) -> Result<(Self, Vec<Effect>), Refused> {
+        admitting::check(&federation, &job)?;
+        let digest = job.digest();
+        let effects = vec![
+            Effect::Persist,
+            Effect::Emit(Announcement::Said(EventKind::Job, job.envelope().clone())),
+            note("job", [("job", digest.to_string()), ("researcher", job.signer().to_string())]),
+        ];
+        let machine = Self {
+            federation,
+            digest,
+            answers: BTreeMap::new(),
+            phase: Phase::Admitting,
+            round: 1,
+            attempt: 1,
+            completed: 0,
+            model: job.initial_model,
+            job: Arc::new(job),
+            current: None,
+            past: HashSet::new(),
+            spent: HashSet::new(),
+            patient_until: now,
+        };
+        Ok((machine, effects))
+    }
+
+    /// Takes an input. Effects begin with [`Effect::Persist`] exactly when the machine changed.
+    ///
+    /// # Errors
+    /// [`Refused`]; drop this clone then.
+    pub fn handle(&mut self, input: &Input, now: Moment) -> Outcome {
+        let mut effects = match input {
+            Input::Admission(admission) => admitting::admission(self, admission)?,
+            Input::Poll { present, nonce } => match self.phase {
+                Phase::Admitting | Phase::Gathering { .. } => gathering::poll(self, present, *nonce, now),
+                Phase::Agreeing { .. } => agreeing::poll(self, present, now),
+                _ => Vec::new(),
+            },
+            Input::Header(header) => contributing::header(self, header)?,
+            Input::Body { context, member, digest } => contributing::body(self, context, member, *digest)?,
+            Input::Summed { context, sum } => closing::summed(self, context, *sum, now)?,
+            Input::SumFailed { context } => closing::failed(self, context, now)?,
+            Input::Echo(echo) => opening::echo(self, echo)?,
+            Input::Release(release) => opening::release(self, release, now)?,
+            Input::Agreement(agreement) => agreeing::agreement(self, agreement)?,
+            Input::Abort(abort) => self.abort(abort)?,
+            Input::Deadline => self.time_passed(now),
+            Input::Restarted => self.restarted(now),
+        };
+        if !effects.is_empty() {
+            effects.insert(0, Effect::Persist);
+        }
+        Ok(effects)
+    }
+
+    /// What was under way and has to be started anew after a restart.
+    pub fn unfinished(&self) -> Vec<Effect> {
+        match (&self.phase, &self.current) {
+            (Phase::Closing, Some(attempt)) => vec![Effect::StartSum {
+                context: attempt.context,
+                seats: attempt.contributors.clone(),
+            }],
+            _ => Vec::new(),
+        }
+    }
+
+    /// When to come back with [`Input::Deadline`] and a poll, if nothing happens before.
+    pub fn wakes_at(&self, now: Moment) -> Option<Moment> {
+        let patience = (self.patient_until > now).then_some(self.patient_until);
+        match self.phase {
+            Phase::Gathering { until } | Phase::Agreeing { until } => Some(patience.map_or(until, |p| p.min(until))),
+            Phase::Contributing { until } | Phase::Opening { until } => Some(until),
+            Phase::Admitting | Phase::Closing | Phase::Ended { .. } => None,
+        }
+    }
+
+    /// Where the job stands.
+    pub fn phase(&self) -> &Phase {
+        &self.phase
+    }
+
+    /// The job.
+    pub fn job(&self) -> &Signed<Job> {
+        &self.job
+    }
+
+    /// Its digest.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// Rounds that ended with a model.
+    pub fn completed(&self) -> u32 {
+        self.completed
+    }
+
+    /// The attempt that is under way, or was last.
+    pub fn current(&self) -> Option<&Attempt> {
+        self.current.as_ref()
+    }
+
+    /// The attempt with this context and the seat of this member in it.
+    ///
+    /// # Errors
+    /// `Late` for an attempt that is over; `Unknown` for one that never was, or that has no seat for the member.
+    pub fn seat(&self, context: &Context, member: &Fingerprint) -> Result<(&Attempt, ShareIndex), Refused> {
+        let attempt = self
+            .current
+            .as_ref()
+            .filter(|attempt| attempt.context == *context)
+            .ok_or_else(|| {
+                if self.past.contains(context) {
+                    Refused::new(Refusal::Late, "the context is over")
+                } else {
+                    Refused::new(Refusal::Unknown, "no such context")
+                }
+            })?;
+        let seat = attempt
+            .plan
+            .seat_of(member)
+            .ok_or_else(|| Refused::new(Refusal::Unknown, "a member outside the cohort"))?;
+        if matches!(self.phase, Phase::Ended { .. }) {
+            return Err(Refused::new(Refusal::Late, "the job has ended"));
+        }
+        Ok((attempt, seat))
+    }
+
+    /// [`Self::seat`], to write into.
+    fn held(&mut self, context: &Context, member: &Fingerprint) -> Result<(ShareIndex, &mut Held), Refused> {
+        let (_, seat) = self.seat(context, member)?;
+        self.current
+            .as_mut()
+            .and_then(|attempt| attempt.seats.get_mut(seat.position()))
+            .map(|held| (seat, held))
+            .ok_or_else(|| Refused::new(Refusal::Fault, "a seat without a place"))
+    }
+
+    fn accepted(&self) -> impl Iterator<Item = &Fingerprint> {
+        self.answers
+            .iter()
+            .filter(|(_, answer)| matches!(answer, Answer::Accepted { .. }))
+            .map(|(member, _)| member)
+    }
+
+    /// How long absence is taken for being late: a tenth of the contribute deadline, between ½ and 10 s.
+    fn patience(&self) -> Duration {
+        (self.job.deadlines.contribute / 10).clamp(Duration::from_millis(500), Duration::from_secs(10))
+    }
+
+    /// Goes to gather for the current round and attempt.
+    fn gather(&mut self, now: Moment) {
+        self.patient_until = now.after(self.patience());
+        self.phase = Phase::Gathering {
+            until: now.after(self.job.deadlines.contribute),
+        };
+    }
+
+    /// The attempt ends without a model: the next one is gathered for, or the job ends.
+    fn void(&mut self, reason: &str, now: Moment) -> Vec<Effect> {
+        let Some(context) = self.current.as_ref().map(|attempt| attempt.context) else {
+            return Vec::new();
+        };
+        let void = Void {
+            context,
+            reason: bounded(reason),
+        };
+        let mut effects = vec![
+            Effect::Emit(Announcement::Own(EventKind::Void, Void::LABEL, void.serialise())),
+            note("void", [("context", context.to_string()), ("reason", bounded(reason))]),
+        ];
+        if self.attempt < self.job.max_attempts {
+            self.attempt += 1;
+            self.gather(now);
+        } else {
+            let reason = format!(
+                "round {} was void {} times, the most that the job allows; the last time: {reason}",
+                self.round, self.attempt
+            );
+            effects.extend(self.end(false, &reason));
+        }
+        effects
+    }
+
+    /// The job ends.
+    fn end(&mut self, completed: bool, reason: &str) -> Vec<Effect> {
+        let reason = bounded(reason);
+        let ended = Ended {
+            job: self.digest,
+            completed,
+            rounds: self.completed,
+            reason: reason.clone(),
+        };
+        let mut effects = vec![
+            Effect::Emit(Announcement::Own(EventKind::Ended, Ended::LABEL, ended.serialise())),
+            note(
+                "ended",
+                [
+                    ("job", self.digest.to_string()),
+                    ("completed", completed.to_string()),
+                    ("rounds", self.completed.to_string()),
+                    ("reason", reason.clone()),
+                ],
+            ),
+        ];
+        if let Some(attempt) = &self.current {
+            effects.push(Effect::DeleteContext(attempt.context));
+        }
+        self.phase = Phase::Ended { completed, reason };
+        effects
+    }
+
+    fn abort(&mut self, abort: &Signed<Abort>) -> Outcome {
+        if matches!(self.phase, Phase::Ended { .. }) {
+            return Err(Refused::new(Refusal::Late, "the job has ended"));
+        }
+        let by = abort.signer();
+        if by != self.job.signer() && !self.federation.members().contains(&by) {
+            return Err(Refused::new(Refusal::Role, "neither the job's researcher nor a member"));
+        }
+        let mut effects = vec![note("abort", [("job", self.digest.to_string()), ("by", by.to_string())])];
+        let reason = format!("stopped by {}: {}", self.federation.name_of(&by), abort.reason);
+        effects.extend(self.end(false, &reason));
+        Ok(effects)
+    }
+
+    fn time_passed(&mut self, now: Moment) -> Vec<Effect> {
+        match self.phase {
+            Phase::Gathering { until } if now >= until => self.end(
+                false,
+                &format!("too few members were present for attempt {} of round {}", self.attempt, self.round),
+            ),
+            Phase::Contributing { until } if now >= until => contributing::deadline(self, now),
+            Phase::Opening { until } if now >= until => {
+                let (have, want) = self
+                    .current
+                    .as_ref()
+                    .map_or((0, 0), |attempt| (attempt.releases(), attempt.plan.threshold));
+                self.void(&format!("{have} members released in time, and it takes {want} to open the sum"), now)
+            }
+            Phase::Agreeing { until } if now >= until => agreeing::deadline(self, now),
+            _ => Vec::new(),
+        }
+    }
+
+    fn restarted(&mut self, now: Moment) -> Vec<Effect> {
+        if matches!(self.phase, Phase::Ended { .. }) {
+            return Vec::new();
+        }
+        self.patient_until = now.after(self.patience());
+        vec![note("restarted", [("job", self.digest.to_string())])]
+    }
+}
+
+/// Words that fit into a signed reason: at most 4 KiB, no control characters but newlines.
+fn bounded(reason: &str) -> String {
+    const BYTES: usize = 4 << 10;
+    let clean = reason.chars().filter(|c| *c == '\n' || !c.is_control());
+    let mut words = String::new();
+    for c in clean {
+        if words.len() + c.len_utf8() > BYTES {
+            break;
+        }
+        words.push(c);
+    }
+    words
+}

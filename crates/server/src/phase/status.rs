@@ -1,0 +1,73 @@
+//! A job as people look at it.
+
+use ciphertune_round::Fingerprint;
+use ciphertune_wire::proto::{JobState, MemberState};
+
+use super::{Answer, Machine, Phase};
+
+impl Machine {
+    /// Where the job stands, and each member in it.
+    pub fn status(&self, present: &[Fingerprint]) -> JobState {
+        let (phase, reason) = match &self.phase {
+            Phase::Admitting => ("admitting", ""),
+            Phase::Gathering { .. } => ("gathering", ""),
+            Phase::Contributing { .. } => ("contributing", ""),
+            Phase::Closing => ("closing", ""),
+            Phase::Opening { .. } => ("opening", ""),
+            Phase::Agreeing { .. } => ("agreeing", ""),
+            Phase::Ended { completed: true, reason } => ("completed", reason.as_str()),
+            Phase::Ended { reason, .. } => ("ended", reason.as_str()),
+        };
+        JobState {
+            job: self.digest.as_bytes().to_vec(),
+            name: self.job.name.clone(),
+            phase: phase.into(),
+            round: self.round,
+            attempt: self.attempt,
+            rounds: self.job.rounds,
+            members: self
+                .federation
+                .members()
+                .iter()
+                .map(|member| self.member(member, present.contains(member)))
+                .collect(),
+            reason: reason.into(),
+        }
+    }
+
+    fn member(&self, member: &Fingerprint, present: bool) -> MemberState {
+        let (admission, refusal) = match self.answers.get(member) {
+            None => ("waiting", ""),
+            Some(Answer::Accepted { .. }) => ("accepted", ""),
+            Some(Answer::Refused { reason, .. }) => ("refused", reason.as_str()),
+        };
+        MemberState {
+            name: self.federation.name_of(member),
+            admission: admission.into(),
+            refusal: refusal.into(),
+            present,
+            progress: self.progress(member).into(),
+        }
+    }
+
+    fn progress(&self, member: &Fingerprint) -> &'static str {
+        let held = self.current.as_ref().and_then(|attempt| {
+            let seat = attempt.plan.seat_of(member)?;
+            attempt.seats.get(seat.position())
+        });
+        let Some(held) = held else { return "none" };
+        let (some, all) = match self.phase {
+            Phase::Contributing { .. } | Phase::Closing => {
+                (held.header.is_some() || held.body.is_some(), held.is_complete())
+            }
+            Phase::Opening { .. } => (held.echo.is_some(), held.release.is_some()),
+            Phase::Agreeing { .. } | Phase::Ended { .. } => (held.release.is_some(), held.agreement.is_some()),
+            Phase::Admitting | Phase::Gathering { .. } => (false, false),
+        };
+        match (some, all) {
+            (_, true) => "done",
+            (true, _) => "partial",
+            _ => "none",
+        }
+    }
+}
