@@ -17,6 +17,14 @@ pub struct Desk {
     folder: PathBuf,
 }
 
+/// A contribution as it was sealed, whole.
+pub struct Kept {
+    /// Its signed header.
+    pub header: Signed<Header>,
+    /// The sealed share for each seat.
+    pub shares: Vec<Vec<u8>>,
+}
+
 /// The folder of one attempt.
 pub struct Attempt {
     folder: PathBuf,
@@ -73,10 +81,7 @@ impl Attempt {
     }
 
     /// The contribution that was sealed here in an earlier life, if it is whole: its header and its sealed shares.
-    pub fn contribution(
-        &self,
-        keyring: &dyn Keyring,
-    ) -> Result<Option<(Signed<Header>, Vec<Vec<u8>>)>> {
+    pub fn contribution(&self, keyring: &dyn Keyring) -> Result<Option<Kept>> {
         let Some(header) = durable::read(&self.folder.join("header"))? else {
             return Ok(None);
         };
@@ -96,7 +101,7 @@ impl Attempt {
                 "the sealed shares of this contribution were changed".into(),
             ));
         }
-        Ok(Some((header, shares)))
+        Ok(Some(Kept { header, shares }))
     }
 
     /// Makes a contribution durable: the body, which stands in [`Attempt::body`]'s temporary file, the shares, and at

@@ -12,7 +12,7 @@ use std::{
 use ciphertune_dp::{ClipReport, Clipped, Mechanism, Noised};
 use ciphertune_gauss::Entropy;
 use ciphertune_ledger::Charged;
-use ciphertune_policy::Unit;
+use ciphertune_policy::{Admitted, Unit};
 use ciphertune_round::{Context, Digest, Header, Signed};
 use ciphertune_seal::SealedContribution;
 use ciphertune_wire::proto::{EventKind, ShareKind};
@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 
 use super::{Engagement, Member, blocking, vet::Vetted};
 use crate::{
+    desk::Kept,
     durable,
     error::{Error, Result},
     inbox::kind,
@@ -28,7 +29,7 @@ use crate::{
     transfer::{send_body, send_shares},
 };
 
-/// A contribution that is on its way or at the server.
+/// A contribution that is on its way, or at the server.
 pub(super) struct Contributed {
     pub header: Signed<Header>,
     pub charged: Charged,
@@ -57,7 +58,7 @@ impl Member {
         let earlier = vetted.attempt.contribution(self.site.manifest().value())?;
         let (header, shares, charged) = match earlier {
             // Sealed in an earlier life: the same bytes again, never a second update under one context.
-            Some((header, shares)) => {
+            Some(Kept { header, shares }) => {
                 let charged = self.charge(engaged, vetted).await?;
                 (header, shares, charged)
             }
@@ -74,7 +75,9 @@ impl Member {
                 seconds.privatise = started.elapsed().as_secs_f64();
 
                 let started = Instant::now();
-                let (header, shares) = self.seal(vetted, noised, &charged).await?;
+                let (header, shares) = self
+                    .seal(vetted, &vetted.admitted, noised, &charged)
+                    .await?;
                 seconds.seal = started.elapsed().as_secs_f64();
                 (header, shares, charged)
             }
@@ -102,7 +105,9 @@ impl Member {
         let model = engaged.model.parameters.clone();
         let round = vetted.plan.round;
         let mut training = tokio::task::spawn_blocking(move || {
-            let mut progress = |at: Progress| drop(told.send(at));
+            let mut progress = |at: Progress| {
+                let _ = told.send(at); // nobody listens any more: training goes on regardless
+            };
             let update = learner.train(&model, round, &mut progress, &stop);
             (learner, update)
         });
@@ -182,10 +187,11 @@ impl Member {
         Ok(charged)
     }
 
-    /// Seals what is noised and charged, and makes it durable before its first byte leaves.
+    /// Seals what is admitted, noised and charged, and makes it durable before its first byte leaves.
     async fn seal(
         &mut self,
         vetted: &Vetted,
+        admitted: &Admitted,
         noised: Noised,
         charged: &Charged,
     ) -> Result<(Signed<Header>, Vec<Vec<u8>>)> {
@@ -199,7 +205,7 @@ impl Member {
             dangerous_write_plaintext(&folder.join(name), &values)?;
         }
         let body = durable::temporary(&vetted.attempt.body());
-        let (parameters, context, seat) = (vetted.parameters.clone(), vetted.context, vetted.seat);
+        let (parameters, context, seat) = (vetted.parameters, vetted.context, vetted.seat);
         let (threshold, seats) = (vetted.plan.threshold, vetted.seats.clone());
         let sealed: SealedContribution = blocking(move || {
             let file =
@@ -238,6 +244,12 @@ impl Member {
                 ("context", vetted.context.to_string().into()),
                 ("header", header.digest().to_string().into()),
                 ("body", header.body.to_string().into()),
+                (
+                    "policy",
+                    Digest::from_bytes(*admitted.policy_digest())
+                        .to_string()
+                        .into(),
+                ),
             ],
         )?;
         Ok((header, sealed.sealed_shares))
