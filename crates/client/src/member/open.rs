@@ -12,7 +12,7 @@ use ciphertune_dp::Release as Released;
 use ciphertune_gauss::Entropy;
 use ciphertune_identity::Role;
 use ciphertune_round::{Contributor, Digest, Echo, Hasher, Release, Roster, ShareIndex, Signed};
-use ciphertune_seal::{CheckValue, KeySum, KeySumShare, OneTimeKey, SecondOpening};
+use ciphertune_seal::{Check, CheckValue, KeySum, KeySumShare, OneTimeKey, SecondOpening};
 use ciphertune_wire::proto::{Event, EventKind, PutSignedRequest, ShareKind};
 use rand_core::Rng as _;
 
@@ -98,8 +98,8 @@ impl Member {
         self.await_checks(engaged, vetted, &roster, &mut heard, kept)
             .await?;
         let checks = self.check_values(vetted, &roster, &heard, spot).await?;
-        let key = self.rebuild_key(vetted, &roster, &heard).await?;
-        let (sum, second, key) = self.open_sum(vetted, &roster, key, checks).await?;
+        let keys = self.rebuild_key(vetted, &roster, &heard).await?;
+        let (sum, second, key) = self.open_sum(vetted, &roster, keys, checks).await?;
         if let Some(folder) = &self.options.dangerous_plaintext {
             let name = format!(
                 "{}-{}-sum-by-{}.i64",
@@ -393,13 +393,14 @@ impl Member {
         Ok(checks)
     }
 
-    /// Opens the key-sum shares of everybody who released, and rebuilds S.
+    /// Opens the key-sum shares of everybody who released, and rebuilds S: more than one candidate where shares
+    /// disagree, the likeliest first.
     async fn rebuild_key(
         &mut self,
         vetted: &Vetted,
         roster: &Accepted,
         heard: &Heard,
-    ) -> Result<KeySum> {
+    ) -> Result<Vec<KeySum>> {
         let sealed = fetch_shares(
             &self.client,
             vetted.context,
@@ -437,9 +438,9 @@ impl Member {
         let (parameters, threshold) = (vetted.parameters, vetted.plan.threshold);
         let contributors = roster.contributors.len();
         blocking(move || {
-            Ok(KeySum::rebuild(
+            Ok(KeySum::candidates(
                 &parameters,
-                shares,
+                &shares,
                 threshold,
                 contributors,
             )?)
@@ -447,11 +448,12 @@ impl Member {
         .await
     }
 
+    /// Opens the sum with the first candidate that passes every check.
     async fn open_sum(
         &mut self,
         vetted: &Vetted,
         roster: &Accepted,
-        key: KeySum,
+        keys: Vec<KeySum>,
         checks: Vec<CheckValue>,
     ) -> Result<(Vec<i64>, SecondOpening, KeySum)> {
         let path = vetted.attempt.download("sum");
@@ -460,19 +462,31 @@ impl Member {
         let (parameters, length, context) = (vetted.parameters, vetted.length, vetted.context);
         let (digest, sum, contributors) = (roster.digest, roster.sum, roster.contributors.len());
         blocking(move || {
-            let file = open_file(&path)?;
-            let (opened, second) = ciphertune_seal::open(
-                &parameters,
-                length,
-                &context,
-                &digest,
-                &key,
-                contributors,
-                &checks,
-                &sum,
-                file,
-            )?;
-            Ok((opened.into_values(), second, key))
+            let mut failure = Error::Void("no key sum could be rebuilt from the shares".into());
+            for key in keys {
+                let file = open_file(&path)?;
+                match ciphertune_seal::open(
+                    &parameters,
+                    length,
+                    &context,
+                    &digest,
+                    &key,
+                    contributors,
+                    &checks,
+                    &sum,
+                    file,
+                ) {
+                    Ok((opened, second)) => return Ok((opened.into_values(), second, key)),
+                    // What the server sent is wrong whatever the key.
+                    Err(
+                        error @ ciphertune_seal::Error::Failed(Check::Digest | Check::CheckValue),
+                    ) => {
+                        return Err(error.into());
+                    }
+                    Err(error) => failure = error.into(),
+                }
+            }
+            Err(failure)
         })
         .await
     }
