@@ -66,7 +66,7 @@ impl Tuning {
 pub struct Tuner {
     backbone: Box<dyn Backbone>,
     tokenizer: Tokenizer,
-    training: PathBuf,
+    training: Option<PathBuf>,
     validation: Option<PathBuf>,
     prepared: Option<Prepared>,
 }
@@ -89,13 +89,20 @@ impl Tuner {
                 Error::fault(format_args!("data file {}", path.display()), error)
             })?;
         }
-        let backbone = backbone::load(model, &Device::Cpu)?;
-        let tokenizer = Tokenizer::load(&model.join("tokenizer.json"))?;
         Ok(Self {
-            backbone,
-            tokenizer,
-            training: training.to_owned(),
+            training: Some(training.to_owned()),
             validation: validation.map(Path::to_owned),
+            ..Self::for_draft(model)?
+        })
+    }
+
+    /// Loads a backbone's folder without data: enough to draft a job with.
+    pub fn for_draft(model: &Path) -> Result<Self> {
+        Ok(Self {
+            backbone: backbone::load(model, &Device::Cpu)?,
+            tokenizer: Tokenizer::load(&model.join("tokenizer.json"))?,
+            training: None,
+            validation: None,
             prepared: None,
         })
     }
@@ -144,8 +151,12 @@ impl Learner for Tuner {
         }
         let model = self.first_model(&tuning)?;
         let (training, validation) = {
+            let data = self
+                .training
+                .as_ref()
+                .ok_or_else(|| Error::Misuse("no training data".into()))?;
             let trainer = self.trainer(&tuning)?;
-            let training = trainer.encode(&Self::read(&self.training, &tuning)?)?;
+            let training = trainer.encode(&Self::read(data, &tuning)?)?;
             let validation = match &self.validation {
                 Some(path) => Some(trainer.encode(&Self::read(path, &tuning)?)?),
                 None => None,

@@ -1,0 +1,162 @@
+//! `ciphertune job`: a researcher's commands.
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use ciphertune_client::{
+    Error, Result, draft::Draft, learner::Learner, researcher::Researcher, site::Site,
+    tuning::Tuner,
+};
+use ciphertune_round::Digest;
+use ciphertune_wire::proto::JobState;
+use clap::Subcommand;
+use serde_json::json;
+
+use crate::{
+    Common,
+    output::{self, asked_to_stop},
+    passphrase::passphrase,
+};
+
+/// Subcommands of `ciphertune job`.
+#[derive(Subcommand)]
+pub enum Job {
+    /// Derive a job's numbers from the federation's policy, sign it, submit it.
+    Submit {
+        /// The job's TOML file.
+        file: PathBuf,
+        /// The backbone's folder: for its digest and the first model.
+        #[arg(long, value_name = "DIR")]
+        model: PathBuf,
+    },
+    /// How one job stands, or all of them.
+    Status {
+        /// The job's digest.
+        job: Option<String>,
+    },
+    /// Status again and again, until the job has ended.
+    Watch {
+        /// The job's digest.
+        job: String,
+    },
+    /// Stop a job.
+    Abort {
+        /// The job's digest.
+        job: String,
+        /// Why, for the log.
+        #[arg(long, default_value = "stopped by its researcher")]
+        reason: String,
+    },
+}
+
+impl Job {
+    pub async fn run(self, common: &Common) -> Result<ExitCode> {
+        let site = Site::open(common.home.clone(), &passphrase()?)?;
+        match self {
+            Self::Submit { file, model } => {
+                let draft = Draft::from_toml(&output::read(&file)?)?;
+                let tuner = Tuner::for_draft(&model)?;
+                let first = tuner.first_model(&draft.tuning)?;
+                let federation = site.manifest().federation().to_string();
+                let job = draft.job(&federation, &site.policy()?, tuner.backbone(), &first)?;
+                let digest = Researcher::connect(site).await?.submit(job).await?;
+                if common.json {
+                    output::json(&json!({"job": digest.to_string()}))?;
+                } else {
+                    println!("submitted {digest}\nnext: ciphertune job watch {digest}");
+                }
+            }
+            Self::Status { job } => {
+                let job = job.map(|job| Digest::from_hex(&job)).transpose()?;
+                for state in Researcher::connect(site).await?.status(job).await? {
+                    show(&state, common.json)?;
+                }
+            }
+            Self::Watch { job } => return watch(site, &job, common.json).await,
+            Self::Abort { job, reason } => {
+                let job = Digest::from_hex(&job)?;
+                Researcher::connect(site).await?.abort(job, &reason).await?;
+                if common.json {
+                    output::json(&json!({"aborted": job.to_string()}))?;
+                } else {
+                    println!("asked the server to stop {job}");
+                }
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+async fn watch(site: Site, job: &str, as_json: bool) -> Result<ExitCode> {
+    let job = Digest::from_hex(job)?;
+    let mut researcher = Researcher::connect(site).await?;
+    let mut last = None;
+    loop {
+        let state = researcher
+            .status(Some(job))
+            .await?
+            .into_iter()
+            .next()
+            .ok_or_else(|| Error::Refused(format!("the server has no job {job}")))?;
+        if last.as_ref() != Some(&state) {
+            show(&state, as_json)?;
+        }
+        match state.phase.as_str() {
+            "completed" => return Ok(ExitCode::SUCCESS),
+            "ended" => return Ok(ExitCode::from(1)),
+            _ => last = Some(state),
+        }
+        tokio::select! {
+            () = asked_to_stop() => return Err(Error::Stopped),
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+        }
+    }
+}
+
+fn show(state: &JobState, as_json: bool) -> Result<()> {
+    let digest = Digest::parse(&state.job)?;
+    if as_json {
+        let members: Vec<_> = state
+            .members
+            .iter()
+            .map(|member| {
+                json!({
+                    "name": member.name,
+                    "admission": member.admission,
+                    "refusal": member.refusal,
+                    "present": member.present,
+                    "progress": member.progress,
+                })
+            })
+            .collect();
+        return output::json(&json!({
+            "job": digest.to_string(),
+            "name": state.name,
+            "phase": state.phase,
+            "round": state.round,
+            "rounds": state.rounds,
+            "attempt": state.attempt,
+            "members": members,
+            "reason": state.reason,
+        }));
+    }
+    println!(
+        "{}  {}  {}  round {} of {}, attempt {}",
+        digest.short(),
+        state.name,
+        state.phase,
+        state.round,
+        state.rounds,
+        state.attempt
+    );
+    for member in &state.members {
+        let presence = if member.present { "present" } else { "absent" };
+        println!(
+            "  {:<24} {:<8} {presence:<8} {} {}",
+            member.name, member.admission, member.progress, member.refusal
+        );
+    }
+    if !state.reason.is_empty() {
+        println!("  {}", state.reason);
+    }
+    Ok(())
+}

@@ -1,0 +1,159 @@
+//! `ciphertune join`: a member's one command.
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use ciphertune_client::{
+    Result,
+    member::{self, Observer, Options},
+    report::Happening,
+    site::Site,
+    tuning::Tuner,
+};
+use ciphertune_identity::Kit;
+use ciphertune_round::Envelope;
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::{Common, output, passphrase::passphrase};
+
+/// Flags of `ciphertune join`.
+#[derive(Args)]
+pub struct Join {
+    /// This member's training data: `sentence@label`, JSON Lines or CSV. It never leaves this machine.
+    #[arg(long, value_name = "FILE")]
+    data: PathBuf,
+    /// Validation data, for this member's own eyes.
+    #[arg(long, value_name = "FILE")]
+    validation: Option<PathBuf>,
+    /// The frozen backbone: a Hugging Face folder.
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// The dataset's name, under which its privacy budget is kept.
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    dataset: String,
+    /// Install this kit from the federation's authority first.
+    #[arg(long, value_name = "DIR")]
+    kit: Option<PathBuf>,
+    /// With --kit: the site's own policy, signed by an officer.
+    #[arg(long, value_name = "FILE", requires = "kit")]
+    site_policy: Option<PathBuf>,
+    /// Leave when the first job has ended.
+    #[arg(long)]
+    one_job: bool,
+}
+
+impl Join {
+    pub async fn run(self, common: &Common) -> Result<ExitCode> {
+        let passphrase = passphrase()?;
+        if let Some(folder) = &self.kit {
+            let site_policy = match &self.site_policy {
+                Some(path) => Some(Envelope::decode(&std::fs::read(path).map_err(
+                    |error| {
+                        ciphertune_client::Error::Misuse(format!(
+                            "cannot read {}: {error}",
+                            path.display()
+                        ))
+                    },
+                )?)?),
+                None => None,
+            };
+            Site::install(
+                &common.home,
+                &passphrase,
+                &Kit::read(folder)?,
+                site_policy.as_ref(),
+            )?;
+        }
+        let site = Site::open(common.home.clone(), &passphrase)?;
+        let learner = Tuner::load(&self.model, &self.data, self.validation.as_deref())?;
+        let options = Options {
+            dataset: self.dataset,
+            one_job: self.one_job,
+            dangerous_plaintext: None,
+        };
+        let observer = if common.json { machine() } else { human() };
+        let outcome = member::run(
+            site,
+            Box::new(learner),
+            options,
+            observer,
+            output::asked_to_stop(),
+        )
+        .await?;
+        Ok(ExitCode::from(u8::from(!outcome.completed)))
+    }
+}
+
+fn machine() -> Observer {
+    Box::new(|happening| {
+        let _ = output::json(happening);
+    })
+}
+
+fn human() -> Observer {
+    let bar = ProgressBar::new(0);
+    if let Ok(style) =
+        ProgressStyle::with_template("  training [{bar:30}] {pos}/{len}  {msg}  {eta}")
+    {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(500));
+    Box::new(move |happening| {
+        if let Happening::Training { step, steps, loss } = happening {
+            bar.set_length(*steps as u64);
+            bar.set_position(*step as u64);
+            bar.set_message(format!("loss {loss:.3}"));
+        } else {
+            bar.println(words(happening));
+        }
+    })
+}
+
+fn words(happening: &Happening) -> String {
+    match happening {
+        Happening::Connected { server } => format!("connected to {server}; waiting for jobs"),
+        Happening::Considered { job, refusal: None } => format!("job {job}: admitted"),
+        Happening::Considered {
+            job,
+            refusal: Some(reason),
+        } => format!("job {job}: refused: {reason}"),
+        Happening::Started { validation } => match validation {
+            Some(found) => format!("start: validation accuracy {:.1} %", found.accuracy * 100.0),
+            None => "start".into(),
+        },
+        Happening::Planned {
+            round,
+            rounds,
+            attempt,
+            cohort,
+            parameters,
+        } => {
+            format!("round {round} of {rounds}, attempt {attempt}: {cohort} members, {parameters}")
+        }
+        Happening::Training { step, steps, .. } => format!("step {step} of {steps}"),
+        Happening::Warning { said } => format!("warning: {said}"),
+        Happening::Voided { reason } => format!("no model from this attempt: {reason}"),
+        Happening::Finished(report) => {
+            let validation = report.validation.map_or(String::new(), |found| {
+                format!(", validation accuracy {:.1} %", found.accuracy * 100.0)
+            });
+            let spent = report
+                .epsilon
+                .map_or("no differential privacy".into(), |epsilon| {
+                    format!("epsilon {epsilon:.3} spent")
+                });
+            format!(
+                "round {} done: {} contributors{validation}; {spent}; {} B up, {} B down",
+                report.round, report.contributors, report.bytes_up, report.bytes_down
+            )
+        }
+        Happening::Ended {
+            completed,
+            rounds,
+            reason,
+        } => format!(
+            "job {} after {rounds} rounds: {reason}",
+            if *completed { "completed" } else { "ended" }
+        ),
+    }
+}

@@ -1,0 +1,92 @@
+//! `ciphertune`: what members, researchers, officers and auditors run.
+
+mod audit;
+mod job;
+mod join;
+mod output;
+mod params;
+mod passphrase;
+mod policy;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use ciphertune_client::Result;
+use ciphertune_identity::Home;
+use clap::{Parser, Subcommand};
+
+/// Federated p-tuning through sealed sums: members train, nobody else sees an update.
+///
+/// Exit codes: 0 done, 1 refused or not verified, 2 usage, 3 fault.
+#[derive(Parser)]
+#[command(name = "ciphertune", version, propagate_version = true)]
+struct Arguments {
+    /// This party's folder: keys, certificates, policies, ledger, audit log.
+    #[arg(long, global = true, env = "CIPHERTUNE_HOME", value_name = "DIR")]
+    home: Option<PathBuf>,
+    /// One JSON object a line on standard output instead of words.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Take part in the federation's jobs as a member, until stopped.
+    Join(join::Join),
+    /// Submit a job, ask how jobs stand, stop one.
+    #[command(subcommand)]
+    Job(job::Job),
+    /// Read policies: are they valid, what do they mean, what is the strictest of several.
+    #[command(subcommand)]
+    Policy(policy::Command),
+    /// Show the encryption parameters that follow from a cohort and a value bound.
+    #[command(subcommand)]
+    Params(params::Command),
+    /// Check an audit log.
+    #[command(subcommand)]
+    Audit(audit::Command),
+}
+
+/// What every command is given.
+struct Common {
+    home: Home,
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()),
+        )
+        .init();
+    let common = Common {
+        home: Home::new(arguments.home.unwrap_or_else(default_home)),
+        json: arguments.json,
+    };
+    match run(arguments.command, &common) {
+        Ok(code) => code,
+        Err(error) => {
+            output::error(&error, common.json);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run(command: Command, common: &Common) -> Result<ExitCode> {
+    match command {
+        Command::Join(join) => output::on_runtime(join.run(common)),
+        Command::Job(job) => output::on_runtime(job.run(common)),
+        Command::Policy(command) => command.run(common),
+        Command::Params(command) => command.run(common),
+        Command::Audit(command) => command.run(common),
+    }
+}
+
+fn default_home() -> PathBuf {
+    std::env::var_os("HOME")
+        .map_or_else(PathBuf::new, PathBuf::from)
+        .join(".ciphertune")
+}
