@@ -18,11 +18,16 @@ impl Federation {
     ///
     /// # Errors
     /// [`Error::Malformed`] says which of the two does not hold, and why.
-    pub fn new(authority: &AuthorityCertificate, manifest: Envelope, policy: Envelope) -> Result<Self> {
+    pub fn new(
+        authority: &AuthorityCertificate,
+        manifest: Envelope,
+        policy: Envelope,
+    ) -> Result<Self> {
         let manifest = Manifest::verify(manifest, authority)
             .map_err(|error| Error::Malformed(format!("manifest: {error}")))?;
-        let (document, policy) = officers_policy(&manifest, policy)
-            .map_err(|refused| Error::Malformed(format!("federation policy: {}", refused.detail)))?;
+        let (document, policy) = officers_policy(&manifest, policy).map_err(|refused| {
+            Error::Malformed(format!("federation policy: {}", refused.detail))
+        })?;
         Ok(Self {
             manifest,
             document,
@@ -65,7 +70,10 @@ impl Federation {
 
     /// The members, in the manifest's order.
     pub fn members(&self) -> Vec<Fingerprint> {
-        self.manifest.members().map(|party| party.fingerprint()).collect()
+        self.manifest
+            .members()
+            .map(|party| party.fingerprint())
+            .collect()
     }
 
     /// Verifies a site's policy.
@@ -80,8 +88,13 @@ fn officers_policy(
 ) -> Result<(Signed<PolicyDocument>, Policy), Refused> {
     let document =
         Signed::<PolicyDocument>::verify(envelope, manifest).map_err(Refused::malformed)?;
-    if manifest.party_as(&document.signer(), Role::Officer).is_none() {
-        return Err(Refused::malformed("not signed by an officer of the manifest"));
+    if manifest
+        .party_as(&document.signer(), Role::Officer)
+        .is_none()
+    {
+        return Err(Refused::malformed(
+            "not signed by an officer of the manifest",
+        ));
     }
     if document.federation != manifest.federation().as_str() {
         return Err(Refused::malformed("a policy for another federation"));

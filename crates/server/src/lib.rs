@@ -3,11 +3,22 @@
 //! [`Machine`](phase::Machine) is the life of a job as a pure machine; [`storage`] makes it durable; the service
 //! authenticates, translates and calls. This crate's graph holds no code that could open a body or a share.
 
+mod config;
+mod coordinator;
+mod download;
 mod error;
 mod federation;
 mod moment;
 pub mod phase;
+mod presence;
+mod run;
+mod service;
+pub mod storage;
+mod upload;
+mod uploads;
 
+pub use config::{Clock, Config};
 pub use error::{Error, Refused, Result};
 pub use federation::Federation;
 pub use moment::Moment;
+pub use run::run;

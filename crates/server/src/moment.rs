@@ -20,7 +20,10 @@ impl Moment {
     /// The moment `span` later.
     #[must_use]
     pub fn after(self, span: Duration) -> Self {
-        Self(self.0.saturating_add(span.as_millis().try_into().unwrap_or(u64::MAX)))
+        Self(
+            self.0
+                .saturating_add(span.as_millis().try_into().unwrap_or(u64::MAX)),
+        )
     }
 
     /// How long it is from `earlier` to this moment; zero when it is the other way round.
@@ -38,7 +41,9 @@ impl Moment {
 
 impl From<SystemTime> for Moment {
     fn from(time: SystemTime) -> Self {
-        let millis = time.duration_since(UNIX_EPOCH).map_or(0, |span| span.as_millis());
+        let millis = time
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |span| span.as_millis());
         Self(millis.try_into().unwrap_or(u64::MAX))
     }
 }

@@ -9,7 +9,11 @@ use tokio::{
     time::timeout,
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tonic::codegen::tokio_stream::wrappers::ReceiverStream;
+use tonic::{codegen::tokio_stream::wrappers::ReceiverStream, transport::server::Connected};
+
+/// What a request's extensions say about an accepted connection: `peer_certs()` are those that the handshake verified.
+/// (tonic names this type only together with its own TLS, which we do not use.)
+pub type ConnectInfo = <TlsStream<TcpStream> as Connected>::ConnectInfo;
 
 /// How long a peer may take over its handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);

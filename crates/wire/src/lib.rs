@@ -17,7 +17,7 @@ pub mod proto {
     include!(concat!(env!("OUT_DIR"), "/ciphertune.wire.rs"));
 }
 
-pub use accept::accept;
+pub use accept::{ConnectInfo, accept};
 pub use connect::{Client, connect};
 pub use error::{Error, Result};
 pub use meter::Meter;

@@ -12,8 +12,15 @@ use crate::{error::Refused, federation::Federation};
 
 /// Whether a job can be run here at all.
 pub(super) fn check(federation: &Federation, job: &Signed<Job>) -> Result<(), Refused> {
-    if federation.manifest().party_as(&job.signer(), Role::Researcher).is_none() {
-        return Err(Refused::new(Refusal::Role, "the job is not signed by a researcher of the manifest"));
+    if federation
+        .manifest()
+        .party_as(&job.signer(), Role::Researcher)
+        .is_none()
+    {
+        return Err(Refused::new(
+            Refusal::Role,
+            "the job is not signed by a researcher of the manifest",
+        ));
     }
     if job.federation != federation.name().as_str() {
         return Err(Refused::malformed("the job is for another federation"));
@@ -36,17 +43,33 @@ pub(super) fn check(federation: &Federation, job: &Signed<Job>) -> Result<(), Re
 /// A member's answer: one for each, the same one as often as it likes.
 pub(super) fn admission(machine: &mut Machine, admission: &Signed<Admission>) -> Outcome {
     let member = admission.signer();
-    if machine.federation.manifest().party_as(&member, Role::Member).is_none() {
-        return Err(Refused::new(Refusal::Role, "an admission by somebody who is no member"));
+    if machine
+        .federation
+        .manifest()
+        .party_as(&member, Role::Member)
+        .is_none()
+    {
+        return Err(Refused::new(
+            Refusal::Role,
+            "an admission by somebody who is no member",
+        ));
     }
     if admission.job != machine.digest {
-        return Err(Refused::new(Refusal::Unknown, "an admission to another job"));
+        return Err(Refused::new(
+            Refusal::Unknown,
+            "an admission to another job",
+        ));
     }
-    if let Some(Answer::Accepted { said, .. } | Answer::Refused { said, .. }) = machine.answers.get(&member) {
+    if let Some(Answer::Accepted { said, .. } | Answer::Refused { said, .. }) =
+        machine.answers.get(&member)
+    {
         return if said.payload() == admission.envelope().payload() {
             Ok(Vec::new())
         } else {
-            Err(Refused::new(Refusal::Conflict, "a second, different admission"))
+            Err(Refused::new(
+                Refusal::Conflict,
+                "a second, different admission",
+            ))
         };
     }
     if machine.phase != Phase::Admitting {
@@ -91,7 +114,10 @@ pub(super) fn admission(machine: &mut Machine, admission: &Signed<Admission>) ->
 fn hopeless(machine: &mut Machine) -> Vec<Effect> {
     let members = machine.federation.members();
     let accepted = machine.accepted().count();
-    let unanswered = members.iter().filter(|member| !machine.answers.contains_key(member)).count();
+    let unanswered = members
+        .iter()
+        .filter(|member| !machine.answers.contains_key(member))
+        .count();
     if unanswered > 0 || accepted >= machine.job.expected_members {
         return Vec::new();
     }
@@ -101,7 +127,10 @@ fn hopeless(machine: &mut Machine) -> Vec<Effect> {
     );
     for member in &members {
         if let Some(Answer::Refused { reason: words, .. }) = machine.answers.get(member) {
-            reason.push_str(&format!("\n{}: {words}", machine.federation.name_of(member)));
+            reason.push_str(&format!(
+                "\n{}: {words}",
+                machine.federation.name_of(member)
+            ));
         }
     }
     let mut effects = vec![note("hopeless", [("job", machine.digest.to_string())])];

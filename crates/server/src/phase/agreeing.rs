@@ -12,16 +12,29 @@ use crate::{error::Refused, moment::Moment};
 pub(super) fn agreement(machine: &mut Machine, agreement: &Signed<Agreement>) -> Outcome {
     machine.seat(&agreement.context, &agreement.signer())?;
     machine.expect_not_void()?;
-    if matches!(machine.phase, Phase::Contributing { .. } | Phase::Closing | Phase::Opening { .. }) {
-        return Err(Refused::new(Refusal::Conflict, "nobody can have opened the sum yet"));
+    if matches!(
+        machine.phase,
+        Phase::Contributing { .. } | Phase::Closing | Phase::Opening { .. }
+    ) {
+        return Err(Refused::new(
+            Refusal::Conflict,
+            "nobody can have opened the sum yet",
+        ));
     }
     let (_, held) = machine.held(&agreement.context, &agreement.signer())?;
     if let Some(first) = &held.agreement {
-        return same(first.envelope().payload(), agreement.envelope().payload(), "agreement");
+        return same(
+            first.envelope().payload(),
+            agreement.envelope().payload(),
+            "agreement",
+        );
     }
     held.agreement = Some(Arc::new(agreement.clone()));
     let mut effects = vec![
-        Effect::Emit(Announcement::Said(EventKind::Agreement, agreement.envelope().clone())),
+        Effect::Emit(Announcement::Said(
+            EventKind::Agreement,
+            agreement.envelope().clone(),
+        )),
         note(
             "agreement",
             [
@@ -50,7 +63,11 @@ pub(super) fn poll(machine: &mut Machine, present: &[Present], now: Moment) -> V
         let counts = patient || present.iter().any(|present| present.member == seat.member);
         counts && !attempt.has_agreed(&seat.member)
     });
-    if waited_for { Vec::new() } else { complete(machine, now).unwrap_or_default() }
+    if waited_for {
+        Vec::new()
+    } else {
+        complete(machine, now).unwrap_or_default()
+    }
 }
 
 /// Completes the round with t equal agreements, or ends the job.
@@ -84,7 +101,10 @@ fn complete(machine: &mut Machine, now: Moment) -> Option<Vec<Effect>> {
         ],
     )];
     if machine.round == machine.job.rounds {
-        let reason = format!("all {} rounds ended with a model that the members agree on", machine.round);
+        let reason = format!(
+            "all {} rounds ended with a model that the members agree on",
+            machine.round
+        );
         effects.extend(machine.end(true, &reason));
     } else {
         machine.round += 1;
@@ -95,14 +115,24 @@ fn complete(machine: &mut Machine, now: Moment) -> Option<Vec<Effect>> {
 }
 
 fn votes(machine: &Machine) -> Vec<(Digest, Vec<Fingerprint>)> {
-    machine.current.as_ref().map(|attempt| attempt.votes()).unwrap_or_default()
+    machine
+        .current
+        .as_ref()
+        .map(|attempt| attempt.votes())
+        .unwrap_or_default()
 }
 
 /// Who agrees with whom. The largest group comes first; without t in it nobody can be called the dissenter.
 fn disagreement(machine: &Machine, votes: &[(Digest, Vec<Fingerprint>)]) -> String {
     let (round, threshold) = (
-        machine.current.as_ref().map_or(0, |attempt| attempt.plan.round),
-        machine.current.as_ref().map_or(0, |attempt| attempt.plan.threshold),
+        machine
+            .current
+            .as_ref()
+            .map_or(0, |attempt| attempt.plan.round),
+        machine
+            .current
+            .as_ref()
+            .map_or(0, |attempt| attempt.plan.threshold),
     );
     let names = |members: &[Fingerprint]| {
         members
@@ -112,17 +142,27 @@ fn disagreement(machine: &Machine, votes: &[(Digest, Vec<Fingerprint>)]) -> Stri
             .join(", ")
     };
     let mut reason = match votes {
-        [] | [_] => format!("fewer than {threshold} members agreed on the model of round {round} in time"),
+        [] | [_] => {
+            format!("fewer than {threshold} members agreed on the model of round {round} in time")
+        }
         _ => format!("the members disagree on the model of round {round}"),
     };
     for (model, members) in votes {
-        reason.push_str(&format!("\n{} with {}: {}", members.len(), model.short(), names(members)));
+        reason.push_str(&format!(
+            "\n{} with {}: {}",
+            members.len(),
+            model.short(),
+            names(members)
+        ));
     }
     if let [(_, most), others @ ..] = votes
         && most.len() >= threshold
         && !others.is_empty()
     {
-        let dissenters: Vec<_> = others.iter().flat_map(|(_, members)| members.clone()).collect();
+        let dissenters: Vec<_> = others
+            .iter()
+            .flat_map(|(_, members)| members.clone())
+            .collect();
         reason.push_str(&format!("\ndissenting: {}", names(&dissenters)));
     }
     reason

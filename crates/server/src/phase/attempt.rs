@@ -64,9 +64,22 @@ impl Attempt {
             .collect()
     }
 
+    /// The seats that have released.
+    pub fn released(&self) -> Vec<ShareIndex> {
+        self.seats
+            .iter()
+            .enumerate()
+            .filter(|(_, held)| held.release.is_some())
+            .filter_map(|(position, _)| ShareIndex::at(position).ok())
+            .collect()
+    }
+
     /// How many have released.
     pub fn releases(&self) -> usize {
-        self.seats.iter().filter(|held| held.release.is_some()).count()
+        self.seats
+            .iter()
+            .filter(|held| held.release.is_some())
+            .count()
     }
 
     /// The members behind each keyed digest of a model, most first; ties in the order of the digests.

@@ -21,13 +21,21 @@ pub(super) fn close(machine: &mut Machine) -> Vec<Effect> {
 }
 
 /// The sum is in storage: signs the roster of U.
-pub(super) fn summed(machine: &mut Machine, context: &Context, sum: Digest, now: Moment) -> Outcome {
+pub(super) fn summed(
+    machine: &mut Machine,
+    context: &Context,
+    sum: Digest,
+    now: Moment,
+) -> Outcome {
     expect_closing(machine, context)?;
     let Some(attempt) = &mut machine.current else {
         return Ok(Vec::new());
     };
     if attempt.contributors.len() < attempt.plan.min_contributors {
-        return Err(Refused::new(Refusal::Fault, "a roster below the minimum is never made"));
+        return Err(Refused::new(
+            Refusal::Fault,
+            "a roster below the minimum is never made",
+        ));
     }
     let headers = attempt
         .contributors
@@ -64,13 +72,19 @@ pub(super) fn summed(machine: &mut Machine, context: &Context, sum: Digest, now:
 /// The server could not add the bodies.
 pub(super) fn failed(machine: &mut Machine, context: &Context, now: Moment) -> Outcome {
     expect_closing(machine, context)?;
-    Ok(machine.void("the server could not add the bodies; its operator's log says why", now))
+    Ok(machine.void(
+        "the server could not add the bodies; its operator's log says why",
+        now,
+    ))
 }
 
 fn expect_closing(machine: &Machine, context: &Context) -> Result<(), Refused> {
     let current = machine.current.as_ref().map(|attempt| attempt.context);
     if machine.phase != Phase::Closing || current != Some(*context) {
-        return Err(Refused::new(Refusal::Late, "a sum for an attempt that is not closing"));
+        return Err(Refused::new(
+            Refusal::Late,
+            "a sum for an attempt that is not closing",
+        ));
     }
     Ok(())
 }

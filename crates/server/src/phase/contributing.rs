@@ -21,7 +21,10 @@ pub(super) fn header(machine: &mut Machine, header: &Signed<Header>) -> Outcome 
         return if first.envelope().payload() == header.envelope().payload() {
             Ok(Vec::new())
         } else {
-            Err(Refused::new(Refusal::Conflict, "a second, different header"))
+            Err(Refused::new(
+                Refusal::Conflict,
+                "a second, different header",
+            ))
         };
     }
     if !contributing {
@@ -54,7 +57,12 @@ pub(super) fn header(machine: &mut Machine, header: &Signed<Header>) -> Outcome 
 }
 
 /// A whole body; its digest is held to the header's, if that is here.
-pub(super) fn body(machine: &mut Machine, context: &Context, member: &Fingerprint, digest: Digest) -> Outcome {
+pub(super) fn body(
+    machine: &mut Machine,
+    context: &Context,
+    member: &Fingerprint,
+    digest: Digest,
+) -> Outcome {
     let contributing = is_open(machine);
     let (seat, held) = machine.held(context, member)?;
     if let Some(first) = held.body {
@@ -67,12 +75,21 @@ pub(super) fn body(machine: &mut Machine, context: &Context, member: &Fingerprin
     if !contributing {
         return Err(Refused::new(Refusal::Late, "a body after the close"));
     }
-    if held.header.as_ref().is_some_and(|header| header.body != digest) {
-        return Err(Refused::malformed("the body is not the one in the signed header"));
+    if held
+        .header
+        .as_ref()
+        .is_some_and(|header| header.body != digest)
+    {
+        return Err(Refused::malformed(
+            "the body is not the one in the signed header",
+        ));
     }
     held.body = Some(digest);
     let mut effects = vec![
-        Effect::KeepBody { context: *context, seat },
+        Effect::KeepBody {
+            context: *context,
+            seat,
+        },
         note(
             "body",
             [
@@ -95,7 +112,10 @@ pub(super) fn deadline(machine: &mut Machine, now: Moment) -> Vec<Effect> {
     if have >= want {
         return closing::close(machine);
     }
-    machine.void(&format!("{have} members contributed in time, and a sum takes {want}"), now)
+    machine.void(
+        &format!("{have} members contributed in time, and a sum takes {want}"),
+        now,
+    )
 }
 
 fn is_open(machine: &Machine) -> bool {
@@ -107,5 +127,9 @@ fn close_if_all_are_in(machine: &mut Machine) -> Vec<Effect> {
         .current
         .as_ref()
         .is_some_and(|attempt| attempt.complete().len() == attempt.seats.len());
-    if all { closing::close(machine) } else { Vec::new() }
+    if all {
+        closing::close(machine)
+    } else {
+        Vec::new()
+    }
 }

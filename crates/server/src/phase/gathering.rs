@@ -12,20 +12,30 @@ use crate::moment::Moment;
 ///
 /// The first waits for `expected_members` to be present. Later ones take everybody who accepted if all are present, and
 /// after some patience whoever is, if they are enough.
-pub(super) fn poll(machine: &mut Machine, present: &[Present], nonce: [u8; 32], now: Moment) -> Vec<Effect> {
+pub(super) fn poll(
+    machine: &mut Machine,
+    present: &[Present],
+    nonce: [u8; 32],
+    now: Moment,
+) -> Vec<Effect> {
     let seats = ready(machine, present);
     let accepted = machine.accepted().count();
     let everybody = seats.len() == accepted;
     let due = match machine.phase {
         Phase::Admitting => seats.len() >= machine.job.expected_members,
-        _ => everybody || (now >= machine.patient_until && seats.len() >= machine.job.min_contributors),
+        _ => {
+            everybody
+                || (now >= machine.patient_until && seats.len() >= machine.job.min_contributors)
+        }
     };
     if !due || seats.len() < 2 {
         return Vec::new();
     }
     match plan(machine, seats, nonce) {
         Ok(plan) => start(machine, plan, now),
-        Err(reason) if everybody || machine.phase == Phase::Admitting => machine.end(false, &reason),
+        Err(reason) if everybody || machine.phase == Phase::Admitting => {
+            machine.end(false, &reason)
+        }
         // With more members present it may yet be allowed; the deadline ends the waiting.
         Err(_) => Vec::new(),
     }
@@ -69,7 +79,10 @@ fn plan(machine: &Machine, seats: Vec<(Seat, Digest)>, nonce: [u8; 32]) -> Resul
     let mut documents = vec![federation.document().envelope().clone()];
     let mut parts: Vec<&Policy> = vec![federation.policy()];
     for (seat, _) in &seats {
-        if let Some(Answer::Accepted { site: Some(site), .. }) = machine.answers.get(&seat.member) {
+        if let Some(Answer::Accepted {
+            site: Some(site), ..
+        }) = machine.answers.get(&seat.member)
+        {
             documents.push(site.0.clone());
             parts.push(&site.1);
         }
@@ -100,7 +113,9 @@ fn plan(machine: &Machine, seats: Vec<(Seat, Digest)>, nonce: [u8; 32]) -> Resul
         task,
         encoder,
     };
-    policy.admit(&proposal).map_err(|refusal| refusal.to_string())?;
+    policy
+        .admit(&proposal)
+        .map_err(|refusal| refusal.to_string())?;
     let parameters = CohortSize::new(n)
         .and_then(|size| Parameters::derive(size, ValueBound::new(job.value_bound)?))
         .map_err(|error| error.to_string())?;
@@ -134,7 +149,11 @@ fn start(machine: &mut Machine, plan: Plan, now: Moment) -> Vec<Effect> {
         machine.past.insert(last.context);
         effects.push(Effect::DeleteContext(last.context));
     }
-    let keys: Vec<Envelope> = plan.seats.iter().map(|seat| seat.one_time_key.clone()).collect();
+    let keys: Vec<Envelope> = plan
+        .seats
+        .iter()
+        .map(|seat| seat.one_time_key.clone())
+        .collect();
     machine.spent.extend(keys.iter().filter_map(key_digest));
     effects.push(Effect::OpenContext { context, keys });
     effects.push(note(
@@ -149,11 +168,14 @@ fn start(machine: &mut Machine, plan: Plan, now: Moment) -> Vec<Effect> {
             ("threshold", plan.threshold.to_string()),
         ],
     ));
-    effects.push(Effect::Emit(Announcement::Own(EventKind::Plan, Plan::LABEL, payload)));
+    effects.push(Effect::Emit(Announcement::Own(
+        EventKind::Plan,
+        Plan::LABEL,
+        payload,
+    )));
     machine.current = Some(Attempt::new(context, plan));
     machine.phase = Phase::Contributing {
         until: now.after(machine.job.deadlines.contribute),
     };
     effects
 }
-

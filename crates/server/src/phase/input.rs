@@ -138,7 +138,10 @@ pub enum Announcement {
     Own(EventKind, Label, Vec<u8>),
 }
 
-pub(crate) fn note<const K: usize>(kind: &'static str, fields: [(&'static str, String); K]) -> Effect {
+pub(crate) fn note<const K: usize>(
+    kind: &'static str,
+    fields: [(&'static str, String); K],
+) -> Effect {
     Effect::Note {
         kind,
         fields: fields.into(),

@@ -25,11 +25,13 @@ use std::{
 
 use ciphertune_policy::Policy;
 use ciphertune_round::{
-    Abort, Context, Digest, Ended, Envelope, Fingerprint, Job, Object as _, ShareIndex, Signed, Void,
+    Abort, Context, Digest, Ended, Envelope, Fingerprint, Job, Object as _, ShareIndex, Signed,
+    Void,
 };
 use ciphertune_wire::{Refusal, proto::EventKind};
 
 pub use attempt::{Attempt, Held};
+pub(crate) use gathering::key_digest;
 pub use input::{Announcement, Effect, Input, Present, Shares};
 
 use crate::{error::Refused, federation::Federation, moment::Moment};
@@ -108,13 +110,23 @@ pub struct Machine {
 
 impl Machine {
     /// A machine for a job, and what to do about its submission.
-    pub fn submit(federation: Arc<Federation>, job: Signed<Job>, now: Moment) -> Result<(Self, Vec<Effect>), Refused> {
+    pub fn submit(
+        federation: Arc<Federation>,
+        job: Signed<Job>,
+        now: Moment,
+    ) -> Result<(Self, Vec<Effect>), Refused> {
         admitting::check(&federation, &job)?;
         let digest = job.digest();
         let effects = vec![
             Effect::Persist,
             Effect::Emit(Announcement::Said(EventKind::Job, job.envelope().clone())),
-            note("job", [("job", digest.to_string()), ("researcher", job.signer().to_string())]),
+            note(
+                "job",
+                [
+                    ("job", digest.to_string()),
+                    ("researcher", job.signer().to_string()),
+                ],
+            ),
         ];
         let machine = Self {
             federation,
@@ -142,12 +154,18 @@ impl Machine {
         let mut effects = match input {
             Input::Admission(admission) => admitting::admission(self, admission)?,
             Input::Poll { present, nonce } => match self.phase {
-                Phase::Admitting | Phase::Gathering { .. } => gathering::poll(self, present, *nonce, now),
+                Phase::Admitting | Phase::Gathering { .. } => {
+                    gathering::poll(self, present, *nonce, now)
+                }
                 Phase::Agreeing { .. } => agreeing::poll(self, present, now),
                 _ => Vec::new(),
             },
             Input::Header(header) => contributing::header(self, header)?,
-            Input::Body { context, member, digest } => contributing::body(self, context, member, *digest)?,
+            Input::Body {
+                context,
+                member,
+                digest,
+            } => contributing::body(self, context, member, *digest)?,
             Input::Summed { context, sum } => closing::summed(self, context, *sum, now)?,
             Input::SumFailed { context } => closing::failed(self, context, now)?,
             Input::Echo(echo) => opening::echo(self, echo)?,
@@ -178,7 +196,9 @@ impl Machine {
     pub fn wakes_at(&self, now: Moment) -> Option<Moment> {
         let patience = (self.patient_until > now).then_some(self.patient_until);
         match self.phase {
-            Phase::Gathering { until } | Phase::Agreeing { until } => Some(patience.map_or(until, |p| p.min(until))),
+            Phase::Gathering { until } | Phase::Agreeing { until } => {
+                Some(patience.map_or(until, |p| p.min(until)))
+            }
             Phase::Contributing { until } | Phase::Opening { until } => Some(until),
             Phase::Admitting | Phase::Closing | Phase::Ended { .. } => None,
         }
@@ -213,7 +233,11 @@ impl Machine {
     ///
     /// # Errors
     /// `Late` for an attempt that is over; `Unknown` for one that never was, or that has no seat for the member.
-    pub fn seat(&self, context: &Context, member: &Fingerprint) -> Result<(&Attempt, ShareIndex), Refused> {
+    pub fn seat(
+        &self,
+        context: &Context,
+        member: &Fingerprint,
+    ) -> Result<(&Attempt, ShareIndex), Refused> {
         let attempt = self
             .current
             .as_ref()
@@ -236,7 +260,11 @@ impl Machine {
     }
 
     /// [`Self::seat`], to write into.
-    fn held(&mut self, context: &Context, member: &Fingerprint) -> Result<(ShareIndex, &mut Held), Refused> {
+    fn held(
+        &mut self,
+        context: &Context,
+        member: &Fingerprint,
+    ) -> Result<(ShareIndex, &mut Held), Refused> {
         let (_, seat) = self.seat(context, member)?;
         self.current
             .as_mut()
@@ -254,7 +282,8 @@ impl Machine {
 
     /// How long absence is taken for being late: a tenth of the contribute deadline, between ½ and 10 s.
     fn patience(&self) -> Duration {
-        (self.job.deadlines.contribute / 10).clamp(Duration::from_millis(500), Duration::from_secs(10))
+        (self.job.deadlines.contribute / 10)
+            .clamp(Duration::from_millis(500), Duration::from_secs(10))
     }
 
     /// Goes to gather for the current round and attempt.
@@ -275,8 +304,18 @@ impl Machine {
             reason: bounded(reason),
         };
         let mut effects = vec![
-            Effect::Emit(Announcement::Own(EventKind::Void, Void::LABEL, void.serialise())),
-            note("void", [("context", context.to_string()), ("reason", bounded(reason))]),
+            Effect::Emit(Announcement::Own(
+                EventKind::Void,
+                Void::LABEL,
+                void.serialise(),
+            )),
+            note(
+                "void",
+                [
+                    ("context", context.to_string()),
+                    ("reason", bounded(reason)),
+                ],
+            ),
         ];
         if self.attempt < self.job.max_attempts {
             self.attempt += 1;
@@ -301,7 +340,11 @@ impl Machine {
             reason: reason.clone(),
         };
         let mut effects = vec![
-            Effect::Emit(Announcement::Own(EventKind::Ended, Ended::LABEL, ended.serialise())),
+            Effect::Emit(Announcement::Own(
+                EventKind::Ended,
+                Ended::LABEL,
+                ended.serialise(),
+            )),
             note(
                 "ended",
                 [
@@ -325,10 +368,20 @@ impl Machine {
         }
         let by = abort.signer();
         if by != self.job.signer() && !self.federation.members().contains(&by) {
-            return Err(Refused::new(Refusal::Role, "neither the job's researcher nor a member"));
+            return Err(Refused::new(
+                Refusal::Role,
+                "neither the job's researcher nor a member",
+            ));
         }
-        let mut effects = vec![note("abort", [("job", self.digest.to_string()), ("by", by.to_string())])];
-        let reason = format!("stopped by {}: {}", self.federation.name_of(&by), abort.reason);
+        let mut effects = vec![note(
+            "abort",
+            [("job", self.digest.to_string()), ("by", by.to_string())],
+        )];
+        let reason = format!(
+            "stopped by {}: {}",
+            self.federation.name_of(&by),
+            abort.reason
+        );
         effects.extend(self.end(false, &reason));
         Ok(effects)
     }
@@ -337,15 +390,22 @@ impl Machine {
         match self.phase {
             Phase::Gathering { until } if now >= until => self.end(
                 false,
-                &format!("too few members were present for attempt {} of round {}", self.attempt, self.round),
+                &format!(
+                    "too few members were present for attempt {} of round {}",
+                    self.attempt, self.round
+                ),
             ),
             Phase::Contributing { until } if now >= until => contributing::deadline(self, now),
             Phase::Opening { until } if now >= until => {
-                let (have, want) = self
-                    .current
-                    .as_ref()
-                    .map_or((0, 0), |attempt| (attempt.releases(), attempt.plan.threshold));
-                self.void(&format!("{have} members released in time, and it takes {want} to open the sum"), now)
+                let (have, want) = self.current.as_ref().map_or((0, 0), |attempt| {
+                    (attempt.releases(), attempt.plan.threshold)
+                });
+                self.void(
+                    &format!(
+                        "{have} members released in time, and it takes {want} to open the sum"
+                    ),
+                    now,
+                )
             }
             Phase::Agreeing { until } if now >= until => agreeing::deadline(self, now),
             _ => Vec::new(),

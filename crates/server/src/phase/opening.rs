@@ -14,7 +14,11 @@ pub(super) fn echo(machine: &mut Machine, echo: &Signed<Echo>) -> Outcome {
     expect_roster(machine, &echo.context, echo.roster)?;
     let (_, held) = machine.held(&echo.context, &echo.signer())?;
     if let Some(first) = &held.echo {
-        return same(first.envelope().payload(), echo.envelope().payload(), "echo");
+        return same(
+            first.envelope().payload(),
+            echo.envelope().payload(),
+            "echo",
+        );
     }
     held.echo = Some(Arc::new(echo.clone()));
     Ok(vec![
@@ -40,7 +44,11 @@ pub(super) fn release(machine: &mut Machine, release: &Signed<Release>, now: Mom
     expect_roster(machine, &context, release.roster)?;
     let (seat, held) = machine.held(&context, &release.signer())?;
     if let Some(first) = &held.release {
-        return same(first.envelope().payload(), release.envelope().payload(), "release");
+        return same(
+            first.envelope().payload(),
+            release.envelope().payload(),
+            "release",
+        );
     }
     held.release = Some(Arc::new(release.clone()));
     let enough = machine
@@ -58,7 +66,10 @@ pub(super) fn release(machine: &mut Machine, release: &Signed<Release>, now: Mom
             seat,
             kind: Shares::KeySum,
         },
-        Effect::Emit(Announcement::Said(EventKind::Release, release.envelope().clone())),
+        Effect::Emit(Announcement::Said(
+            EventKind::Release,
+            release.envelope().clone(),
+        )),
         note(
             "release",
             [
@@ -72,10 +83,22 @@ pub(super) fn release(machine: &mut Machine, release: &Signed<Release>, now: Mom
 }
 
 /// Too early without a roster, a contradiction with another than ours, too late once the attempt is void.
-pub(super) fn expect_roster(machine: &Machine, context: &Context, roster: Digest) -> Result<(), Refused> {
-    match machine.current.as_ref().filter(|attempt| attempt.context == *context).and_then(|a| a.roster) {
+pub(super) fn expect_roster(
+    machine: &Machine,
+    context: &Context,
+    roster: Digest,
+) -> Result<(), Refused> {
+    match machine
+        .current
+        .as_ref()
+        .filter(|attempt| attempt.context == *context)
+        .and_then(|a| a.roster)
+    {
         None => Err(Refused::new(Refusal::Conflict, "there is no roster yet")),
-        Some(ours) if ours != roster => Err(Refused::new(Refusal::Conflict, "of another roster than the server's")),
+        Some(ours) if ours != roster => Err(Refused::new(
+            Refusal::Conflict,
+            "of another roster than the server's",
+        )),
         Some(_) => machine.expect_not_void(),
     }
 }
@@ -99,6 +122,9 @@ pub(super) fn same(first: &[u8], second: &[u8], object: &str) -> Outcome {
     if first == second {
         Ok(Vec::new())
     } else {
-        Err(Refused::new(Refusal::Conflict, format!("a second, different {object}")))
+        Err(Refused::new(
+            Refusal::Conflict,
+            format!("a second, different {object}"),
+        ))
     }
 }

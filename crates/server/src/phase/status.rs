@@ -15,7 +15,10 @@ impl Machine {
             Phase::Closing => ("closing", ""),
             Phase::Opening { .. } => ("opening", ""),
             Phase::Agreeing { .. } => ("agreeing", ""),
-            Phase::Ended { completed: true, reason } => ("completed", reason.as_str()),
+            Phase::Ended {
+                completed: true,
+                reason,
+            } => ("completed", reason.as_str()),
             Phase::Ended { reason, .. } => ("ended", reason.as_str()),
         };
         JobState {
@@ -57,11 +60,14 @@ impl Machine {
         });
         let Some(held) = held else { return "none" };
         let (some, all) = match self.phase {
-            Phase::Contributing { .. } | Phase::Closing => {
-                (held.header.is_some() || held.body.is_some(), held.is_complete())
-            }
+            Phase::Contributing { .. } | Phase::Closing => (
+                held.header.is_some() || held.body.is_some(),
+                held.is_complete(),
+            ),
             Phase::Opening { .. } => (held.echo.is_some(), held.release.is_some()),
-            Phase::Agreeing { .. } | Phase::Ended { .. } => (held.release.is_some(), held.agreement.is_some()),
+            Phase::Agreeing { .. } | Phase::Ended { .. } => {
+                (held.release.is_some(), held.agreement.is_some())
+            }
             Phase::Admitting | Phase::Gathering { .. } => (false, false),
         };
         match (some, all) {

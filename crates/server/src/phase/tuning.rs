@@ -12,7 +12,12 @@ pub(super) fn names(tuning: &str) -> (String, String) {
     let Ok(specification) = serde_json::from_str::<Value>(tuning) else {
         return Default::default();
     };
-    let text = |pointer: &str| specification.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+    let text = |pointer: &str| {
+        specification
+            .pointer(pointer)
+            .and_then(Value::as_str)
+            .map(str::to_owned)
+    };
     let task = text("/task").or_else(|| {
         specification
             .get("labels")
@@ -21,7 +26,13 @@ pub(super) fn names(tuning: &str) -> (String, String) {
     });
     let encoder = text("/encoder")
         .or_else(|| text("/training/encoder/name"))
-        .map(|name| if name == "words" { "embedding".to_owned() } else { name });
+        .map(|name| {
+            if name == "words" {
+                "embedding".to_owned()
+            } else {
+                name
+            }
+        });
     (task.unwrap_or_default(), encoder.unwrap_or_default())
 }
 
@@ -36,7 +47,10 @@ mod tests {
             names(r#"{"labels":["a","b"],"training":{"encoder":{"name":"words"}}}"#),
             both("classification", "embedding")
         );
-        assert_eq!(names(r#"{"task":"generation","encoder":"mlp"}"#), both("generation", "mlp"));
+        assert_eq!(
+            names(r#"{"task":"generation","encoder":"mlp"}"#),
+            both("generation", "mlp")
+        );
         assert_eq!(names("not JSON"), both("", ""));
         assert_eq!(names(r#"{"task":7,"labels":"no list"}"#), both("", ""));
     }

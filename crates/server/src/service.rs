@@ -1,0 +1,514 @@
+//! The service: authenticates the peer, translates, calls, translates.
+
+use std::sync::Arc;
+
+use ciphertune_identity::{Role, tls};
+use ciphertune_round::{
+    Abort, Admission, Agreement, Context, Digest, Echo, Envelope, Fingerprint, Header, Object,
+    OneTimeKeyOffer, Release, Signed,
+};
+use ciphertune_wire::{ConnectInfo, Refusal, limits::KEYS_A_CALL, proto};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::{
+    coordinator::Coordinator,
+    download,
+    error::{Error, Refused, Result},
+    phase::{Input, Shares},
+    storage::SHARE_BYTES,
+    upload,
+    uploads::Uploads,
+};
+
+type Reply<T> = std::result::Result<Response<T>, Status>;
+type Stream<T> = ReceiverStream<std::result::Result<T, Status>>;
+
+/// The federation's service.
+pub struct Service {
+    coordinator: Arc<Coordinator>,
+    uploads: Uploads,
+}
+
+/// Who calls.
+struct Caller {
+    fingerprint: Fingerprint,
+    role: Role,
+}
+
+impl Service {
+    /// A service for these jobs.
+    pub fn new(coordinator: Arc<Coordinator>) -> Self {
+        Self {
+            coordinator,
+            uploads: Uploads::default(),
+        }
+    }
+
+    /// The party behind a request: its certificate's key must be in the manifest, in the certificate's role.
+    fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Refused> {
+        let stranger = |detail: &str| Refused::new(Refusal::Stranger, detail);
+        let certificates = request
+            .extensions()
+            .get::<ConnectInfo>()
+            .and_then(ConnectInfo::peer_certs)
+            .ok_or_else(|| stranger("no certificate"))?;
+        let der = certificates
+            .first()
+            .ok_or_else(|| stranger("no certificate"))?;
+        let peer = tls::peer(der).map_err(|error| stranger(&error.to_string()))?;
+        let party = self
+            .coordinator
+            .federation()
+            .manifest()
+            .party_as(&peer.fingerprint, peer.role)
+            .ok_or_else(|| {
+                stranger(&format!(
+                    "{} ({}) is not in the manifest",
+                    peer.name, peer.role
+                ))
+            })?;
+        Ok(Caller {
+            fingerprint: peer.fingerprint,
+            role: party.role,
+        })
+    }
+
+    fn caller_as<T>(&self, request: &Request<T>, role: Role) -> Result<Caller, Refused> {
+        let caller = self.caller(request)?;
+        if caller.role != role {
+            return Err(Refused::new(
+                Refusal::Role,
+                format!("a {} called what is for a {role}", caller.role),
+            ));
+        }
+        Ok(caller)
+    }
+
+    /// A signed object of the caller's own.
+    fn own<T: Object>(&self, caller: &Caller, bytes: &[u8]) -> Result<Signed<T>, Refused> {
+        let manifest: &ciphertune_identity::Manifest = self.coordinator.federation().manifest();
+        let signed = Signed::<T>::decode(bytes, manifest).map_err(Refused::malformed)?;
+        if signed.signer() != caller.fingerprint {
+            return Err(Refused::malformed("signed by another than the caller"));
+        }
+        Ok(signed)
+    }
+
+    async fn feed_signed<T: Object>(
+        &self,
+        request: Request<proto::PutSignedRequest>,
+        input: impl FnOnce(Signed<T>) -> (Context, Input),
+    ) -> Result<proto::PutSignedReply> {
+        let caller = self.caller_as(&request, Role::Member)?;
+        let (context, input) = input(self.own(&caller, &request.get_ref().envelope)?);
+        self.coordinator.feed_context(&context, input, &[]).await?;
+        Ok(proto::PutSignedReply {})
+    }
+
+    async fn take_shares(
+        &self,
+        request: Request<proto::PutSharesRequest>,
+    ) -> Result<proto::PutSharesReply> {
+        let caller = self.caller_as(&request, Role::Member)?;
+        let kind = request.get_ref().kind();
+        let request = request.into_inner();
+        let context = context(&request.context)?;
+        if request.shares.iter().any(|share| share.len() > SHARE_BYTES) {
+            return Err(Refused::new(Refusal::TooLarge, "a sealed share is too large").into());
+        }
+        let (of, digests, input) = match kind {
+            proto::ShareKind::Key => {
+                let header: Signed<Header> = self.own(&caller, &request.signed)?;
+                (header.context, header.shares.clone(), Input::Header(header))
+            }
+            proto::ShareKind::KeySum => {
+                let release: Signed<Release> = self.own(&caller, &request.signed)?;
+                (
+                    release.context,
+                    release.shares.clone(),
+                    Input::Release(release),
+                )
+            }
+            proto::ShareKind::Unspecified => {
+                return Err(Refused::malformed("shares of no kind").into());
+            }
+        };
+        let given: Vec<Digest> = request
+            .shares
+            .iter()
+            .map(|share| Digest::sha256(share))
+            .collect();
+        if of != context || given != digests {
+            return Err(Refused::malformed(
+                "the shares are not the ones that were signed, or for another context",
+            )
+            .into());
+        }
+        self.coordinator
+            .feed_context(&context, input, &request.shares)
+            .await?;
+        Ok(proto::PutSharesReply {})
+    }
+
+    /// The shares sealed to the caller: from U once there is a roster, or from those who have released.
+    async fn shares_for(
+        &self,
+        request: Request<proto::GetSharesRequest>,
+    ) -> Result<Stream<proto::SealedShare>> {
+        let caller = self.caller_as(&request, Role::Member)?;
+        let context = context(&request.get_ref().context)?;
+        let kind = match request.get_ref().kind() {
+            proto::ShareKind::Key => Shares::Key,
+            proto::ShareKind::KeySum => Shares::KeySum,
+            proto::ShareKind::Unspecified => {
+                return Err(Refused::malformed("shares of no kind").into());
+            }
+        };
+        let look = |machine: &crate::phase::Machine| {
+            let (attempt, recipient) = machine.seat(&context, &caller.fingerprint)?;
+            download::expect_roster(attempt)?;
+            let senders = match kind {
+                Shares::Key => attempt.contributors.clone(),
+                Shares::KeySum => attempt.released(),
+            };
+            Ok((recipient, senders))
+        };
+        let (recipient, senders) = self.coordinator.with_context(&context, look).await?;
+        let files = self.coordinator.files().clone();
+        let (out, stream) = mpsc::channel(4);
+        tokio::task::spawn_blocking(move || {
+            for sender in senders {
+                let share = files
+                    .share(&context, sender, kind, recipient)
+                    .map(|share| proto::SealedShare {
+                        sender: sender.get().into(),
+                        share,
+                    })
+                    .map_err(|error| status(&error));
+                let failed = share.is_err();
+                if out.blocking_send(share).is_err() || failed {
+                    return;
+                }
+            }
+        });
+        Ok(ReceiverStream::new(stream))
+    }
+
+    async fn take_keys(&self, request: Request<proto::PutOneTimeKeysRequest>) -> Result<u32> {
+        let caller = self.caller_as(&request, Role::Member)?;
+        let keys = &request.get_ref().keys;
+        if keys.len() > KEYS_A_CALL {
+            return Err(Refused::new(Refusal::TooLarge, "too many keys in one call").into());
+        }
+        let mut offers: Vec<Envelope> = Vec::with_capacity(keys.len());
+        for key in keys {
+            let offer: Signed<OneTimeKeyOffer> = self.own(&caller, key)?;
+            if offer.member != caller.fingerprint {
+                return Err(Refused::malformed("a one-time key for another member").into());
+            }
+            offers.push(offer.envelope().clone());
+        }
+        self.coordinator
+            .add_keys(&caller.fingerprint, &offers)
+            .await
+    }
+
+    fn follow(
+        &self,
+        request: &Request<proto::EventsRequest>,
+    ) -> Result<Stream<proto::Event>, Refused> {
+        let caller = self.caller(request)?;
+        let mut after = request.get_ref().after;
+        let coordinator = Arc::clone(&self.coordinator);
+        let (out, stream) = mpsc::channel(16);
+        tokio::spawn(async move {
+            let _present = coordinator.presence().enter(caller.fingerprint);
+            let (mut announced, mut closing) = (coordinator.announced(), coordinator.closing());
+            loop {
+                announced.borrow_and_update();
+                let events = match coordinator.database().events(after).await {
+                    Ok(events) => events,
+                    Err(error) => {
+                        let _ = out.send(Err(status(&error))).await;
+                        return;
+                    }
+                };
+                if !events.is_empty() {
+                    for event in events {
+                        after = event.sequence;
+                        if out.send(Ok(event)).await.is_err() {
+                            return;
+                        }
+                    }
+                    continue;
+                }
+                tokio::select! {
+                    changed = announced.changed() => if changed.is_err() { return },
+                    () = out.closed() => return,
+                    () = until(&mut closing) => {
+                        let _ = out.send(Err(Refusal::Closing.into())).await;
+                        return;
+                    }
+                }
+            }
+        });
+        Ok(ReceiverStream::new(stream))
+    }
+}
+
+#[tonic::async_trait]
+impl proto::federation_server::Federation for Service {
+    type EventsStream = Stream<proto::Event>;
+    type GetSharesStream = Stream<proto::SealedShare>;
+    type GetBodyStream = Stream<proto::Chunk>;
+    type GetSumStream = Stream<proto::Chunk>;
+
+    async fn directory(
+        &self,
+        request: Request<proto::DirectoryRequest>,
+    ) -> Reply<proto::DirectoryReply> {
+        answer(async {
+            self.caller(&request)?;
+            Ok(proto::DirectoryReply {
+                manifest: self.coordinator.federation().manifest().encode(),
+                checkpoint: self.coordinator.checkpoint().await?,
+            })
+        })
+        .await
+    }
+
+    async fn submit_job(
+        &self,
+        request: Request<proto::SubmitJobRequest>,
+    ) -> Reply<proto::SubmitJobReply> {
+        answer(async {
+            let caller = self.caller_as(&request, Role::Researcher)?;
+            let job = self.own(&caller, &request.get_ref().job)?;
+            let digest = self.coordinator.submit(job).await?;
+            Ok(proto::SubmitJobReply {
+                job: digest.as_bytes().to_vec(),
+            })
+        })
+        .await
+    }
+
+    async fn abort_job(
+        &self,
+        request: Request<proto::AbortJobRequest>,
+    ) -> Reply<proto::AbortJobReply> {
+        answer(async {
+            let caller = self.caller(&request)?;
+            let abort: Signed<Abort> = self.own(&caller, &request.get_ref().abort)?;
+            let job = abort.job;
+            self.coordinator
+                .feed(&job, Input::Abort(abort), &[])
+                .await?;
+            Ok(proto::AbortJobReply {})
+        })
+        .await
+    }
+
+    async fn job_status(
+        &self,
+        request: Request<proto::JobStatusRequest>,
+    ) -> Reply<proto::JobStatusReply> {
+        answer(async {
+            self.caller(&request)?;
+            let job = match request.get_ref().job.as_slice() {
+                [] => None,
+                bytes => Some(Digest::parse(bytes).map_err(Refused::malformed)?),
+            };
+            Ok(proto::JobStatusReply {
+                jobs: self.coordinator.status(job.as_ref()).await?,
+            })
+        })
+        .await
+    }
+
+    async fn admit(&self, request: Request<proto::AdmitRequest>) -> Reply<proto::AdmitReply> {
+        answer(async {
+            let caller = self.caller_as(&request, Role::Member)?;
+            let admission: Signed<Admission> = self.own(&caller, &request.get_ref().admission)?;
+            let job = admission.job;
+            self.coordinator
+                .feed(&job, Input::Admission(admission), &[])
+                .await?;
+            Ok(proto::AdmitReply {})
+        })
+        .await
+    }
+
+    async fn put_one_time_keys(
+        &self,
+        request: Request<proto::PutOneTimeKeysRequest>,
+    ) -> Reply<proto::PutOneTimeKeysReply> {
+        answer(async {
+            Ok(proto::PutOneTimeKeysReply {
+                stock: self.take_keys(request).await?,
+            })
+        })
+        .await
+    }
+
+    async fn events(&self, request: Request<proto::EventsRequest>) -> Reply<Self::EventsStream> {
+        answer(async { Ok(self.follow(&request)?) }).await
+    }
+
+    async fn put_shares(
+        &self,
+        request: Request<proto::PutSharesRequest>,
+    ) -> Reply<proto::PutSharesReply> {
+        answer(self.take_shares(request)).await
+    }
+
+    async fn get_shares(
+        &self,
+        request: Request<proto::GetSharesRequest>,
+    ) -> Reply<Self::GetSharesStream> {
+        answer(self.shares_for(request)).await
+    }
+
+    async fn put_body(
+        &self,
+        request: Request<Streaming<proto::BodyChunk>>,
+    ) -> Reply<proto::PutBodyReply> {
+        answer(async {
+            let caller = self.caller_as(&request, Role::Member)?;
+            upload::take(
+                &self.coordinator,
+                &self.uploads,
+                caller.fingerprint,
+                request.into_inner(),
+            )
+            .await
+        })
+        .await
+    }
+
+    async fn body_offset(
+        &self,
+        request: Request<proto::BodyOffsetRequest>,
+    ) -> Reply<proto::PutBodyReply> {
+        answer(async {
+            let caller = self.caller_as(&request, Role::Member)?;
+            let context = context(&request.get_ref().context)?;
+            Ok(
+                upload::place(&self.coordinator, context, &caller.fingerprint)
+                    .await?
+                    .reply(),
+            )
+        })
+        .await
+    }
+
+    async fn get_body(
+        &self,
+        request: Request<proto::GetBodyRequest>,
+    ) -> Reply<Self::GetBodyStream> {
+        answer(async {
+            let caller = self.caller_as(&request, Role::Member)?;
+            let request = request.get_ref();
+            let context = context(&request.context)?;
+            download::body(
+                &self.coordinator,
+                context,
+                &caller.fingerprint,
+                request.seat,
+                request.offset,
+            )
+            .await
+        })
+        .await
+    }
+
+    async fn get_sum(&self, request: Request<proto::GetSumRequest>) -> Reply<Self::GetSumStream> {
+        answer(async {
+            let caller = self.caller_as(&request, Role::Member)?;
+            let request = request.get_ref();
+            let context = context(&request.context)?;
+            download::sum(
+                &self.coordinator,
+                context,
+                &caller.fingerprint,
+                request.offset,
+            )
+            .await
+        })
+        .await
+    }
+
+    async fn put_echo(
+        &self,
+        request: Request<proto::PutSignedRequest>,
+    ) -> Reply<proto::PutSignedReply> {
+        answer(self.feed_signed(request, |echo: Signed<Echo>| {
+            (echo.context, Input::Echo(echo))
+        }))
+        .await
+    }
+
+    async fn put_release(
+        &self,
+        request: Request<proto::PutSignedRequest>,
+    ) -> Reply<proto::PutSignedReply> {
+        answer(async {
+            let caller = self.caller_as(&request, Role::Member)?;
+            let release: Signed<Release> = self.own(&caller, &request.get_ref().envelope)?;
+            // Its shares come with PutShares; this only tells whether they have.
+            let look = |machine: &crate::phase::Machine| {
+                let (attempt, seat) = machine.seat(&release.context, &caller.fingerprint)?;
+                let held = attempt
+                    .seats
+                    .get(seat.position())
+                    .and_then(|held| held.release.as_ref());
+                match held {
+                    Some(held) if held.digest() == release.digest() => Ok(proto::PutSignedReply {}),
+                    _ => Err(Refused::new(
+                        Refusal::Conflict,
+                        "a release whose shares are not here",
+                    )),
+                }
+            };
+            self.coordinator.with_context(&release.context, look).await
+        })
+        .await
+    }
+
+    async fn put_agreement(
+        &self,
+        request: Request<proto::PutSignedRequest>,
+    ) -> Reply<proto::PutSignedReply> {
+        answer(self.feed_signed(request, |agreement: Signed<Agreement>| {
+            (agreement.context, Input::Agreement(agreement))
+        }))
+        .await
+    }
+}
+
+/// The context that a peer names.
+pub(crate) fn context(bytes: &[u8]) -> Result<Context, Refused> {
+    Digest::parse(bytes)
+        .map(Context::from_digest)
+        .map_err(Refused::malformed)
+}
+
+/// What the peer is told; the detail goes to our log.
+pub(crate) fn status(error: &Error) -> Status {
+    match error {
+        Error::Refused(refused) => tracing::info!(%refused, "call refused"),
+        error => tracing::error!(%error, "call failed"),
+    }
+    error.code().into()
+}
+
+async fn answer<T>(work: impl Future<Output = Result<T>>) -> Reply<T> {
+    work.await
+        .map(Response::new)
+        .map_err(|error| status(&error))
+}
+
+async fn until(closing: &mut tokio::sync::watch::Receiver<bool>) {
+    let _ = closing.wait_for(|closing| *closing).await;
+}

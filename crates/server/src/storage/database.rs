@@ -1,0 +1,399 @@
+//! The database: events, jobs, the journal of their inputs, one-time keys.
+//!
+//! One transaction for each step of a job; nothing of it is announced before it is on the disk (write-ahead log,
+//! `synchronous = FULL`). Calls that write are made one at a time by the coordinator.
+
+use std::path::Path;
+
+use ciphertune_round::{Context, Digest, Envelope, Fingerprint};
+use ciphertune_wire::{limits::KEY_STOCK, proto::Event};
+use sqlx::{
+    Row, SqlitePool,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+
+use crate::{
+    error::{Error, Result, fault},
+    moment::Moment,
+    phase::key_digest,
+    storage::Entry,
+};
+
+const SCHEMA: [&str; 7] = [
+    "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value BLOB NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS jobs (position INTEGER PRIMARY KEY AUTOINCREMENT, job BLOB NOT NULL UNIQUE,
+        envelope BLOB NOT NULL, at INTEGER NOT NULL, running INTEGER NOT NULL, status BLOB NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS journal (sequence INTEGER PRIMARY KEY AUTOINCREMENT, job BLOB NOT NULL,
+        at INTEGER NOT NULL, entry BLOB NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS events (sequence INTEGER PRIMARY KEY, kind INTEGER NOT NULL, envelope BLOB NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS contexts (context BLOB PRIMARY KEY, job BLOB NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS one_time_keys (position INTEGER PRIMARY KEY AUTOINCREMENT,
+        public_key BLOB NOT NULL UNIQUE, member BLOB NOT NULL, envelope BLOB, context BLOB)",
+    "CREATE TABLE IF NOT EXISTS notes (number INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER NOT NULL,
+        kind TEXT NOT NULL, fields TEXT NOT NULL)",
+];
+
+/// Everything that one step makes durable.
+#[derive(Default)]
+pub struct Batch {
+    /// The job, when it is new.
+    pub new_job: Option<Vec<u8>>,
+    /// The input, unless it is the job itself.
+    pub entry: Option<Entry>,
+    /// Kind and envelope of each event.
+    pub events: Vec<(i32, Vec<u8>)>,
+    /// A new attempt and the one-time keys that it spends.
+    pub opened: Option<(Context, Vec<Envelope>)>,
+    /// Kind and fields of each audit entry, as JSON.
+    pub notes: Vec<(String, String)>,
+    /// The job's last status when it ends with this step.
+    pub ended: Option<Vec<u8>>,
+}
+
+/// A job as stored.
+pub struct StoredJob {
+    /// Its digest.
+    pub digest: Digest,
+    /// As its researcher signed it.
+    pub envelope: Vec<u8>,
+    /// When it came.
+    pub at: Moment,
+    /// Its inputs since then, in order.
+    pub entries: Vec<(Moment, Entry)>,
+}
+
+/// The database of one server.
+pub struct Database {
+    pool: SqlitePool,
+}
+
+impl Database {
+    /// Opens or creates the file.
+    pub async fn open(path: &Path) -> Result<Self> {
+        const DOING: &str = "opening the database";
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(std::time::Duration::from_secs(10));
+        let pool = SqlitePoolOptions::new()
+            .max_connections(4)
+            .connect_with(options)
+            .await
+            .map_err(|error| fault(DOING, error))?;
+        for statement in SCHEMA {
+            sqlx::query(statement)
+                .execute(&pool)
+                .await
+                .map_err(|error| fault(DOING, error))?;
+        }
+        Ok(Self { pool })
+    }
+
+    /// Makes one step of a job durable, whole or not at all. Returns the last event's number.
+    pub async fn commit(&self, job: &Digest, at: Moment, batch: Batch) -> Result<u64> {
+        self.try_commit(job, at, batch)
+            .await
+            .map_err(|error| fault("storing a step", error))
+    }
+
+    async fn try_commit(&self, job: &Digest, at: Moment, batch: Batch) -> sqlx::Result<u64> {
+        let job = job.as_bytes().as_slice();
+        let at = millis(at);
+        let mut tx = self.pool.begin().await?;
+        if let Some(envelope) = batch.new_job {
+            sqlx::query(
+                "INSERT INTO jobs (job, envelope, at, running, status) VALUES (?, ?, ?, 1, x'')",
+            )
+            .bind(job)
+            .bind(envelope)
+            .bind(at)
+            .execute(&mut *tx)
+            .await?;
+        }
+        if let Some(entry) = batch.entry {
+            sqlx::query("INSERT INTO journal (job, at, entry) VALUES (?, ?, ?)")
+                .bind(job)
+                .bind(at)
+                .bind(prost::Message::encode_to_vec(&entry))
+                .execute(&mut *tx)
+                .await?;
+        }
+        if let Some((context, keys)) = batch.opened {
+            let context = context.as_bytes().as_slice();
+            sqlx::query("INSERT INTO contexts (context, job) VALUES (?, ?)")
+                .bind(context)
+                .bind(job)
+                .execute(&mut *tx)
+                .await?;
+            for key in keys.iter().filter_map(key_digest) {
+                let spent = sqlx::query(
+                    "UPDATE one_time_keys SET context = ?, envelope = NULL WHERE public_key = ? AND context IS NULL",
+                )
+                .bind(context)
+                .bind(key.as_bytes().as_slice())
+                .execute(&mut *tx)
+                .await?;
+                // Spent in between: the whole step is rolled back, the key is not used twice.
+                if spent.rows_affected() != 1 {
+                    return Err(sqlx::Error::RowNotFound);
+                }
+            }
+        }
+        for (kind, envelope) in batch.events {
+            sqlx::query(
+                "INSERT INTO events (sequence, kind, envelope)
+                 SELECT COALESCE(MAX(sequence), 0) + 1, ?, ? FROM events",
+            )
+            .bind(kind)
+            .bind(envelope)
+            .execute(&mut *tx)
+            .await?;
+        }
+        for (kind, fields) in batch.notes {
+            sqlx::query("INSERT INTO notes (at, kind, fields) VALUES (?, ?, ?)")
+                .bind(at)
+                .bind(kind)
+                .bind(fields)
+                .execute(&mut *tx)
+                .await?;
+        }
+        if let Some(status) = batch.ended {
+            sqlx::query("UPDATE jobs SET running = 0, status = ? WHERE job = ?")
+                .bind(status)
+                .bind(job)
+                .execute(&mut *tx)
+                .await?;
+            sqlx::query("DELETE FROM journal WHERE job = ?")
+                .bind(job)
+                .execute(&mut *tx)
+                .await?;
+        }
+        let last: i64 = sqlx::query_scalar("SELECT COALESCE(MAX(sequence), 0) FROM events")
+            .fetch_one(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        Ok(last.unsigned_abs())
+    }
+
+    /// The last event's number; 0 before the first.
+    pub async fn last_event(&self) -> Result<u64> {
+        let last: i64 = sqlx::query_scalar("SELECT COALESCE(MAX(sequence), 0) FROM events")
+            .fetch_one(&self.pool)
+            .await
+            .map_err(|error| fault("reading events", error))?;
+        Ok(last.unsigned_abs())
+    }
+
+    /// Some events after a number, in order.
+    pub async fn events(&self, after: u64) -> Result<Vec<Event>> {
+        let rows = sqlx::query("SELECT sequence, kind, envelope FROM events WHERE sequence > ? ORDER BY sequence LIMIT 16")
+            .bind(i64::try_from(after).unwrap_or(i64::MAX))
+            .fetch_all(&self.pool)
+            .await
+            .map_err(|error| fault("reading events", error))?;
+        rows.iter()
+            .map(|row| {
+                Ok(Event {
+                    sequence: row.try_get::<i64, _>(0)?.unsigned_abs(),
+                    kind: row.try_get(1)?,
+                    envelope: row.try_get(2)?,
+                })
+            })
+            .collect::<sqlx::Result<_>>()
+            .map_err(|error| fault("reading events", error))
+    }
+
+    /// The jobs that had not ended, each with its inputs.
+    pub async fn running(&self) -> Result<Vec<StoredJob>> {
+        const DOING: &str = "reading jobs";
+        let fault_of = |error: sqlx::Error| fault(DOING, error);
+        let rows =
+            sqlx::query("SELECT job, envelope, at FROM jobs WHERE running = 1 ORDER BY position")
+                .fetch_all(&self.pool)
+                .await
+                .map_err(fault_of)?;
+        let mut jobs = Vec::with_capacity(rows.len());
+        for row in rows {
+            let job: Vec<u8> = row.try_get(0).map_err(fault_of)?;
+            let entries =
+                sqlx::query("SELECT at, entry FROM journal WHERE job = ? ORDER BY sequence")
+                    .bind(&job)
+                    .fetch_all(&self.pool)
+                    .await
+                    .map_err(fault_of)?
+                    .iter()
+                    .map(|row| {
+                        let bytes: Vec<u8> = row.try_get(1).map_err(fault_of)?;
+                        Ok((
+                            moment(row.try_get(0).map_err(fault_of)?),
+                            Entry::from_bytes(&bytes)?,
+                        ))
+                    })
+                    .collect::<Result<_>>()?;
+            jobs.push(StoredJob {
+                digest: Digest::parse(&job).map_err(|error| fault(DOING, error))?,
+                envelope: row.try_get(1).map_err(fault_of)?,
+                at: moment(row.try_get(2).map_err(fault_of)?),
+                entries,
+            });
+        }
+        Ok(jobs)
+    }
+
+    /// Whether a job with this digest ever came.
+    pub async fn knows_job(&self, job: &Digest) -> Result<bool> {
+        let count: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM jobs WHERE job = ?")
+            .bind(job.as_bytes().as_slice())
+            .fetch_one(&self.pool)
+            .await
+            .map_err(|error| fault("reading jobs", error))?;
+        Ok(count > 0)
+    }
+
+    /// Whether an attempt with this context ever was.
+    pub async fn knows_context(&self, context: &Context) -> Result<bool> {
+        let count: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM contexts WHERE context = ?")
+            .bind(context.as_bytes().as_slice())
+            .fetch_one(&self.pool)
+            .await
+            .map_err(|error| fault("reading contexts", error))?;
+        Ok(count > 0)
+    }
+
+    /// The last status of the jobs that ended, latest first, at most a hundred; or of the one asked for.
+    pub async fn ended(&self, job: Option<&Digest>) -> Result<Vec<Vec<u8>>> {
+        let all = "SELECT status FROM jobs WHERE running = 0 ORDER BY position DESC LIMIT 100";
+        let one = "SELECT status FROM jobs WHERE running = 0 AND job = ?";
+        let rows = match job {
+            None => sqlx::query_scalar(all).fetch_all(&self.pool).await,
+            Some(job) => {
+                let job = job.as_bytes().as_slice();
+                sqlx::query_scalar(one)
+                    .bind(job)
+                    .fetch_all(&self.pool)
+                    .await
+            }
+        };
+        rows.map_err(|error| fault("reading jobs", error))
+    }
+
+    /// Adds to a member's stock of one-time keys and returns its size. A key that is known already, used or not, is not
+    /// added again.
+    ///
+    /// # Errors
+    /// `None` when the stock is full: nothing was added.
+    pub async fn add_keys(&self, member: &Fingerprint, keys: &[Envelope]) -> Result<Option<u32>> {
+        self.try_add_keys(member, keys)
+            .await
+            .map_err(|error| fault("storing one-time keys", error))
+    }
+
+    async fn try_add_keys(
+        &self,
+        member: &Fingerprint,
+        keys: &[Envelope],
+    ) -> sqlx::Result<Option<u32>> {
+        let member = member.as_bytes().as_slice();
+        let mut tx = self.pool.begin().await?;
+        for key in keys {
+            let Some(digest) = key_digest(key) else {
+                continue;
+            };
+            sqlx::query("INSERT OR IGNORE INTO one_time_keys (public_key, member, envelope) VALUES (?, ?, ?)")
+                .bind(digest.as_bytes().as_slice())
+                .bind(member)
+                .bind(key.encode())
+                .execute(&mut *tx)
+                .await?;
+        }
+        let stock: i64 = sqlx::query_scalar(
+            "SELECT COUNT(*) FROM one_time_keys WHERE member = ? AND context IS NULL",
+        )
+        .bind(member)
+        .fetch_one(&mut *tx)
+        .await?;
+        if stock > KEY_STOCK as i64 {
+            return Ok(None);
+        }
+        tx.commit().await?;
+        Ok(u32::try_from(stock).ok())
+    }
+
+    /// A member's oldest unused one-time key.
+    pub async fn next_key(&self, member: &Fingerprint) -> Result<Option<Envelope>> {
+        const DOING: &str = "reading one-time keys";
+        let bytes: Option<Vec<u8>> = sqlx::query_scalar(
+            "SELECT envelope FROM one_time_keys WHERE member = ? AND context IS NULL ORDER BY position LIMIT 1",
+        )
+        .bind(member.as_bytes().as_slice())
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(|error| fault(DOING, error))?;
+        bytes
+            .map(|bytes| Envelope::decode(&bytes).map_err(|error| fault(DOING, error)))
+            .transpose()
+    }
+
+    /// The audit entries that are not in the log yet: number, time, kind, fields.
+    pub async fn notes(&self) -> Result<Vec<(u64, Moment, String, String)>> {
+        let read = |row: &sqlx::sqlite::SqliteRow| -> sqlx::Result<_> {
+            let number: i64 = row.try_get(0)?;
+            Ok((
+                number.unsigned_abs(),
+                moment(row.try_get(1)?),
+                row.try_get(2)?,
+                row.try_get(3)?,
+            ))
+        };
+        sqlx::query("SELECT number, at, kind, fields FROM notes ORDER BY number")
+            .fetch_all(&self.pool)
+            .await
+            .and_then(|rows| rows.iter().map(read).collect())
+            .map_err(|error| fault("reading audit entries", error))
+    }
+
+    /// Forgets the audit entries up to a number: they are in the log.
+    pub async fn noted(&self, number: u64) -> Result<()> {
+        sqlx::query("DELETE FROM notes WHERE number <= ?")
+            .bind(i64::try_from(number).unwrap_or(i64::MAX))
+            .execute(&self.pool)
+            .await
+            .map_err(|error| fault("forgetting audit entries", error))?;
+        Ok(())
+    }
+
+    /// The manifest and policy that the stored jobs began under; stores these when there are none, or `replace`s them.
+    pub async fn federation(&self, now: &Digest, replace: bool) -> Result<Digest> {
+        const DOING: &str = "reading which federation the data are of";
+        let statement = if replace {
+            "INSERT INTO meta VALUES ('federation', ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+        } else {
+            "INSERT OR IGNORE INTO meta VALUES ('federation', ?)"
+        };
+        sqlx::query(statement)
+            .bind(now.as_bytes().as_slice())
+            .execute(&self.pool)
+            .await
+            .map_err(|error| fault(DOING, error))?;
+        let bytes: Vec<u8> = sqlx::query_scalar("SELECT value FROM meta WHERE name = 'federation'")
+            .fetch_one(&self.pool)
+            .await
+            .map_err(|error| fault(DOING, error))?;
+        Digest::parse(&bytes).map_err(|error| Error::Fault(format!("{DOING}: {error}")))
+    }
+
+    /// Closes the file.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+fn millis(moment: Moment) -> i64 {
+    i64::try_from(moment.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn moment(millis: i64) -> Moment {
+    Moment::from_millis(millis.unsigned_abs())
+}
