@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ciphertune_round::{Context, Digest, Envelope, Header, Keyring, Signed};
+use ciphertune_round::{Context, Digest, Envelope, Header, Keyring, Release, Signed};
 
 use crate::{
     durable,
@@ -22,6 +22,14 @@ pub struct Kept {
     /// Its signed header.
     pub header: Signed<Header>,
     /// The sealed share for each seat.
+    pub shares: Vec<Vec<u8>>,
+}
+
+/// A release as it was sealed, whole.
+pub struct KeptRelease {
+    /// The signed release.
+    pub release: Signed<Release>,
+    /// The key-sum share sealed to each seat.
     pub shares: Vec<Vec<u8>>,
 }
 
@@ -48,6 +56,16 @@ impl Desk {
         self.folder.join("rounds.jsonl")
     }
 
+    /// Whether this member admitted the job in an earlier life.
+    pub fn was_admitted(&self) -> bool {
+        self.folder.join("admitted").exists()
+    }
+
+    /// Notes durably that it did.
+    pub fn note_admitted(&self) -> Result<()> {
+        durable::write(&self.folder.join("admitted"), b"")
+    }
+
     /// Notes durably that this is the one plan for its (round, attempt).
     ///
     /// # Errors
@@ -59,6 +77,13 @@ impl Desk {
             &context.digest(),
             "a second, different plan came for this round and attempt",
         )
+    }
+
+    /// How many plans of this job were accepted, in every life: no fewer than were charged.
+    pub fn plans(&self) -> Result<u64> {
+        fs::read_dir(self.folder.join("plans"))
+            .map(|entries| entries.count() as u64)
+            .map_err(|error| Error::fault("counting plans", error))
     }
 
     /// The folder of one attempt.
@@ -86,21 +111,7 @@ impl Attempt {
             return Ok(None);
         };
         let header = Signed::<Header>::verify(Envelope::decode(&header)?, keyring)?;
-        let shares = durable::read(&self.folder.join("shares"))?.ok_or_else(|| {
-            Error::Fault("the sealed shares of this contribution are gone".into())
-        })?;
-        let share = shares.len() / header.shares.len().max(1);
-        let shares: Vec<Vec<u8>> = shares.chunks(share.max(1)).map(<[u8]>::to_vec).collect();
-        let whole = shares.len() == header.shares.len()
-            && shares
-                .iter()
-                .zip(&header.shares)
-                .all(|(share, digest)| Digest::sha256(share) == *digest);
-        if !whole {
-            return Err(Error::Fault(
-                "the sealed shares of this contribution were changed".into(),
-            ));
-        }
+        let shares = self.shares("shares", &header.shares)?;
         Ok(Some(Kept { header, shares }))
     }
 
@@ -114,6 +125,53 @@ impl Attempt {
         durable::settle(&temporary, &self.body())?;
         durable::write(&self.folder.join("shares"), &shares.concat())?;
         durable::write(&self.folder.join("header"), &header.encode())
+    }
+
+    /// A release that was sealed here in an earlier life, with its sealed shares.
+    pub fn release(&self, keyring: &dyn Keyring) -> Result<Option<KeptRelease>> {
+        let Some(release) = durable::read(&self.folder.join("release"))? else {
+            return Ok(None);
+        };
+        let release = Signed::<Release>::verify(Envelope::decode(&release)?, keyring)?;
+        let shares = self.shares("release-shares", &release.shares)?;
+        Ok(Some(KeptRelease { release, shares }))
+    }
+
+    /// Makes a release durable before its first byte leaves: sealing again would give other bytes.
+    pub fn keep_release(&self, release: &Signed<Release>, shares: &[Vec<u8>]) -> Result<()> {
+        durable::write(&self.folder.join("release-shares"), &shares.concat())?;
+        durable::write(&self.folder.join("release"), &release.encode())
+    }
+
+    /// The agreement that was signed here in an earlier life, else `fresh`, made durable.
+    pub fn agreement(&self, fresh: impl FnOnce() -> Vec<u8>) -> Result<Vec<u8>> {
+        let path = self.folder.join("agreement");
+        if let Some(kept) = durable::read(&path)? {
+            return Ok(kept);
+        }
+        let fresh = fresh();
+        durable::write(&path, &fresh)?;
+        Ok(fresh)
+    }
+
+    /// Sealed shares, all of one length, held to their signed digests.
+    fn shares(&self, name: &str, digests: &[Digest]) -> Result<Vec<Vec<u8>>> {
+        let bytes = durable::read(&self.folder.join(name))?
+            .ok_or_else(|| Error::Fault(format!("the {name} of this attempt are gone")))?;
+        let one = bytes.len() / digests.len().max(1);
+        let shares: Vec<Vec<u8>> = bytes.chunks(one.max(1)).map(<[u8]>::to_vec).collect();
+        let whole = shares.len() == digests.len()
+            && shares
+                .iter()
+                .zip(digests)
+                .all(|(share, digest)| Digest::sha256(share) == *digest);
+        if whole {
+            Ok(shares)
+        } else {
+            Err(Error::Fault(format!(
+                "the {name} of this attempt were changed"
+            )))
+        }
     }
 
     /// Notes durably that this is the one roster that this member will ever echo, and release for, in the context.

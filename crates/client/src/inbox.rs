@@ -41,20 +41,10 @@ impl Inbox {
         if let Some(event) = self.held.pop_front() {
             return Ok(event);
         }
-        self.fresh().await
-    }
-
-    /// The next event that was not put back.
-    pub async fn fresh(&mut self) -> Result<Event> {
         self.arriving
             .recv()
             .await
             .unwrap_or_else(|| Err(Error::Server("the event stream ended".into())))
-    }
-
-    /// Keeps an event for the next [`Inbox::next`], behind those that are kept already.
-    pub fn hold(&mut self, event: Event) {
-        self.held.push_back(event);
     }
 
     /// Puts events back, to be read first.

@@ -76,6 +76,24 @@ impl Reckoned {
         })
     }
 
+    /// Refuses thresholds under which the job's noise is less than it promises: with m = min_contributors −
+    /// max(colluders, 1), each member's share is 1/m of the target variance.
+    pub fn demand_enough_noise(job: &Job, min_contributors: usize, colluders: usize) -> Result<()> {
+        let honest =
+            |contributors: usize, colluders: usize| contributors.saturating_sub(colluders.max(1));
+        let (planned, calibrated) = (
+            honest(min_contributors, colluders),
+            honest(job.min_contributors, job.colluders),
+        );
+        if job.mechanism.unit != Unit::None && planned < calibrated {
+            return Err(Error::Refused(format!(
+                "the job's noise is shared by {calibrated} honest members, but with at least {min_contributors} \
+                 contributors and {colluders} colluders only {planned} may be there: draft the job for these"
+            )));
+        }
+        Ok(())
+    }
+
     /// ε at δ that `attempts` attempts have cost; `None` for unit none.
     pub fn epsilon_of(&self, attempts: u64, delta: Option<&Decimal>) -> Result<Option<f64>> {
         match (self.attempt, delta) {

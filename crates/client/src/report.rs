@@ -53,7 +53,7 @@ pub struct RoundReport {
     pub model: String,
     /// Digest of the roster.
     pub roster: String,
-    /// Privacy spent by this dataset so far: ε at the job's δ, worst case; `None` without differential privacy.
+    /// ε at the job's δ of this job's attempts so far, at their worst case; `None` without differential privacy.
     pub epsilon: Option<f64>,
     /// Most memory that this process has held, bytes.
     pub peak_memory: u64,

@@ -17,8 +17,8 @@ use crate::{
     error::{Error, Result},
 };
 
-/// Keys that a call brings the server's stock up by.
-const REFILL: usize = 8;
+/// Keys that a member starts with at the server. Each that a plan uses is replaced.
+pub const FIRST_KEYS: u64 = 8;
 
 /// The stock, a folder of files `SERIAL.key` for their owner alone.
 pub struct Stock {
@@ -33,10 +33,15 @@ impl Stock {
     }
 
     /// Makes keys, keeps their private halves durably, and gives the signed public halves to the server.
-    pub async fn refill(&self, client: &mut Client, signer: &dyn Signer) -> Result<u32> {
-        let mut keys = Vec::with_capacity(REFILL);
-        let mut serial = self.last_serial()?;
-        for _ in 0..REFILL {
+    pub async fn refill(
+        &self,
+        client: &mut Client,
+        signer: &dyn Signer,
+        count: u64,
+    ) -> Result<u32> {
+        let mut keys = Vec::new();
+        let mut serial = self.reserve_serials(count)?;
+        for _ in 0..count {
             serial += 1;
             let mut entropy = Entropy::from_os().map_err(|error| Error::fault("entropy", error))?;
             let key = OneTimeKey::generate(&mut entropy)?;
@@ -83,8 +88,8 @@ impl Stock {
         erase(&self.path(offer.serial))
     }
 
-    fn last_serial(&self) -> Result<u64> {
-        // The highest ever used survives erasure in its own file.
+    /// Takes the next serial numbers; returns the last one taken before. Its file survives every erasure.
+    fn reserve_serials(&self, count: u64) -> Result<u64> {
         let mark = self.folder.join("last");
         let last = match durable::read(&mark)? {
             Some(bytes) => String::from_utf8_lossy(&bytes)
@@ -93,7 +98,7 @@ impl Stock {
                 .map_err(|error| Error::malformed(mark.display().to_string(), error))?,
             None => 0,
         };
-        durable::write(&mark, (last + REFILL as u64).to_string().as_bytes())?;
+        durable::write(&mark, (last + count).to_string().as_bytes())?;
         Ok(last)
     }
 

@@ -83,9 +83,10 @@ impl Member {
             log_head: self.log_head(),
             server_checkpoint: checkpoint,
         };
-        let request = PutSignedRequest {
-            envelope: Signed::sign(agreement, self.site.key()).encode(),
-        };
+        let envelope = vetted
+            .attempt
+            .agreement(|| Signed::sign(agreement, self.site.key()).encode())?;
+        let request = PutSignedRequest { envelope };
         retry(|| {
             let (mut client, request) = (self.client.clone(), request.clone());
             async move { client.put_agreement(request).await.map(drop) }
@@ -125,7 +126,7 @@ impl Member {
             roster: opened.roster.to_string(),
             epsilon: engaged
                 .reckoned
-                .epsilon_of(engaged.attempts, engaged.job.mechanism.delta.as_ref())?,
+                .epsilon_of(engaged.desk.plans()?, engaged.job.mechanism.delta.as_ref())?,
             peak_memory: peak_memory(),
         };
         let line = serde_json::to_string(&report)

@@ -59,6 +59,26 @@ impl Member {
                 ("reason", refusal.clone().unwrap_or_default().into()),
             ],
         )?;
+        // In an earlier life the answer was given already.
+        let known = engaged
+            .as_ref()
+            .is_some_and(|engaged| engaged.desk.was_admitted());
+        if !known && let Err(error) = self.answer(&admission).await {
+            self.complain("admission", &error)?;
+            return Ok(None);
+        }
+        self.tell(Happening::Considered {
+            job: job.name.clone(),
+            refusal,
+        });
+        if let Some(engaged) = &engaged {
+            engaged.desk.note_admitted()?;
+            self.evaluate_start(engaged).await?;
+        }
+        Ok(engaged)
+    }
+
+    async fn answer(&self, admission: &Signed<Admission>) -> Result<()> {
         let request = proto::AdmitRequest {
             admission: admission.encode(),
         };
@@ -66,15 +86,7 @@ impl Member {
             let (mut client, request) = (self.client.clone(), request.clone());
             async move { client.admit(request).await.map(drop) }
         })
-        .await?;
-        self.tell(Happening::Considered {
-            job: job.name.clone(),
-            refusal,
-        });
-        if engaged.is_some() {
-            self.evaluate_start(engaged.as_ref()).await?;
-        }
-        Ok(engaged)
+        .await
     }
 
     async fn is_over(&mut self, job: &Signed<Job>) -> Result<bool> {
@@ -112,6 +124,7 @@ impl Member {
         policy
             .admit(&job.proposal(cohort, threshold, min_contributors, colluders))
             .map_err(|refusal| Error::Refused(refusal.to_string()))?;
+        Reckoned::demand_enough_noise(&job, min_contributors, colluders)?;
         let reckoned = Reckoned::of(&job, job.min_contributors, job.colluders)?;
         let parameters = self.prepare(&job).await?;
         let ledger = self.reserve(&job, &policy, &reckoned).await?;
@@ -128,7 +141,6 @@ impl Member {
         }
         Ok(Engagement {
             bytes: (self.meter.up(), self.meter.down()),
-            attempts: 0,
             job,
             desk,
             ledger,
@@ -202,10 +214,10 @@ impl Member {
         Ok(ledger)
     }
 
-    async fn evaluate_start(&mut self, engaged: Option<&Engagement>) -> Result<()> {
-        let Some(engaged) = engaged.filter(|engaged| engaged.model.round == 0) else {
+    async fn evaluate_start(&mut self, engaged: &Engagement) -> Result<()> {
+        if engaged.model.round > 0 {
             return Ok(());
-        };
+        }
         let parameters = engaged.model.parameters.clone();
         let validation = self
             .with_learner(move |learner| learner.evaluate(&parameters))

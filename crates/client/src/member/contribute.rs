@@ -56,6 +56,7 @@ impl Member {
         let mut seconds = Seconds::default();
         let mut local = Local::default();
         let earlier = vetted.attempt.contribution(self.site.manifest().value())?;
+        let resumed = earlier.is_some();
         let (header, shares, charged) = match earlier {
             // Sealed in an earlier life: the same bytes again, never a second update under one context.
             Some(Kept { header, shares }) => {
@@ -83,7 +84,13 @@ impl Member {
             }
         };
         let started = Instant::now();
-        self.send(vetted, &header, shares, &charged).await?;
+        match self.send(vetted, &header, shares, &charged).await {
+            // The server may have closed the phase while this member was away, with or without it.
+            Err(Error::Server(said)) if resumed => {
+                tracing::info!(said, "the contribution of an earlier life")
+            }
+            sent => sent?,
+        }
         seconds.send = started.elapsed().as_secs_f64();
         Ok(Contributed {
             header,
@@ -119,7 +126,7 @@ impl Member {
                 Some(at) = hearing.recv() => {
                     self.tell(Happening::Training { step: at.step, steps: at.steps, loss: at.loss });
                 }
-                event = self.inbox.fresh(), if over.is_none() => {
+                event = self.inbox.next(), if over.is_none() => {
                     let event = event?;
                     if matches!(kind(&event), EventKind::Void | EventKind::Ended | EventKind::Plan) {
                         // Let the next wait look at it; stop if it ends this attempt.
@@ -160,7 +167,7 @@ impl Member {
     }
 
     /// Charges the dataset's ledger, durably and at the worst case, before anything leaves.
-    async fn charge(&mut self, engaged: &mut Engagement, vetted: &Vetted) -> Result<Charged> {
+    async fn charge(&mut self, engaged: &Engagement, vetted: &Vetted) -> Result<Charged> {
         let charged = engaged
             .ledger
             .charge(
@@ -170,7 +177,6 @@ impl Member {
                 SystemTime::now(),
             )
             .await?;
-        engaged.attempts += 1;
         self.note(
             "charge",
             [

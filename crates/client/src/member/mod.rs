@@ -37,7 +37,7 @@ use crate::{
     model::Model,
     report::{Happening, RoundReport},
     site::Site,
-    stock::Stock,
+    stock::{FIRST_KEYS, Stock},
 };
 
 /// Who hears what happens.
@@ -113,8 +113,7 @@ struct Engagement {
     ledger: Ledger,
     model: Model,
     reckoned: Reckoned,
-    attempts: u64,
-    /// The ledger's, log's and meter's readings at the end of the last round.
+    /// The meter's readings at the end of the last round.
     bytes: (u64, u64),
 }
 
@@ -130,7 +129,7 @@ impl Member {
         let meter = Meter::default();
         let mut client = site.connect(meter.clone()).await?;
         let stock = Stock::open(site.home().root().join("one-time-keys"))?;
-        stock.refill(&mut client, site.key()).await?;
+        stock.refill(&mut client, site.key(), FIRST_KEYS).await?;
         observer(&Happening::Connected {
             server: site.manifest().endpoint().to_string(),
         });
@@ -179,6 +178,14 @@ impl Member {
             return Ok(()); // finished in an earlier life, or for others
         }
         let context = plan.context();
+        // The server used one of this member's keys for this plan; replace it.
+        if let Err(error) = self
+            .stock
+            .refill(&mut self.client, self.site.key(), 1)
+            .await
+        {
+            self.complain("one-time key", &error)?;
+        }
         match self.attempt(engaged, plan).await {
             Ok(report) => {
                 self.tell(Happening::Finished(Box::new(report)));

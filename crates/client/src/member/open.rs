@@ -22,6 +22,7 @@ use super::{
     vet::Vetted,
 };
 use crate::{
+    desk::KeptRelease,
     error::{Error, Result},
     report::Seconds,
     transfer::{Wanted, fetch, fetch_shares, retry, send_shares},
@@ -198,6 +199,33 @@ impl Member {
         contributed: &Contributed,
         roster: &Accepted,
     ) -> Result<Option<(ShareIndex, CheckValue)>> {
+        let earlier = vetted.attempt.release(self.site.manifest().value())?;
+        let KeptRelease { release, shares } = match earlier {
+            Some(kept) => kept,
+            None => self.seal_release(vetted, contributed, roster).await?,
+        };
+        if release.roster != roster.digest {
+            return Err(Error::Refused(
+                "this member released for another roster".into(),
+            ));
+        }
+        send_shares(
+            &self.client,
+            vetted.context,
+            ShareKind::KeySum,
+            release.encode(),
+            shares,
+        )
+        .await?;
+        self.spot_check(vetted, roster).await
+    }
+
+    async fn seal_release(
+        &mut self,
+        vetted: &Vetted,
+        contributed: &Contributed,
+        roster: &Accepted,
+    ) -> Result<KeptRelease> {
         let sealed = fetch_shares(
             &self.client,
             vetted.context,
@@ -221,7 +249,7 @@ impl Member {
         }
         let key = self.stock.take(&vetted.offer)?;
         let share = ciphertune_seal::sum_shares(&key, &vetted.context, vetted.seat, &sealed)?;
-        let sealed = share.seal_to(&vetted.context, &roster.digest, vetted.seat, &vetted.seats)?;
+        let shares = share.seal_to(&vetted.context, &roster.digest, vetted.seat, &vetted.seats)?;
         let in_roster = roster
             .contributors
             .iter()
@@ -237,11 +265,12 @@ impl Member {
         let release = Release {
             context: vetted.context,
             roster: roster.digest,
-            shares: sealed.iter().map(|share| Digest::sha256(share)).collect(),
+            shares: shares.iter().map(|share| Digest::sha256(share)).collect(),
             check: check.map(|check| check.0),
             ledger_head: Digest::from_bytes(*contributed.charged.ledger_head()),
         };
         let release = Signed::sign(release, self.site.key());
+        vetted.attempt.keep_release(&release, &shares)?;
         self.note(
             "release",
             [
@@ -250,15 +279,7 @@ impl Member {
                 ("release", release.digest().to_string().into()),
             ],
         )?;
-        send_shares(
-            &self.client,
-            vetted.context,
-            ShareKind::KeySum,
-            release.encode(),
-            sealed,
-        )
-        .await?;
-        self.spot_check(vetted, roster).await
+        Ok(KeptRelease { release, shares })
     }
 
     /// Fetches one random foreign body, so that a contributor that lies about its check value is caught with evidence.

@@ -9,6 +9,7 @@ use super::{Engagement, Member};
 use crate::{
     desk::Attempt,
     error::{Error, Result},
+    mechanism::Reckoned,
     report::Happening,
     site::verify_policy,
 };
@@ -52,6 +53,7 @@ impl Member {
             );
         }
         self.check_cohort(&plan)?;
+        Reckoned::demand_enough_noise(&engaged.job, plan.min_contributors, plan.colluders)?;
         let admitted = self.check_policies(engaged, &plan)?;
         let parameters = plan.parameters()?;
         let keys = plan.one_time_keys(manifest.value())?;
