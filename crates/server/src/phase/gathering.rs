@@ -5,7 +5,7 @@ use ciphertune_round::{Context, Digest, Envelope, Object as _, OneTimeKeyOffer, 
 use ciphertune_sum::{CohortSize, Parameters, ValueBound};
 use ciphertune_wire::proto::EventKind;
 
-use super::{Announcement, Answer, Attempt, Effect, Machine, Phase, Present, note, tuning};
+use super::{Announcement, Answer, Attempt, Effect, Machine, Phase, Present, note};
 use crate::moment::Moment;
 
 /// Makes the next plan if it is time.
@@ -94,7 +94,6 @@ fn plan(machine: &Machine, seats: Vec<(Seat, Digest)>, nonce: [u8; 32]) -> Resul
         (None, None) => default_threshold(n, colluders),
         (job, policy) => job.max(policy).unwrap_or(0),
     };
-    let (task, encoder) = tuning::names(&job.tuning);
     let mechanism = &job.mechanism;
     let proposal = Proposal {
         unit: mechanism.unit,
@@ -110,8 +109,8 @@ fn plan(machine: &Machine, seats: Vec<(Seat, Digest)>, nonce: [u8; 32]) -> Resul
         colluders,
         threshold,
         backbone: *job.backbone.as_bytes(),
-        task,
-        encoder,
+        task: job.task.clone(),
+        encoder: job.encoder.clone(),
     };
     policy
         .admit(&proposal)

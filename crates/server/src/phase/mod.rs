@@ -15,7 +15,6 @@ mod opening;
 mod status;
 #[cfg(test)]
 mod tests;
-mod tuning;
 
 use std::{
     collections::{BTreeMap, HashSet},

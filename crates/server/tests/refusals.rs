@@ -1,0 +1,337 @@
+//! What the server turns down, over a real socket with mutual TLS.
+
+mod common;
+
+use ciphertune_identity::tls;
+use ciphertune_round::{Abort, Digest, Header, Release, Roster, Signed};
+use ciphertune_sum::Q;
+use ciphertune_wire::{
+    Error, Meter, Refusal, connect,
+    proto::{
+        AbortJobRequest, BodyChunk, DirectoryRequest, EventKind, PutOneTimeKeysRequest, ShareKind,
+        SubmitJobRequest,
+    },
+};
+use common::{Federation, POLICY, bytes, chunks, refusal};
+
+#[tokio::test]
+async fn a_member_of_another_authority_is_refused_in_the_handshake() {
+    let (ours, theirs) = (Federation::new(3, POLICY), Federation::new(3, POLICY));
+    let server = ours.serve();
+    let other = &theirs.members[0];
+    // It trusts our server's authority by force: its own certificate is what must stop it.
+    let own = tls::client_config(
+        theirs.authority.certificate_pem(),
+        &other.cert_pem,
+        &other.key,
+    )
+    .unwrap();
+    let refused = connect(&server.address(), own, Meter::default()).await;
+    assert!(
+        matches!(refused, Err(Error::Handshake { .. })),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test]
+async fn who_is_not_in_the_manifest_is_a_stranger() {
+    let federation = Federation::new(3, POLICY);
+    let server = federation.serve();
+    let mut client = federation.connect(&server, &federation.stranger).await;
+    assert_eq!(
+        refusal(client.directory(DirectoryRequest {}).await),
+        Refusal::Stranger
+    );
+    let mut member = federation.connect(&server, &federation.members[0]).await;
+    let reply = member
+        .directory(DirectoryRequest {})
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(reply.manifest, federation.manifest.encode());
+}
+
+#[tokio::test]
+async fn nobody_acts_outside_its_role() {
+    let federation = Federation::new(3, POLICY);
+    let server = federation.serve();
+    let job = federation.job(|_| ());
+    let (mut members, plan) = federation.begin(&server, &job).await;
+    let submit = SubmitJobRequest { job: job.encode() };
+    assert_eq!(
+        refusal(members[0].client.submit_job(submit.clone()).await),
+        Refusal::Role
+    );
+    let mut officer = federation.connect(&server, &federation.officer).await;
+    assert_eq!(refusal(officer.submit_job(submit).await), Refusal::Role);
+    let mut researcher = federation.connect(&server, &federation.researcher).await;
+    let body = members[0].body();
+    let put = researcher
+        .put_body(tokio_stream::iter(chunks(plan.context(), 0, &body)))
+        .await;
+    assert_eq!(refusal(put), Refusal::Role);
+    let keys = PutOneTimeKeysRequest { keys: Vec::new() };
+    assert_eq!(
+        refusal(researcher.put_one_time_keys(keys).await),
+        Refusal::Role
+    );
+    let job = job.digest();
+    let abort = Signed::sign(
+        Abort {
+            job,
+            reason: "enough".into(),
+        },
+        &federation.officer.key,
+    )
+    .encode();
+    assert_eq!(
+        refusal(officer.abort_job(AbortJobRequest { abort }).await),
+        Refusal::Role
+    );
+}
+
+#[tokio::test]
+async fn a_job_is_the_callers_own_and_for_this_federation_and_submitted_once() {
+    let federation = Federation::new(3, POLICY);
+    let server = federation.serve();
+    let job = federation.job(|_| ());
+    let digest = federation.submit(&server, &job).await.unwrap();
+    assert_eq!(federation.submit(&server, &job).await.unwrap(), digest);
+    let elsewhere = federation.job(|job| job.federation = "elsewhere".into());
+    assert_eq!(
+        refusal(federation.submit(&server, &elsewhere).await),
+        Refusal::Malformed
+    );
+    let unpackable = federation.job(|job| job.value_bound = 2046);
+    assert_eq!(
+        refusal(federation.submit(&server, &unpackable).await),
+        Refusal::Malformed
+    );
+    let forged = Signed::sign(job.value().clone(), &federation.stranger.key);
+    assert_eq!(
+        refusal(federation.submit(&server, &forged).await),
+        Refusal::Malformed
+    );
+}
+
+#[tokio::test]
+async fn a_body_that_is_not_the_signed_one_is_refused() {
+    let federation = Federation::new(3, POLICY);
+    let server = federation.serve();
+    let (mut members, plan) = federation.begin(&server, &federation.job(|_| ())).await;
+    let member = &mut members[0];
+    let (context, body) = (plan.context(), member.body());
+    member.put_header(&plan, &body).await.unwrap();
+
+    // Too long: the last chunk is not taken, and what came before is not a body.
+    let longer = [body.as_slice(), &[0; 8]].concat();
+    assert_eq!(
+        refusal(member.put_body(context, 0, &longer).await),
+        Refusal::TooLarge
+    );
+    let held = member.offset(context).await.unwrap();
+    assert!(!held.complete);
+    // A gap, and a step back.
+    for from in [held.durable + 8, 0] {
+        assert_eq!(
+            refusal(member.put_body(context, from, &body[..8]).await),
+            Refusal::Conflict
+        );
+    }
+    // A word that is not below q, and half a word.
+    let not_canonical = bytes(&[Q]);
+    assert_eq!(
+        refusal(member.put_body(context, held.durable, &not_canonical).await),
+        Refusal::Malformed
+    );
+    assert_eq!(
+        refusal(member.put_body(context, held.durable, &[0; 7]).await),
+        Refusal::Malformed
+    );
+    // Bytes of another body up to the right size: thrown away whole, and the right one is taken afterwards.
+    let rest = vec![0; body.len() - usize::try_from(held.durable).unwrap()];
+    assert_eq!(
+        refusal(member.put_body(context, held.durable, &rest).await),
+        Refusal::Malformed
+    );
+    assert_eq!(member.offset(context).await.unwrap().durable, 0);
+    assert!(member.put_body(context, 0, &body).await.unwrap().complete);
+    assert!(
+        member.put_body(context, 0, &body).await.unwrap().complete,
+        "sent again after a lost reply"
+    );
+}
+
+#[tokio::test]
+async fn a_truncated_stream_goes_on_where_it_stopped() {
+    let federation = Federation::new(3, POLICY);
+    let server = federation.serve();
+    let (mut members, plan) = federation.begin(&server, &federation.job(|_| ())).await;
+    let member = &mut members[0];
+    let (context, body) = (plan.context(), member.body());
+    member.put_header(&plan, &body).await.unwrap();
+    let reply = member.put_body(context, 0, &body[..16_000]).await.unwrap();
+    assert_eq!((reply.durable, reply.complete), (16_000, false));
+    // A connection that dies in the middle: the caller gives up on a stream that never ends.
+    let (sender, receiver) = tokio::sync::mpsc::channel::<BodyChunk>(1);
+    let mut client = member.client.clone();
+    let hanging = tokio::spawn(async move {
+        client
+            .put_body(tokio_stream::wrappers::ReceiverStream::new(receiver))
+            .await
+    });
+    for chunk in chunks(context, 16_000, &body[16_000..32_000]) {
+        sender.send(chunk).await.unwrap();
+    }
+    while member.offset(context).await.unwrap().durable < 32_000 {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    // The hanging stream still stands; the newer one takes over.
+    assert!(
+        member
+            .put_body(context, 32_000, &body[32_000..])
+            .await
+            .unwrap()
+            .complete
+    );
+    assert_eq!(refusal(hanging.await.unwrap()), Refusal::Conflict);
+}
+
+#[tokio::test]
+async fn a_second_header_and_one_of_another_context_are_refused() {
+    let federation = Federation::new(3, POLICY);
+    let server = federation.serve();
+    let job = federation.job(|_| ());
+    let (mut members, plan) = federation.begin(&server, &job).await;
+    let body = members[0].body();
+    members[0].put_header(&plan, &body).await.unwrap();
+    members[0].put_header(&plan, &body).await.unwrap();
+    assert_eq!(
+        refusal(members[0].put_header(&plan, b"another").await),
+        Refusal::Conflict
+    );
+
+    let shares = members[1].shares(&plan);
+    let header = Header {
+        context: plan.context(),
+        body: Digest::sha256(&body),
+        shares: shares.iter().map(|share| Digest::sha256(share)).collect(),
+    };
+    let signed = Signed::sign(header.clone(), members[1].key()).encode();
+    let elsewhere = ciphertune_round::Context::of_plan(b"another plan");
+    let replayed = members[1]
+        .put_shares(elsewhere, ShareKind::Key, signed.clone(), shares.clone())
+        .await;
+    assert_eq!(refusal(replayed), Refusal::Malformed);
+    let stolen = members[2]
+        .put_shares(
+            plan.context(),
+            ShareKind::Key,
+            signed.clone(),
+            shares.clone(),
+        )
+        .await;
+    assert_eq!(refusal(stolen), Refusal::Malformed);
+    let mut garbled = shares.clone();
+    garbled[0].push(0);
+    let garbled = members[1]
+        .put_shares(plan.context(), ShareKind::Key, signed, garbled)
+        .await;
+    assert_eq!(refusal(garbled), Refusal::Malformed);
+    let few = Header {
+        shares: header.shares[..2].to_vec(),
+        ..header
+    };
+    let few = Signed::sign(few, members[1].key()).encode();
+    let few = members[1]
+        .put_shares(plan.context(), ShareKind::Key, few, shares[..2].to_vec())
+        .await;
+    assert_eq!(refusal(few), Refusal::Malformed);
+    let unknown = members[1].put_body(elsewhere, 0, &body).await;
+    assert_eq!(refusal(unknown), Refusal::Unknown);
+}
+
+#[tokio::test]
+async fn a_body_replayed_from_the_last_context_is_refused() {
+    let federation = Federation::new(3, POLICY);
+    let server = federation.serve();
+    let job = federation.job(|job| job.deadlines.contribute = std::time::Duration::from_secs(3));
+    let (mut members, first) = federation.begin(&server, &job).await;
+    let old = members[0].body();
+    members[0].contribute(&first).await;
+    let second = members[0]
+        .next::<ciphertune_round::Plan>(EventKind::Plan)
+        .await;
+    let mut fresh = members[0].words();
+    fresh[0] = 1;
+    members[0]
+        .put_header(&second, &bytes(&fresh))
+        .await
+        .unwrap();
+    assert_eq!(
+        refusal(members[0].put_body(second.context(), 0, &old).await),
+        Refusal::Malformed
+    );
+    assert_eq!(
+        refusal(members[0].put_body(first.context(), 0, &old).await),
+        Refusal::Late
+    );
+}
+
+#[tokio::test]
+async fn a_second_echo_or_release_must_be_the_same() {
+    let federation = Federation::new(3, POLICY);
+    let server = federation.serve();
+    let (mut members, plan) = federation.begin(&server, &federation.job(|_| ())).await;
+    for member in &mut members {
+        member.contribute(&plan).await;
+    }
+    let roster = members[0].next::<Roster>(EventKind::Roster).await;
+    members[0].echo(&roster).await.unwrap();
+    members[0].echo(&roster).await.unwrap();
+    let other = Signed::sign(
+        Roster {
+            sum: Digest::sha256(b"another sum"),
+            ..roster.value().clone()
+        },
+        members[0].key(),
+    );
+    assert_eq!(refusal(members[0].echo(&other).await), Refusal::Conflict);
+    assert_eq!(
+        refusal(members[0].release(&plan, &other).await),
+        Refusal::Conflict
+    );
+    members[0].release(&plan, &roster).await.unwrap();
+    let shares = members[0].shares(&plan);
+    let release = Release {
+        context: plan.context(),
+        roster: roster.digest(),
+        shares: shares.iter().map(|share| Digest::sha256(share)).collect(),
+        check: None,
+        ledger_head: Digest::sha256(b"another ledger"),
+    };
+    let signed = Signed::sign(release, members[0].key()).encode();
+    let second = members[0]
+        .put_shares(plan.context(), ShareKind::KeySum, signed, shares)
+        .await;
+    assert_eq!(refusal(second), Refusal::Conflict);
+}
+
+#[tokio::test]
+async fn a_one_time_key_is_counted_once_and_never_taken_back_after_use() {
+    let federation = Federation::new(3, POLICY);
+    let server = federation.serve();
+    let (mut members, _) = federation.begin(&server, &federation.job(|_| ())).await;
+    assert_eq!(
+        members[0].put_keys(4).await,
+        3,
+        "the plan spent one of four"
+    );
+    assert_eq!(members[0].put_keys(5).await, 4);
+    let keys = vec![Vec::new(); 257];
+    let many = members[0]
+        .client
+        .put_one_time_keys(PutOneTimeKeysRequest { keys })
+        .await;
+    assert_eq!(refusal(many), Refusal::TooLarge);
+}
