@@ -78,7 +78,7 @@ impl Member {
         Ok(engaged)
     }
 
-    async fn answer(&self, admission: &Signed<Admission>) -> Result<()> {
+    async fn answer(&mut self, admission: &Signed<Admission>) -> Result<()> {
         let request = proto::AdmitRequest {
             admission: admission.encode(),
         };
@@ -182,7 +182,7 @@ impl Member {
 
     /// Opens the dataset's ledger under the policy's lifetime budget and reserves the job's worst case.
     async fn reserve(
-        &self,
+        &mut self,
         job: &Signed<Job>,
         policy: &Policy,
         reckoned: &Reckoned,

@@ -304,7 +304,7 @@ impl Member {
 
     /// The check value of a foreign body, fetched and held to its signed header.
     async fn foreign_check(
-        &self,
+        &mut self,
         vetted: &Vetted,
         roster: &Accepted,
         contributor: &Contributor,
@@ -333,7 +333,7 @@ impl Member {
     }
 
     async fn check_value(
-        &self,
+        &mut self,
         vetted: &Vetted,
         roster: &Accepted,
         body: PathBuf,
