@@ -42,7 +42,7 @@ async fn three_members_finish_a_job_of_two_rounds_and_the_sum_is_the_modular_sum
         assert!(rosters.iter().all(|other| *other == roster));
         assert_eq!(
             roster
-                .contributors(&plan, &**federation.manifest, None)
+                .contributors(&plan, federation.manifest.value(), None)
                 .unwrap()
                 .len(),
             3

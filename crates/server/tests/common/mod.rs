@@ -289,7 +289,8 @@ impl Server {
     /// As a crash ends it: every task is dropped where it stands.
     pub fn kill(mut self) {
         if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_timeout(Duration::from_secs(20));
+            let killer = std::thread::spawn(|| runtime.shutdown_timeout(Duration::from_secs(20)));
+            killer.join().unwrap();
         }
     }
 
