@@ -3,13 +3,15 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use ciphertune_identity::{
-    Authority, Host, Manifest, Name, Party, Request, Role, SigningKey, Validity, tls,
+    Authority, Certificate, Host, Kit, Manifest, Name, Party, Request, Role, SigningKey, Validity,
+    tls,
 };
 use ciphertune_policy::{Adjacency, Placement, Unit};
 use ciphertune_round::{
@@ -139,6 +141,31 @@ impl Federation {
 
     pub fn data(&self) -> PathBuf {
         self.folder.path().join("data")
+    }
+
+    /// Writes what the program is started with, and returns the configuration's path.
+    pub fn write_configuration(&self) -> PathBuf {
+        let kit = Kit {
+            authority: self.authority.certificate().clone(),
+            certificate: Certificate::from_pem(&self.server_cert).unwrap(),
+            manifest: self.manifest.envelope().clone(),
+            policy: self.policy.envelope().clone(),
+            address: "localhost:4711".parse().unwrap(),
+        };
+        kit.write(&self.folder.path().join("kit")).unwrap();
+        let passphrase = self.folder.path().join("passphrase");
+        std::fs::write(&passphrase, "a pass-phrase for tests\n").unwrap();
+        std::fs::set_permissions(&passphrase, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let path = self.folder.path().join("server.toml");
+        let text = r#"
+listen = "127.0.0.1:0"
+kit = "kit"
+key = "server.pem"
+data = "data"
+passphrase_file = "passphrase"
+"#;
+        std::fs::write(&path, text).unwrap();
+        path
     }
 
     /// Starts the server, or starts it again on the same data, in a runtime of its own.
