@@ -1,0 +1,130 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// A whole federation on this machine: an authority, a server, members with their own processes, keys, data and
+/// ledgers, and a job that p-tunes a frozen language model through sealed sums.
+///
+/// Without --data and --model it is a smoke run on sentences written for it and a small model made from a seed.
+#[derive(Debug, Parser)]
+#[command(name = "demo", version, args_conflicts_with_subcommands = true)]
+pub struct Arguments {
+    /// What a child process plays.
+    #[command(subcommand)]
+    pub child: Option<Child>,
+    /// Everything else.
+    #[command(flatten)]
+    pub options: Options,
+}
+
+/// What to demonstrate.
+#[derive(Args, Clone, Debug)]
+pub struct Options {
+    /// Labelled sentences: `sentence@label` lines, JSON Lines or CSV with a column `label`.
+    #[arg(long, value_name = "FILE")]
+    pub data: Option<PathBuf>,
+    /// A backbone in Hugging Face's layout: config.json, model.safetensors, tokenizer.json.
+    #[arg(long, value_name = "DIR")]
+    pub model: Option<PathBuf>,
+    /// Rounds.
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    pub rounds: u32,
+    /// Members.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = members)]
+    pub members: usize,
+    /// Sentences a member; those left over are the common validation set. [default: 600 with --data, else all that
+    /// there are but a sixth]
+    #[arg(long, value_name = "N")]
+    pub per_member: Option<usize>,
+    /// The federation's policy. [default: laboratory-no-privacy, WITHOUT differential privacy]
+    #[arg(long, value_name = "FILE")]
+    pub policy: Option<PathBuf>,
+    /// A new or empty folder for everything that the run leaves. [default: a temporary one, named at the end]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Decides the split, the first model and the order of examples. Keys and noise are never seeded.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// One JSON object a line on standard output: what happens, and the summary at the end.
+    #[arg(long)]
+    pub json: bool,
+    /// Seconds that a round waits for its contributions.
+    #[arg(long, value_name = "SECONDS", default_value_t = 1800, value_parser = clap::value_parser!(u64).range(1..))]
+    pub deadline: u64,
+}
+
+fn members(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(members) if (2..=100).contains(&members) => Ok(members),
+        _ => Err("2 to 100 members, each a process of its own".into()),
+    }
+}
+
+/// Re-executions of the demonstration.
+#[derive(Debug, Subcommand)]
+pub enum Child {
+    /// Plays one party; started by the demonstration itself.
+    #[command(hide = true)]
+    Party {
+        /// Which.
+        #[command(subcommand)]
+        party: Party,
+    },
+}
+
+/// One party. Its key's pass-phrase stands in the file that `CIPHERTUNE_PASSPHRASE_FILE` names.
+#[derive(Debug, Subcommand)]
+pub enum Party {
+    /// The server.
+    Server {
+        /// Its home.
+        #[arg(long)]
+        home: PathBuf,
+    },
+    /// A member.
+    Member {
+        /// Its home.
+        #[arg(long)]
+        home: PathBuf,
+        /// The backbone.
+        #[arg(long)]
+        model: PathBuf,
+        /// Its own records.
+        #[arg(long)]
+        training: PathBuf,
+        /// Records to measure the model on.
+        #[arg(long)]
+        validation: Option<PathBuf>,
+        /// What its budget is kept under.
+        #[arg(long)]
+        dataset: String,
+        /// DANGEROUS: where to write what is sealed and what was opened, for the comparison.
+        #[arg(long)]
+        dangerous_plaintext: PathBuf,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_holds_together_and_hides_the_children() {
+        let mut command = Arguments::command();
+        command.clone().debug_assert();
+        let help = command.render_long_help().to_string();
+        assert!(help.contains("--per-member") && !help.contains("party"));
+    }
+
+    #[test]
+    fn a_federation_of_one_and_no_rounds_are_usage_errors() {
+        let refused = |arguments: &[&str]| Arguments::try_parse_from(arguments).is_err();
+        assert!(refused(&["demo", "--members", "1"]));
+        assert!(refused(&["demo", "--rounds", "0"]));
+        assert!(!refused(&["demo", "--members", "3", "--rounds", "1"]));
+    }
+}

@@ -1,0 +1,225 @@
+//! Everything before the first process is started: files read and checked, the job drafted and held to the policy,
+//! the federation founded, the data dealt out.
+
+use std::{
+    fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+};
+
+use ciphertune_client::{
+    draft::Draft,
+    learner::Learner as _,
+    tuning::{Tuner, Tuning},
+};
+use ciphertune_policy::{Policy, default_threshold};
+use ciphertune_round::{Digest, Job};
+use ciphertune_tune::{spec::TrainingSpec, task::Route};
+
+use crate::{
+    corpus::{self, Corpus},
+    error::{Error, Result},
+    federation::{self, Federation, Resident},
+    headlines,
+    options::Options,
+};
+
+/// The policy when none is named.
+const LABORATORY: &str = include_str!("../../policies/laboratory-no-privacy.toml");
+
+const VALUE_BITS: u32 = 16;
+const OPEN_SECONDS: u64 = 120;
+const AGREE_SECONDS: u64 = 120;
+
+/// What the processes are started with.
+pub struct Setup {
+    /// Where everything is.
+    pub root: PathBuf,
+    /// The backbone's folder.
+    pub model: PathBuf,
+    /// Its architecture, as its `config.json` says.
+    pub kind: String,
+    /// Its digest.
+    pub backbone: Digest,
+    /// The records.
+    pub corpus: Corpus,
+    /// The policies' name.
+    pub policy: String,
+    /// The parties.
+    pub federation: Federation,
+    /// The job, still to be signed.
+    pub job: Job,
+}
+
+impl Setup {
+    /// Reads, checks and lays everything out.
+    ///
+    /// # Errors
+    /// What is wrong with a file is said before anything is started.
+    pub fn prepare(options: &Options) -> Result<Self> {
+        let toml = match &options.policy {
+            None => LABORATORY.to_owned(),
+            Some(path) => fs::read_to_string(path).map_err(|error| {
+                Error::Usage(format!("policy file {}: {error}", path.display()))
+            })?,
+        };
+        let policy = Policy::parse(&toml)?;
+        let corpus = Corpus::read(
+            options.data.as_deref(),
+            options.members,
+            options.per_member,
+            options.seed,
+        )?;
+        let given = options.model.as_deref().map(open).transpose()?;
+        let root = root(options.out.as_deref())?;
+        let model = root.join("model");
+        let (model, tuner) = match (given, &options.model) {
+            (Some(tuner), Some(folder)) => (absolute(folder)?, tuner),
+            _ => {
+                headlines::write_model(&model)?;
+                let tuner = Tuner::for_draft(&model)?;
+                (model, tuner)
+            }
+        };
+        let (backbone, job) = draft(options, &policy, &corpus, &tuner)?;
+        drop(tuner);
+
+        // Free a moment ago; the server takes it as soon as it starts.
+        let port = TcpListener::bind(("127.0.0.1", 0))
+            .and_then(|listener| listener.local_addr())
+            .map_err(|error| Error::fault("looking for a free port", error))?
+            .port();
+        let federation = Federation::found(&root, options.members, port, &toml)?;
+        write(&root.join("policy.toml"), &toml)?;
+        federation::folder(&root.join("plaintext"))?;
+        for (member, records) in federation.members.iter().zip(&corpus.members) {
+            federation::folder(&member.home.root().join("data"))?;
+            corpus::write(records, &training_of(member))?;
+        }
+        if let Some(first) = federation.members.first() {
+            corpus::write(&corpus.validation, &validation_of(first))?;
+        }
+        Ok(Self {
+            kind: kind(&model)?,
+            root,
+            model,
+            backbone,
+            corpus,
+            policy: policy.names().collect::<Vec<_>>().join(" + "),
+            federation,
+            job,
+        })
+    }
+
+    /// Where members write what a production member never writes.
+    pub fn plaintext(&self) -> PathBuf {
+        self.root.join("plaintext")
+    }
+}
+
+/// A member's own records.
+pub fn training_of(member: &Resident) -> PathBuf {
+    member.home.root().join("data").join("training.jsonl")
+}
+
+/// The common validation records, with the one member that measures.
+pub fn validation_of(member: &Resident) -> PathBuf {
+    member.home.root().join("data").join("validation.jsonl")
+}
+
+/// Opens a model folder, or says what it lacks.
+fn open(folder: &Path) -> Result<Tuner> {
+    if !folder.is_dir() {
+        return Err(Error::Usage(format!(
+            "model folder {}: no such folder",
+            folder.display()
+        )));
+    }
+    Ok(Tuner::for_draft(folder)?)
+}
+
+fn draft(
+    options: &Options,
+    policy: &Policy,
+    corpus: &Corpus,
+    tuner: &Tuner,
+) -> Result<(Digest, Job)> {
+    let tuning = Tuning {
+        template: corpus.template.clone(),
+        labels: corpus.labels.clone(),
+        route: Route::Classifier,
+        training: TrainingSpec {
+            rounds: options.rounds,
+            seed: options.seed,
+            ..TrainingSpec::default()
+        },
+    };
+    let first_model = tuner.first_model(&tuning)?;
+    let draft = Draft {
+        name: "demo".into(),
+        rounds: options.rounds,
+        max_attempts: 1,
+        members: options.members,
+        value_bits: VALUE_BITS,
+        contribute_seconds: options.deadline,
+        open_seconds: OPEN_SECONDS,
+        agree_seconds: AGREE_SECONDS,
+        tuning,
+    };
+    let backbone = tuner.backbone();
+    let job = draft.job(federation::NAME, policy, backbone, &first_model)?;
+    let cohort = options.members;
+    let threshold = job
+        .threshold
+        .unwrap_or_else(|| default_threshold(cohort, job.colluders));
+    policy
+        .admit(&job.proposal(cohort, threshold, job.min_contributors, job.colluders))
+        .map_err(|refusal| Error::Refused(refusal.to_string()))?;
+    Ok((backbone, job))
+}
+
+/// `out`, which must be new or empty, or a temporary folder, which stays.
+fn root(out: Option<&Path>) -> Result<PathBuf> {
+    let Some(out) = out else {
+        return tempfile::Builder::new()
+            .prefix("ciphertune-demo-")
+            .tempdir()
+            .map(tempfile::TempDir::keep)
+            .map_err(|error| Error::fault("making a temporary folder", error));
+    };
+    federation::folder(out)?;
+    let occupied = fs::read_dir(out)
+        .map_err(|error| Error::fault(format_args!("reading {}", out.display()), error))?
+        .next()
+        .is_some();
+    if occupied {
+        return Err(Error::Usage(format!(
+            "{} is not empty: --out wants a folder of its own",
+            out.display()
+        )));
+    }
+    absolute(out)
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    fs::canonicalize(path).map_err(|error| Error::fault(format_args!("{}", path.display()), error))
+}
+
+fn kind(model: &Path) -> Result<String> {
+    let path = model.join("config.json");
+    let failed = |error: &dyn std::fmt::Display| {
+        Error::fault(format_args!("reading {}", path.display()), error)
+    };
+    let text = fs::read_to_string(&path).map_err(|error| failed(&error))?;
+    let config: serde_json::Value = serde_json::from_str(&text).map_err(|error| failed(&error))?;
+    Ok(config["model_type"]
+        .as_str()
+        .unwrap_or("unknown")
+        .to_owned())
+}
+
+/// Writes a text.
+pub fn write(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text)
+        .map_err(|error| Error::fault(format_args!("writing {}", path.display()), error))
+}
