@@ -10,7 +10,7 @@ const BUCKET: usize = 16;
 
 /// One epoch's batches: every index of `lengths` once, `size` a batch (the last may be smaller).
 ///
-/// All examples are shuffled; each run of [`BUCKET`] batches is sorted by
+/// All examples are shuffled; each run of `BUCKET` batches is sorted by
 /// length, so that neighbours need little padding; the batches are shuffled.
 /// The order is the generator's and the lengths' alone.
 pub fn training_order(lengths: &[usize], size: usize, random: &mut SplitMix) -> Vec<Vec<usize>> {

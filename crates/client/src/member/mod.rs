@@ -1,6 +1,6 @@
 //! A member's run: answer jobs, then follow each round through its phases, one file a phase.
 //!
-//! [`consider`](self) a job → [`vet`](Vetted) a plan → [`contribute`](Contributed) → [`open`](Opened) → agree.
+//! consider (a job) → vet (a plan) → contribute → open → agree.
 
 mod agree;
 mod consider;
