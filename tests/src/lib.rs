@@ -1,1 +1,12 @@
-//! tests
+//! What the tests of whole federations share.
+//!
+//! [`federation`]: a whole federation on this machine, by the functions that production calls, over real sockets with
+//! mutual TLS. [`keys`]: its parties' keys and certificates. [`learner`]: members that "train" by giving plain vectors.
+//! [`plaintext`]: what the sealed path must come to, worked out anew. [`front`]: a malicious server, as a front before
+//! the honest one.
+
+pub mod federation;
+pub mod front;
+pub mod keys;
+pub mod learner;
+pub mod plaintext;

@@ -1,0 +1,549 @@
+//! A whole federation on this machine, by the functions that production calls: an authority, a server, an officer, a
+//! researcher and members, each with a home in a temporary folder; sockets and TLS are real.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime},
+};
+
+use ciphertune_client::{
+    draft::Draft,
+    member::{self, Options, Outcome},
+    model::Model,
+    report::{Happening, RoundReport},
+    researcher::Researcher,
+    site::Site,
+    tuning::Tuning,
+};
+use ciphertune_identity::{Authority, Endpoint, Kit, Manifest, Role};
+use ciphertune_ledger::Standing;
+use ciphertune_policy::Policy;
+use ciphertune_round::{Digest, Envelope, Fingerprint, Job, PolicyDocument, Signed};
+use ciphertune_tune::{spec::TrainingSpec, task::Route};
+use ciphertune_wire::proto::JobState;
+use tempfile::TempDir;
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle, time::timeout};
+
+use crate::{
+    front::{Front, Lies, Papers, stand_before},
+    keys::{self, Holder, passphrase},
+    learner::{Vectors, backbone, first_model},
+};
+
+/// The federation's name.
+pub const NAME: &str = "test";
+/// The dataset of every member.
+pub const DATASET: &str = "vectors";
+/// Longer than anything here takes; a wait that ends with it fails the test.
+const LONG: Duration = Duration::from_secs(120);
+
+/// A policy without differential privacy: C = 3, at least three contributors.
+pub const LABORATORY: &str = r#"
+schema = 1
+name = "laboratory"
+[privacy]
+unit = "none"
+clip_norm = "3"
+rounds = 10
+[aggregation]
+min_contributors = 3
+colluders = 0
+[model]
+backbones = ["any"]
+encoders = ["embedding"]
+tasks = ["classification"]
+[releases]
+metrics = []
+"#;
+
+/// A policy at the level of institutions: C = 3, at least two contributors.
+pub const INSTITUTION: &str = r#"
+schema = 1
+name = "institution"
+[privacy]
+unit = "institution"
+adjacency = "zero-out"
+epsilon = "8"
+delta = "1e-5"
+clip_norm = "3"
+placement = "distributed"
+rounds = 10
+[budget]
+epsilon = "16"
+delta = "2e-5"
+[aggregation]
+min_contributors = 2
+colluders = 0
+[model]
+backbones = ["any"]
+encoders = ["embedding"]
+tasks = ["classification"]
+[releases]
+metrics = []
+"#;
+
+/// What is wished for: a job without what follows from the policy.
+#[derive(Clone, Debug)]
+pub struct Wish {
+    /// Members that the job waits for.
+    pub members: usize,
+    /// d.
+    pub dimension: usize,
+    /// Rounds.
+    pub rounds: u32,
+    /// Attempts at each.
+    pub max_attempts: u32,
+    /// Bits for one integer.
+    pub value_bits: u32,
+    /// Seconds for contributing, for opening, for agreeing.
+    pub seconds: [u64; 3],
+}
+
+impl Wish {
+    /// One round of a vector of `dimension`.
+    pub fn of(members: usize, dimension: usize) -> Self {
+        Self {
+            members,
+            dimension,
+            rounds: 1,
+            max_attempts: 1,
+            value_bits: 12,
+            seconds: [60, 60, 60],
+        }
+    }
+
+    /// The job that a policy makes of it.
+    ///
+    /// # Errors
+    /// As [`Draft::job`].
+    pub fn job(&self, policy: &str) -> ciphertune_client::Result<Job> {
+        let draft = Draft {
+            name: "plain vectors".into(),
+            rounds: self.rounds,
+            max_attempts: self.max_attempts,
+            members: self.members,
+            value_bits: self.value_bits,
+            contribute_seconds: self.seconds[0],
+            open_seconds: self.seconds[1],
+            agree_seconds: self.seconds[2],
+            tuning: Tuning {
+                template: "{sentence}".into(),
+                labels: vec!["yes".into(), "no".into()],
+                route: Route::Classifier,
+                training: TrainingSpec::default(),
+            },
+        };
+        let policy = Policy::parse(policy)?;
+        draft.job(NAME, &policy, backbone(), &first_model(self.dimension))
+    }
+}
+
+/// A federation that was founded.
+pub struct Federation {
+    folder: TempDir,
+    authority: Authority,
+    server: Holder,
+    officer: Holder,
+    researcher: Holder,
+    members: Vec<Holder>,
+    manifest: Envelope,
+    policy: Envelope,
+    policy_text: String,
+    public: Option<TcpListener>,
+}
+
+impl Federation {
+    /// With `members` members, all under one policy.
+    pub async fn found(members: usize, policy: &str) -> Self {
+        Self::found_with(policy, &vec![None; members]).await
+    }
+
+    /// With a member for each of `sites`: the policy of its own, if it has one.
+    pub async fn found_with(policy: &str, sites: &[Option<&str>]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = keys::authority(NAME);
+        let holder = |name: &str, role| Holder::new(&authority, folder.path(), name, role);
+        let server = holder("server", Role::Server);
+        let officer = holder("officer", Role::Officer);
+        let researcher = holder("researcher", Role::Researcher);
+        let members: Vec<Holder> = (1..=sites.len())
+            .map(|place| holder(&format!("hospital-{place}"), Role::Member))
+            .collect();
+        let public = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address: Endpoint = public.local_addr().unwrap().to_string().parse().unwrap();
+        let parties = [&server, &officer, &researcher]
+            .into_iter()
+            .chain(&members)
+            .map(|holder| holder.party.clone())
+            .collect();
+        let manifest = Manifest::new(
+            authority.federation().clone(),
+            1,
+            SystemTime::now(),
+            parties,
+            address.clone(),
+        )
+        .unwrap();
+        let manifest = authority
+            .sign_manifest(manifest)
+            .unwrap()
+            .envelope()
+            .clone();
+        let sign = |toml: &str| {
+            let document = PolicyDocument {
+                federation: NAME.into(),
+                toml: toml.into(),
+            };
+            Signed::sign(document, &officer.key()).envelope().clone()
+        };
+        let policy_envelope = sign(policy);
+        let own: Vec<Option<Envelope>> = sites.iter().map(|site| site.map(sign)).collect();
+        for (holder, own) in [(&researcher, None)]
+            .into_iter()
+            .chain(members.iter().zip(own.iter().map(Option::as_ref)))
+        {
+            let kit = Kit {
+                authority: authority.certificate().clone(),
+                certificate: holder.certificate.clone(),
+                manifest: manifest.clone(),
+                policy: policy_envelope.clone(),
+                address: address.clone(),
+            };
+            Site::install(&holder.home, &passphrase(), &kit, own).unwrap();
+        }
+        Self {
+            authority,
+            server,
+            officer,
+            researcher,
+            members,
+            manifest,
+            policy: policy_envelope,
+            policy_text: policy.to_owned(),
+            public: Some(public),
+            folder,
+        }
+    }
+
+    /// Starts the server.
+    pub fn serve(&mut self) -> Server {
+        let listener = self.public.take().expect("served once");
+        self.serve_on(listener)
+    }
+
+    /// Starts the server where nobody looks for it, and a front with its certificate where everybody does.
+    pub async fn serve_behind(&mut self, lies: Lies) -> (Server, Front) {
+        let public = self.public.take().expect("served once");
+        let hidden = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = hidden.local_addr().unwrap().to_string();
+        let server = self.serve_on(hidden);
+        let parties: BTreeMap<Fingerprint, _> = self
+            .members
+            .iter()
+            .chain([&self.officer, &self.researcher])
+            .map(|holder| {
+                let papers = (holder.certificate.pem().to_owned(), holder.key());
+                (holder.party.fingerprint(), papers)
+            })
+            .collect();
+        let papers = Papers {
+            ca_pem: self.authority.certificate_pem().to_owned(),
+            cert_pem: self.server.certificate.pem().to_owned(),
+            key: self.server.key(),
+            parties,
+        };
+        (server, stand_before(address, public, papers, lies))
+    }
+
+    fn serve_on(&self, listener: TcpListener) -> Server {
+        let data = self.folder.path().join("server-data");
+        let config = ciphertune_server::Config {
+            ca_pem: self.authority.certificate_pem().to_owned(),
+            cert_pem: self.server.certificate.pem().to_owned(),
+            key: self.server.key(),
+            crls_pem: None,
+            manifest: self.manifest.clone(),
+            policy: self.policy.clone(),
+            data: data.clone(),
+            clock: Arc::new(SystemTime::now),
+        };
+        let (stop, stopped) = oneshot::channel::<()>();
+        let task = tokio::spawn(ciphertune_server::run(listener, config, async {
+            let _ = stopped.await;
+        }));
+        Server { data, stop, task }
+    }
+
+    /// The server's key, for lies in its name.
+    pub fn server_key(&self) -> ciphertune_identity::SigningKey {
+        self.server.key()
+    }
+
+    /// Who a member is.
+    pub fn fingerprint(&self, member: usize) -> Fingerprint {
+        self.members[member].party.fingerprint()
+    }
+
+    /// A member and its home.
+    pub fn member(&self, member: usize) -> &Holder {
+        &self.members[member]
+    }
+
+    /// The authority.
+    pub fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// Where the manifest says that the server is.
+    pub fn address(&self) -> String {
+        self.site(0).manifest().endpoint().to_string()
+    }
+
+    /// A member at home.
+    pub fn site(&self, member: usize) -> Site {
+        Site::open(self.members[member].home.clone(), &passphrase()).unwrap()
+    }
+
+    /// A folder for what `dangerous_plaintext` writes.
+    pub fn plaintext_folder(&self) -> PathBuf {
+        let folder = self.folder.path().join("plaintext");
+        fs::create_dir_all(&folder).unwrap();
+        folder
+    }
+
+    /// Starts a member.
+    pub fn join(&self, learner: Vectors) -> Member {
+        self.join_with(learner, |options| options)
+    }
+
+    /// Starts a member with other options.
+    pub fn join_with(&self, learner: Vectors, with: impl FnOnce(Options) -> Options) -> Member {
+        let site = self.site(learner.member);
+        let happenings = Arc::new(Mutex::new(Vec::new()));
+        let heard = Arc::clone(&happenings);
+        let options = with(Options {
+            dataset: DATASET.into(),
+            one_job: true,
+            dangerous_plaintext: None,
+        });
+        let (stop, stopped) = oneshot::channel::<()>();
+        let observer = Box::new(move |happening: &Happening| {
+            heard.lock().unwrap().push(happening.clone());
+        });
+        let task = tokio::spawn(async move {
+            member::run(site, Box::new(learner), options, observer, async {
+                let _ = stopped.await;
+            })
+            .await
+        });
+        Member {
+            happenings,
+            stop: Some(stop),
+            task,
+        }
+    }
+
+    /// Connects as the researcher.
+    pub async fn researcher(&self) -> Researcher {
+        let site = Site::open(self.researcher.home.clone(), &passphrase()).unwrap();
+        Researcher::connect(site).await.unwrap()
+    }
+
+    /// Submits a job, whatever the federation's policy says of it.
+    pub async fn submit_job(&self, job: Job) -> (Researcher, Digest) {
+        let mut researcher = self.researcher().await;
+        let digest = researcher.submit(job).await.unwrap();
+        (researcher, digest)
+    }
+
+    /// Submits what the federation's policy makes of a wish.
+    pub async fn submit(&self, wish: &Wish) -> (Researcher, Digest) {
+        let job = wish.job(&self.policy_text).unwrap();
+        self.submit_job(job).await
+    }
+
+    /// A member's copy of the model, if it has written one.
+    pub fn model(&self, member: usize, job: &Digest) -> Option<Model> {
+        let path = self.members[member].home.job(job).join("model.safetensors");
+        Model::read(&path).unwrap()
+    }
+
+    /// Where a member's dataset stands; `None` while its ledger does not exist.
+    pub async fn standing(&self, member: usize) -> Option<Standing> {
+        use ciphertune_ledger::{Budget, Ledger};
+        let path = self.members[member].home.ledger();
+        if !path.exists() {
+            return None;
+        }
+        // A copy: opening a ledger without privacy marks it.
+        let copy = tempfile::tempdir().unwrap();
+        for suffix in ["", "-wal"] {
+            let from = format!("{}{suffix}", path.display());
+            if fs::exists(&from).unwrap() {
+                fs::copy(from, copy.path().join(format!("ledger.sqlite{suffix}"))).unwrap();
+            }
+        }
+        let path = copy.path().join("ledger.sqlite");
+        let ledger = Ledger::open(path, DATASET, Budget::NoPrivacy, SystemTime::now())
+            .await
+            .unwrap();
+        Some(ledger.standing().await.unwrap())
+    }
+}
+
+/// A server that runs.
+pub struct Server {
+    data: PathBuf,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<ciphertune_server::Result<()>>,
+}
+
+impl Server {
+    /// A file below `contexts/`, by the end of its name, once it is there.
+    pub async fn file(&self, name: &str) -> PathBuf {
+        let mut found = None;
+        until(|| {
+            found = self.holds().into_iter().find(|held| held.ends_with(name));
+            found.is_some()
+        })
+        .await;
+        PathBuf::from(found.unwrap_or_default())
+    }
+
+    /// What it holds of bodies, shares and sums: file names below `contexts/`.
+    pub fn holds(&self) -> Vec<String> {
+        let mut names = Vec::new();
+        let mut folders = vec![self.data.join("contexts")];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+                if entry.file_type().unwrap().is_dir() {
+                    folders.push(entry.path());
+                } else {
+                    names.push(entry.path().display().to_string());
+                }
+            }
+        }
+        names
+    }
+
+    /// Stops it; it must end without an error.
+    pub async fn stop(self) {
+        let _ = self.stop.send(());
+        within(self.task).await.unwrap().unwrap();
+    }
+}
+
+/// A member that runs.
+pub struct Member {
+    happenings: Arc<Mutex<Vec<Happening>>>,
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<ciphertune_client::Result<Outcome>>,
+}
+
+impl Member {
+    /// What happened so far.
+    pub fn happenings(&self) -> Vec<Happening> {
+        self.happenings.lock().unwrap().clone()
+    }
+
+    /// Why attempts or plans were left.
+    pub fn voided(&self) -> Vec<String> {
+        self.happenings()
+            .into_iter()
+            .filter_map(|happening| match happening {
+                Happening::Voided { reason } => Some(reason),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Why jobs were refused.
+    pub fn refusals(&self) -> Vec<String> {
+        self.happenings()
+            .into_iter()
+            .filter_map(|happening| match happening {
+                Happening::Considered { refusal, .. } => refusal,
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Finished rounds.
+    pub fn reports(&self) -> Vec<RoundReport> {
+        self.happenings()
+            .into_iter()
+            .filter_map(|happening| match happening {
+                Happening::Finished(report) => Some(*report),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Waits for something to have happened.
+    pub async fn waits_for(&self, what: impl Fn(&Happening) -> bool) {
+        until(|| self.happenings.lock().unwrap().iter().any(&what)).await;
+    }
+
+    /// Waits for its end.
+    pub async fn end(&mut self) -> ciphertune_client::Result<Outcome> {
+        within(&mut self.task).await.unwrap()
+    }
+
+    /// Stops it in the middle of whatever it does.
+    pub async fn drop_out(&mut self) {
+        let _ = self.stop.take().map(|stop| stop.send(()));
+        let ended = within(&mut self.task).await.unwrap();
+        assert!(
+            matches!(ended, Err(ciphertune_client::Error::Stopped)),
+            "{ended:?}"
+        );
+    }
+}
+
+/// Waits for a condition.
+pub async fn until(mut holds: impl FnMut() -> bool) {
+    within(async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
+
+/// Waits for a job to stand as `holds` says.
+pub async fn until_job(
+    researcher: &mut Researcher,
+    job: Digest,
+    holds: impl Fn(&JobState) -> bool,
+) -> JobState {
+    within(async {
+        loop {
+            let jobs = researcher.status(Some(job)).await.unwrap();
+            let state = jobs.into_iter().next().expect("the job");
+            if holds(&state) {
+                return state;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+}
+
+/// Whether a job is over.
+pub fn is_over(state: &JobState) -> bool {
+    matches!(state.phase.as_str(), "completed" | "ended")
+}
+
+/// Awaits what must not take for ever.
+pub async fn within<T>(what: impl Future<Output = T>) -> T {
+    timeout(LONG, what).await.expect("in time")
+}
+
+/// A policy with one line changed.
+pub fn changed(policy: &str, from: &str, to: &str) -> String {
+    assert!(policy.contains(from), "{from:?} is not in the policy");
+    policy.replacen(from, to, 1)
+}

@@ -1,0 +1,149 @@
+//! Members that "train" by giving plain vectors, when a test lets them.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use ciphertune_client::{
+    Error, Result,
+    learner::{Evaluation, Learner, Progress, Update},
+};
+use ciphertune_round::{Digest, Job};
+
+/// What stands for a backbone.
+pub fn backbone() -> Digest {
+    Digest::sha256(b"no backbone: plain vectors")
+}
+
+/// A job's first model.
+pub fn first_model(dimension: usize) -> Vec<f32> {
+    vector(0xF1_05, dimension, 1.0)
+}
+
+/// What member `member` gives in `round`: a vector of length `norm`.
+pub fn update(member: usize, round: u32, dimension: usize, norm: f64) -> Vec<f32> {
+    vector(1_000 * u64::from(round) + member as u64, dimension, norm)
+}
+
+/// A pseudo-random vector, uniform in a cube and scaled to a length (SplitMix64; Steele, Lea, Flood 2014).
+pub fn vector(seed: u64, dimension: usize, norm: f64) -> Vec<f32> {
+    let mut state = seed;
+    let raw: Vec<f64> = (0..dimension)
+        .map(|_| {
+            state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+            let mut z = state;
+            z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            z ^= z >> 31;
+            (z >> 11) as f64 / (1_u64 << 52) as f64 - 1.0
+        })
+        .collect();
+    let length = raw.iter().map(|x| x * x).sum::<f64>().sqrt();
+    raw.iter().map(|x| (x / length * norm) as f32).collect()
+}
+
+/// Holds a member's training until the test opens it; tells whether training has begun.
+#[derive(Clone, Default)]
+pub struct Gate(Arc<(AtomicBool, AtomicBool)>);
+
+impl Gate {
+    /// Lets training end.
+    pub fn open(&self) {
+        self.0.0.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether training has begun.
+    pub fn is_reached(&self) -> bool {
+        self.0.1.load(Ordering::SeqCst)
+    }
+
+    fn pass(&self, stop: &AtomicBool) -> Result<()> {
+        self.0.1.store(true, Ordering::SeqCst);
+        let begun = Instant::now();
+        while !self.0.0.load(Ordering::SeqCst) {
+            if stop.load(Ordering::Relaxed) || begun.elapsed() > Duration::from_secs(90) {
+                return Err(Error::Stopped);
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+}
+
+/// One member's.
+#[derive(Clone)]
+pub struct Vectors {
+    /// Which member, from 0.
+    pub member: usize,
+    /// d.
+    pub dimension: usize,
+    /// Length of each update.
+    pub norm: f64,
+    /// What training waits for.
+    pub gate: Option<Gate>,
+}
+
+impl Vectors {
+    /// Member `member`'s, of `dimension` numbers, with no clipping for C > 1.
+    pub fn of(member: usize, dimension: usize) -> Self {
+        Self {
+            member,
+            dimension,
+            norm: 1.0,
+            gate: None,
+        }
+    }
+
+    /// With updates of this length.
+    pub fn long(self, norm: f64) -> Self {
+        Self { norm, ..self }
+    }
+
+    /// Behind a gate.
+    pub fn behind(self, gate: &Gate) -> Self {
+        Self {
+            gate: Some(gate.clone()),
+            ..self
+        }
+    }
+
+    /// What it gives in a round.
+    pub fn update(&self, round: u32) -> Vec<f32> {
+        update(self.member, round, self.dimension, self.norm)
+    }
+}
+
+impl Learner for Vectors {
+    fn backbone(&self) -> Digest {
+        backbone()
+    }
+
+    fn prepare(&mut self, _: &Job) -> Result<Vec<f32>> {
+        Ok(first_model(self.dimension))
+    }
+
+    fn train(
+        &mut self,
+        _: &[f32],
+        round: u32,
+        _: &mut dyn FnMut(Progress),
+        stop: &AtomicBool,
+    ) -> Result<Update> {
+        if let Some(gate) = &self.gate {
+            gate.pass(stop)?;
+        }
+        Ok(Update {
+            delta: self.update(round),
+            loss: None,
+        })
+    }
+
+    fn evaluate(&mut self, _: &[f32]) -> Result<Option<Evaluation>> {
+        Ok(None)
+    }
+}
