@@ -72,10 +72,24 @@ impl From<ciphertune_round::Error> for Error {
 
 impl From<tonic::Status> for Error {
     fn from(status: tonic::Status) -> Self {
-        Self::Server(match status.message() {
+        let mut said = match status.message() {
             "" => status.code().to_string(),
             said => said.to_owned(),
-        })
+        };
+        // A connection that broke: what broke it stands at the end of the chain.
+        let mut cause = std::error::Error::source(&status);
+        while let Some(deeper) = cause.and_then(std::error::Error::source) {
+            cause = Some(deeper);
+        }
+        if let Some(cause) = cause.map(ToString::to_string) {
+            if cause.contains("fatal alert") {
+                said = "the server refused the TLS handshake: is this party's certificate revoked, expired, or of \
+                        another authority?"
+                    .into();
+            }
+            said = format!("{said} ({cause})");
+        }
+        Self::Server(said)
     }
 }
 

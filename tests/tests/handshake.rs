@@ -1,0 +1,80 @@
+//! Who may connect, and what one who may not is told.
+
+use ciphertune_client::Error;
+use ciphertune_identity::tls;
+use ciphertune_tests::{
+    federation::{Federation, LABORATORY, within},
+    learner::Vectors,
+};
+use ciphertune_wire::{Meter, connect, proto::DirectoryRequest};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_does_not_take_the_server_of_another_authority_for_its_own() {
+    let mut ours = Federation::found(3, LABORATORY).await;
+    let theirs = Federation::found(3, LABORATORY).await;
+    let server = ours.serve();
+    let stranger = theirs.member(0);
+    let trusting_its_own = tls::client_config(
+        theirs.authority().certificate_pem(),
+        stranger.certificate.pem(),
+        &stranger.key(),
+    );
+    let address = ours.address();
+    let connected = connect(&address, trusting_its_own.unwrap(), Meter::default());
+    let said = within(connected).await.expect_err("a refusal").to_string();
+    assert!(said.contains("the TLS handshake with 127.0.0.1:"), "{said}");
+    assert!(said.contains("certificate"), "{said}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_of_another_authority_is_refused_by_both_sides() {
+    let mut ours = Federation::found(3, LABORATORY).await;
+    let theirs = Federation::found(3, LABORATORY).await;
+    let server = ours.serve();
+    let stranger = theirs.member(0);
+
+    // Our own client will not even offer it.
+    let ca = ours.authority().certificate();
+    let offered = tls::client_config(ca.pem(), stranger.certificate.pem(), &stranger.key());
+    let misuse = offered.expect_err("no configuration").to_string();
+    assert!(misuse.contains("authority"), "{misuse}");
+
+    // One that does offer it gets no answer from the server. In TLS 1.3 a client is done before the server looks at
+    // its certificate, so that the refusal may meet the dial or the first call.
+    let careless = stranger.careless_config(ca);
+    let refused = match within(connect(&ours.address(), careless, Meter::default())).await {
+        Err(error) => Error::from(error),
+        Ok(mut client) => {
+            let status = within(client.directory(DirectoryRequest {})).await;
+            Error::from(status.expect_err("a refusal"))
+        }
+    };
+    let said = refused.to_string();
+    assert!(
+        said.contains("handshake") && said.contains("received fatal alert"),
+        "{said}"
+    );
+
+    // The same certificate's holder is welcome at home, and one of ours here.
+    let ours_too = ours.member(0).careless_config(ca);
+    let mut client = within(connect(&ours.address(), ours_too, Meter::default()))
+        .await
+        .unwrap();
+    within(client.directory(DirectoryRequest {})).await.unwrap();
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_whose_server_does_not_run_is_told_so() {
+    let mut federation = Federation::found(3, LABORATORY).await;
+    federation.serve().stop().await;
+    let mut member = federation.join(Vectors::of(0, 10));
+    let Err(Error::Server(said)) = member.end().await else {
+        panic!("nobody was there");
+    };
+    assert!(
+        said.contains("cannot reach the server at 127.0.0.1:") && said.contains("refused"),
+        "{said}"
+    );
+}
