@@ -125,7 +125,7 @@ impl Quantiser {
             }
             let shrink = (1_u64 << 20) - (1 << pass);
             numerator = numerator * &d2sq * BigUint::from(shrink).pow(2);
-            denominator = denominator * BigUint::from(sum) << 40_u8;
+            denominator = (denominator * BigUint::from(sum)) << 40_u8;
         }
         vec![0; update.len()]
     }

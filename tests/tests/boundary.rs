@@ -6,17 +6,59 @@ use std::{collections::BTreeSet, process::Command};
 
 /// Crate, ours that it may depend on (directly or not), and what its graph must never hold (`*` ends a prefix).
 const TABLE: &[(&str, &[&str], &[&str])] = &[
-    ("policy", &[], &["tokio", "tonic", "rand*", "tfhe*", "candle*", "sqlx*", "opendp", "ring", "getrandom"]),
+    (
+        "policy",
+        &[],
+        &[
+            "tokio",
+            "tonic",
+            "rand*",
+            "tfhe*",
+            "candle*",
+            "sqlx*",
+            "opendp",
+            "ring",
+            "getrandom",
+        ],
+    ),
     ("sum", &[], &["tfhe*", "rand*", "tokio", "getrandom"]),
-    ("round", &["policy", "sum"], &["tokio", "tonic", "tfhe*", "rand", "rand_core", "rand_chacha", "candle*"]),
+    (
+        "round",
+        &["policy", "sum"],
+        &[
+            "tokio",
+            "tonic",
+            "tfhe*",
+            "rand",
+            "rand_core",
+            "rand_chacha",
+            "candle*",
+        ],
+    ),
     ("gauss", &[], &["tokio", "tfhe*", "candle*"]),
-    ("seal", &["sum", "round", "policy", "gauss"], &["tokio", "tonic", "candle*", "opendp"]),
-    ("dp", &["policy", "gauss"], &["tokio", "tonic", "candle*", "tfhe*"]),
+    (
+        "seal",
+        &["sum", "round", "policy", "gauss"],
+        &["tokio", "tonic", "candle*", "opendp"],
+    ),
+    (
+        "dp",
+        &["policy", "gauss"],
+        &["tokio", "tonic", "candle*", "tfhe*"],
+    ),
     ("tune", &[], &["tokio", "tonic", "tfhe*"]),
     ("ledger", &[], &["tonic", "candle*", "tfhe*"]),
     ("audit", &[], &["tonic", "candle*", "tfhe*", "tokio"]),
-    ("identity", &["round", "policy", "sum"], &["candle*", "tfhe*", "hpke"]),
-    ("wire", &["policy", "sum", "round"], &["tfhe*", "hpke", "opendp", "candle*"]),
+    (
+        "identity",
+        &["round", "policy", "sum"],
+        &["candle*", "tfhe*", "hpke"],
+    ),
+    (
+        "wire",
+        &["policy", "sum", "round"],
+        &["tfhe*", "hpke", "opendp", "candle*"],
+    ),
     (
         "server",
         &["policy", "sum", "round", "wire", "audit", "identity"],
@@ -25,7 +67,8 @@ const TABLE: &[(&str, &[&str], &[&str])] = &[
     (
         "client",
         &[
-            "policy", "sum", "round", "gauss", "seal", "dp", "tune", "ledger", "audit", "identity", "wire",
+            "policy", "sum", "round", "gauss", "seal", "dp", "tune", "ledger", "audit", "identity",
+            "wire",
         ],
         &["aws-lc-rs", "openssl"],
     ),
@@ -53,10 +96,11 @@ fn no_crate_reaches_what_it_must_not() {
 
 #[test]
 fn every_crate_is_in_the_table() {
-    let folders: BTreeSet<String> = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../crates"))
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
+    let folders: BTreeSet<String> =
+        std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../crates"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
     let table: BTreeSet<String> = TABLE.iter().map(|(name, ..)| (*name).to_owned()).collect();
     assert_eq!(folders, table);
 }
@@ -66,7 +110,10 @@ fn every_crate_is_in_the_table() {
 fn the_graph_shows_what_a_crate_does_reach() {
     let graph = graph("client");
     for reached in ["tfhe", "hpke", "opendp", "candle-core", "ciphertune-seal"] {
-        assert!(graph.contains(reached), "{reached} is not in the client's graph");
+        assert!(
+            graph.contains(reached),
+            "{reached} is not in the client's graph"
+        );
     }
 }
 
@@ -89,7 +136,9 @@ fn no_product_code_names_the_insecure_entropy() {
             .filter(|line| !line.trim_start().starts_with("//"))
             .collect::<Vec<_>>()
             .join("\n");
-        let in_tests = path.components().any(|part| matches!(part.as_os_str().to_str(), Some("tests" | "benches")));
+        let in_tests = path
+            .components()
+            .any(|part| matches!(part.as_os_str().to_str(), Some("tests" | "benches")));
         if path.ends_with("gauss/src/insecure.rs") {
             seen += usize::from(code.contains("InsecureEntropy"));
         } else if !in_tests {
@@ -126,7 +175,17 @@ fn graph(name: &str) -> BTreeSet<String> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
     let output = Command::new(cargo)
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
-        .args(["tree", "--offline", "--locked", "--edges", "normal", "--prefix", "none", "--format", "{p}"])
+        .args([
+            "tree",
+            "--offline",
+            "--locked",
+            "--edges",
+            "normal",
+            "--prefix",
+            "none",
+            "--format",
+            "{p}",
+        ])
         .args(["--package", &format!("{OURS}{name}")])
         .output()
         .expect("cargo runs");

@@ -377,10 +377,10 @@ async fn the_plan_follows_the_strictest_of_all_policies_and_no_one_time_key_is_u
         let outcome = run.end().await.unwrap();
         assert!(outcome.completed, "{}: {:?}", outcome.reason, run.voided());
     }
-    let plans = plans.lock().unwrap();
+    let plans = std::mem::take(&mut *plans.lock().unwrap());
     assert_eq!(plans.len(), 10);
     let mut keys = HashSet::new();
-    for plan in plans.iter() {
+    for plan in &plans {
         assert_eq!(
             (plan.colluders, plan.min_contributors, plan.threshold),
             (1, 4, 3)
