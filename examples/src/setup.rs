@@ -151,7 +151,11 @@ fn draft(
         training: TrainingSpec {
             rounds: options.rounds,
             seed: options.seed,
-            ..TrainingSpec::default()
+            ..if options.model.is_none() {
+                headlines::training()
+            } else {
+                TrainingSpec::default()
+            }
         },
     };
     let first_model = tuner.first_model(&tuning)?;
