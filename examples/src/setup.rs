@@ -81,7 +81,11 @@ impl Setup {
                 (model, tuner)
             }
         };
-        let (backbone, job) = draft(options, &policy, &corpus, &tuner)?;
+        let drafted = draft(options, &policy, &corpus, &tuner);
+        if drafted.is_err() && options.model.is_none() {
+            let _ = fs::remove_dir_all(&model); // an empty folder may be used again
+        }
+        let (backbone, job) = drafted?;
         drop(tuner);
 
         // Free a moment ago; the server takes it as soon as it starts.
