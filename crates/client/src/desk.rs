@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use ciphertune_round::{Context, Digest, Envelope, Header, Keyring, Release, Signed};
@@ -72,7 +72,7 @@ impl Desk {
     /// [`Error::Refused`] if another plan for them was seen.
     pub fn accept_plan(&self, round: u32, attempt: u32, context: Context) -> Result<()> {
         let path = self.folder.join("plans").join(format!("{round}-{attempt}"));
-        once(
+        durable::once(
             &path,
             &context.digest(),
             "a second, different plan came for this round and attempt",
@@ -180,33 +180,31 @@ impl Attempt {
     /// [`Error::Refused`] if it echoed another one.
     pub fn accept_roster(&self, roster: &Digest) -> Result<()> {
         let path = self.folder.join("roster");
-        once(
+        durable::once(
             &path,
             roster,
             "this member echoed another roster in this context",
         )
     }
 
-    /// Removes the bulk at the attempt's end. What was promised (plan, header, roster) stays.
+    /// Whether the attempt was left, for good.
+    pub fn is_over(&self) -> bool {
+        self.folder.join("over").exists()
+    }
+
+    /// Leaves the attempt for good and removes its bulk. Its roster stays: the promise to release for no other.
     pub fn clear(&self) -> Result<()> {
+        durable::write(&self.folder.join("over"), b"")?;
         let entries = fs::read_dir(&self.folder)
             .map_err(|error| Error::fault("clearing an attempt", error))?;
         for entry in entries.flatten() {
             let name = entry.file_name();
-            if name != "roster" && name != "header" {
+            if name != "roster" && name != "over" {
                 fs::remove_file(entry.path())
                     .map_err(|error| Error::fault("clearing an attempt", error))?;
             }
         }
         Ok(())
-    }
-}
-
-fn once(path: &Path, digest: &Digest, refusal: &str) -> Result<()> {
-    match durable::read(path)? {
-        None => durable::write(path, digest.to_string().as_bytes()),
-        Some(noted) if noted == digest.to_string().as_bytes() => Ok(()),
-        Some(_) => Err(Error::Refused(refusal.into())),
     }
 }
 
@@ -241,6 +239,7 @@ mod tests {
         attempt.accept_roster(&Digest::sha256(b"one")).unwrap();
         attempt.clear().unwrap();
         let attempt = desk.attempt(context(b"a")).unwrap();
+        assert!(attempt.is_over());
         attempt.accept_roster(&Digest::sha256(b"one")).unwrap();
         assert!(matches!(
             attempt.accept_roster(&Digest::sha256(b"two")),

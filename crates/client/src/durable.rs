@@ -7,6 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use ciphertune_round::Digest;
+
 use crate::error::{Error, Result};
 
 /// Writes `bytes` to `path` for its owner alone: a temporary file, fsync, rename, fsync of the folder.
@@ -60,14 +62,37 @@ pub fn read(path: &Path) -> Result<Option<Vec<u8>>> {
     }
 }
 
-/// Creates a folder for its owner alone.
+/// Creates a folder, and those above it that are missing, for its owner alone. Each new entry is synced: what is
+/// written durably inside must not lose its folder.
 pub fn folder(path: &Path) -> Result<()> {
     use std::os::unix::fs::DirBuilderExt;
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    if let Some(parent) = parent {
+        folder(parent)?;
+    }
+    let made = match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
+    };
+    made.and_then(|()| File::open(parent.unwrap_or(Path::new(".")))?.sync_all())
         .map_err(|error| Error::fault(format_args!("creating {}", path.display()), error))
+}
+
+/// Notes a digest at `path` durably, the first time; later, holds the same one to it.
+///
+/// # Errors
+/// [`Error::Refused`] with `refusal` if another digest was noted.
+pub fn once(path: &Path, digest: &Digest, refusal: &str) -> Result<()> {
+    match read(path)? {
+        None => write(path, digest.to_string().as_bytes()),
+        Some(noted) if noted == digest.to_string().as_bytes() => Ok(()),
+        Some(_) => Err(Error::Refused(refusal.into())),
+    }
 }
 
 #[cfg(test)]

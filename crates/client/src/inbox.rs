@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use crate::error::{Error, Result};
 
 /// Events that wait while a member trains; then the stream itself waits.
-const WAITING: usize = 256;
+const WAITING: usize = 16;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 

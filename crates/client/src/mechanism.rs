@@ -63,7 +63,7 @@ impl Reckoned {
         let attempt = zcdp::per_round(&mechanism, min_contributors)?;
         let attempts = u64::from(job.rounds) * u64::from(job.max_attempts);
         let epsilon = epsilon_after(&mechanism, attempt, attempts, &delta)?;
-        if epsilon > promised.to_f64_up() {
+        if epsilon > promised.to_f64_down() {
             return Err(Error::Refused(format!(
                 "the job promises epsilon = {promised} at delta = {delta}, but {attempts} attempts of its mechanism \
                  cost {epsilon:.4}"

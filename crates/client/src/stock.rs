@@ -7,7 +7,7 @@ use std::{
 };
 
 use ciphertune_gauss::Entropy;
-use ciphertune_round::{OneTimeKeyOffer, Signed, Signer};
+use ciphertune_round::{Context, OneTimeKeyOffer, Signed, Signer};
 use ciphertune_seal::OneTimeKey;
 use ciphertune_wire::{Client, proto};
 use zeroize::Zeroizing;
@@ -80,6 +80,20 @@ impl Stock {
             )));
         }
         Ok(key)
+    }
+
+    /// Binds a key to the one context that it may be used in, durably, before anything is sent in that context.
+    ///
+    /// # Errors
+    /// As [`Stock::take`]; [`Error::Refused`] if it was bound to another context.
+    pub fn bind(&self, offer: &OneTimeKeyOffer, context: Context) -> Result<()> {
+        drop(self.take(offer)?);
+        let path = self.folder.join(format!("{}.context", offer.serial));
+        durable::once(
+            &path,
+            &context.digest(),
+            "the plan names a one-time key that another plan named before",
+        )
     }
 
     /// Erases the private half at the end of its context: overwritten, synced, removed. (A file system that copies on

@@ -18,8 +18,9 @@ use crate::{
     inbox::passing,
 };
 
-/// Tries at one transfer or call; with the pauses between them, about a minute. The phase's deadline is the true limit.
-const TRIES: u32 = 9;
+/// Tries at one transfer or call; with the pauses between them, about ten minutes. A server that is away for longer has
+/// missed its deadlines; the member then ends with the attempt intact, and takes it up when it is started again.
+const TRIES: u32 = 45;
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 
 /// Makes a call again, with growing pauses, while it fails for reasons that may pass.

@@ -159,6 +159,20 @@ impl Mechanism {
             / (self.d2sq as f64).sqrt()
     }
 
+    /// The longest that a sum of honest contributions is, in integer units: |U|·E·⌊√D2sq⌋ (E examples at most each) for
+    /// what was clipped, σ_i·√|U|·(√d + 13) for the noise, which an honest sum exceeds with probability below
+    /// e^(−13²/2) < 2⁻¹²⁰ (Laurent–Massart 2000, Lemma 1), and one part in a hundred for the discrete tails. It guards the model against a
+    /// liar; no privacy rests on it.
+    pub fn sum_norm_bound(&self, contributors: usize) -> u128 {
+        let clipped =
+            contributors as u128 * self.spec.max_examples as u128 * u128::from(self.clip_bound());
+        let noise = self.share_variance.map_or(0.0, |variance| {
+            let root = (self.spec.dimension as f64).sqrt();
+            variance.standard_deviation() * (contributors as f64).sqrt() * (root + 13.0) * 1.01
+        });
+        clipped + noise.ceil() as u128
+    }
+
     /// d.
     pub fn dimension(&self) -> usize {
         self.spec.dimension

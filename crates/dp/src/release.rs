@@ -17,7 +17,8 @@ impl Release {
     /// The sum over `contributors` members as it was opened.
     ///
     /// Fails (`Misuse`) on another length; (`Refused`) outside min_contributors ..= 1,000, or when a value lies outside
-    /// ±contributors·B: some member sent what it had no right to.
+    /// ±contributors·B, or the whole is longer than [`Mechanism::sum_norm_bound`]: some member sent what it had no
+    /// right to.
     pub fn from_opened(sum: Vec<i64>, contributors: usize, mechanism: &Mechanism) -> Result<Self> {
         if sum.len() != mechanism.dimension() {
             return misuse(format!(
@@ -31,6 +32,16 @@ impl Release {
         let bound = contributors as u64 * mechanism.value_bound();
         if sum.iter().any(|value| value.unsigned_abs() > bound) {
             return refused("a value of the opened sum is beyond what its contributors may send");
+        }
+        let limit = mechanism.sum_norm_bound(contributors);
+        let squares = sum
+            .iter()
+            .map(|value| u128::from(value.unsigned_abs()).pow(2))
+            .try_fold(0_u128, u128::checked_add);
+        if squares.is_none_or(|squares| squares > limit.saturating_mul(limit)) {
+            return refused(
+                "the opened sum is longer than its contributors' clipped updates and noise can make it",
+            );
         }
         Ok(Self {
             sum,
@@ -96,23 +107,47 @@ mod tests {
     #[test]
     fn the_mean_has_these_bits_on_every_machine() {
         let mechanism = Mechanism::derive(&institution("1", "4.509", 4)).unwrap();
-        let release = Release::from_opened(vec![1, -2, 12_345, 98_301], 3, &mechanism).unwrap();
+        let release = Release::from_opened(vec![1, -2, 12_345, 30_001], 3, &mechanism).unwrap();
         let bits: Vec<u32> = release.mean().iter().map(|value| value.to_bits()).collect();
-        // Nearest singles to 1/1536, −2/1536, 12345/1536, 98301/1536, worked out in exact arithmetic.
-        assert_eq!(bits, [0x3A2A_AAAB, 0xBAAA_AAAB, 0x4100_9800, 0x427F_FE00]);
+        // Nearest singles to 1/1536, −2/1536, 12345/1536, 30001/1536, worked out in exact arithmetic.
+        assert_eq!(bits, [0x3A2A_AAAB, 0xBAAA_AAAB, 0x4100_9800, 0x419C_4155]);
     }
 
     #[test]
     fn values_beyond_what_members_may_send_are_refused() {
         let mechanism = Mechanism::derive(&institution("1", "4.509", 1)).unwrap();
+        let longest = mechanism.sum_norm_bound(3) as i64;
         let bound = 3 * mechanism.value_bound() as i64;
-        assert!(Release::from_opened(vec![bound], 3, &mechanism).is_ok());
-        for value in [bound + 1, -bound - 1, i64::MAX, i64::MIN] {
+        assert!(longest < bound);
+        assert!(Release::from_opened(vec![longest], 3, &mechanism).is_ok());
+        for value in [
+            longest + 1,
+            -longest - 1,
+            bound + 1,
+            -bound - 1,
+            i64::MAX,
+            i64::MIN,
+        ] {
             assert!(matches!(
                 Release::from_opened(vec![value], 3, &mechanism),
                 Err(Error::Refused(_))
             ));
         }
+    }
+
+    #[test]
+    fn a_sum_longer_than_clipped_updates_can_make_it_is_refused() {
+        let mechanism = Mechanism::derive(&without_privacy("1", 16)).unwrap();
+        let each = mechanism.clip_bound() as i64;
+        // Each value is within what three members may send, all of them together are not.
+        let mut sum = vec![0; 16];
+        sum[0] = 3 * each;
+        assert!(Release::from_opened(sum.clone(), 3, &mechanism).is_ok());
+        sum[1] = each;
+        assert!(matches!(
+            Release::from_opened(sum, 3, &mechanism),
+            Err(Error::Refused(_))
+        ));
     }
 
     #[test]

@@ -154,7 +154,7 @@ impl Optimiser {
     /// parameters: (length, η), in order, covering the vector.
     ///
     /// # Errors
-    /// [`Error::Misuse`] where the lengths differ; [`Error::Fault`] where a
+    /// [`Error::Misuse`] where the lengths differ; [`Error::Refused`] where a
     /// gradient is not finite (nothing is changed then).
     pub fn step(
         &mut self,
@@ -173,7 +173,7 @@ impl Optimiser {
             )));
         }
         if let Some(at) = gradient.iter().position(|g| !g.is_finite()) {
-            return Err(Error::Fault(format!(
+            return Err(Error::Refused(format!(
                 "the gradient of parameter {at} is {}: the training diverged; lower the learning \
                  rate",
                 gradient[at]

@@ -79,6 +79,19 @@ impl TrainingSpec {
         };
         let real = |name: &str, x: f64| positive(name, x > 0.0 && x.is_finite(), x.to_string());
         let count = |name: &str, n: u64| positive(name, n > 0, n.to_string());
+        // A specification comes from somebody else: bounded before anything is allocated for it.
+        let most = |name: &str, n: usize, limit: usize| {
+            if n <= limit {
+                Ok(())
+            } else {
+                Err(Error::Misuse(format!("{name} = {n} is more than {limit}")))
+            }
+        };
+        most("virtual_tokens", self.virtual_tokens, 4_096)?;
+        most("batch_size", self.batch_size, 1 << 20)?;
+        if let EncoderSpec::Mlp { hidden } = self.encoder {
+            most("encoder.hidden", hidden, 16_384)?;
+        }
         count("virtual_tokens", self.virtual_tokens as u64)?;
         count("batch_size", self.batch_size as u64)?;
         count("local_epochs", u64::from(self.local_epochs))?;

@@ -154,7 +154,7 @@ impl<'a> Trainer<'a> {
     ///
     /// # Errors
     /// [`Error::Misuse`] for no data or a `global` of another length; [`Error::Stopped`]
-    /// where `stop` is set; [`Error::Fault`] where training diverges.
+    /// where `stop` is set; [`Error::Refused`] where training diverges.
     pub fn train(
         &mut self,
         global: &[f32],

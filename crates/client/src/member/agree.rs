@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs::OpenOptions, io::Write, os::unix::fs::OpenO
 
 use ciphertune_identity::Role;
 use ciphertune_round::{Agreement, Digest, ShareIndex, Signed};
-use ciphertune_wire::proto::{EventKind, PutSignedRequest};
+use ciphertune_wire::proto::{DirectoryRequest, EventKind, PutSignedRequest};
 
 use super::{Engagement, Member, open::Opened, vet::Vetted};
 use crate::{
@@ -70,13 +70,13 @@ impl Member {
     }
 
     async fn say(&mut self, vetted: &Vetted, agreed: Digest) -> Result<()> {
-        let checkpoint = {
+        let checkpoint = retry(|| {
             let mut client = self.client.clone();
-            let directory = client
-                .directory(ciphertune_wire::proto::DirectoryRequest {})
-                .await?;
-            directory.into_inner().checkpoint
-        };
+            async move { client.directory(DirectoryRequest {}).await }
+        })
+        .await?
+        .into_inner()
+        .checkpoint;
         let agreement = Agreement {
             context: vetted.context,
             model: agreed,

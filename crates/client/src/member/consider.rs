@@ -22,6 +22,10 @@ use crate::{
 /// A noise-to-signal ratio above this is unlikely to train anything, and is warned of.
 const HOPELESS_RATIO: f64 = 100.0;
 
+/// All that others are told when data or backbone do not fit a job. More would let a researcher ask questions about
+/// labels, columns and lines by submitting jobs.
+const UNFIT: &str = "this member's data or backbone do not fit the job; its own output says why";
+
 impl Member {
     /// Answers a job. `None`: it is over already, or this member refuses it.
     pub(super) async fn consider(&mut self, envelope: &[u8]) -> Result<Option<Engagement>> {
@@ -33,6 +37,13 @@ impl Member {
             }
         };
         if self.is_over(&job).await? {
+            // Away when it ended: what was reserved and never charged is free again.
+            if self.site.home().job(&job.digest()).exists() {
+                self.ledger(&self.site.policy()?)
+                    .await?
+                    .end(*job.digest().as_bytes(), SystemTime::now())
+                    .await?;
+            }
             return Ok(None);
         }
         let (engaged, refusal) = match self.engage(job.clone()).await {
@@ -65,6 +76,12 @@ impl Member {
             .is_some_and(|engaged| engaged.desk.was_admitted());
         if !known && let Err(error) = self.answer(&admission).await {
             self.complain("admission", &error)?;
+            if let Some(engaged) = &engaged {
+                engaged
+                    .ledger
+                    .end(*job.digest().as_bytes(), SystemTime::now())
+                    .await?;
+            }
             return Ok(None);
         }
         self.tell(Happening::Considered {
@@ -126,7 +143,16 @@ impl Member {
             .map_err(|refusal| Error::Refused(refusal.to_string()))?;
         Reckoned::demand_enough_noise(&job, min_contributors, colluders)?;
         let reckoned = Reckoned::of(&job, job.min_contributors, job.colluders)?;
-        let parameters = self.prepare(&job).await?;
+        let parameters = match self.prepare(&job).await {
+            Err(error @ (Error::Refused(_) | Error::Malformed { .. } | Error::Misuse(_))) => {
+                // The words may name files, lines, labels: they are for this member's eyes.
+                self.tell(Happening::Warning {
+                    said: error.to_string(),
+                });
+                return Err(Error::Refused(UNFIT.into()));
+            }
+            prepared => prepared?,
+        };
         let ledger = self.reserve(&job, &policy, &reckoned).await?;
         let desk = Desk::open(self.site.home().job(&job.digest()))?;
         let model = Model::read(&desk.model())?.unwrap_or_else(|| Model::first(parameters));
@@ -187,20 +213,8 @@ impl Member {
         policy: &Policy,
         reckoned: &Reckoned,
     ) -> Result<Ledger> {
+        let ledger = self.ledger(policy).await?;
         let now = SystemTime::now();
-        let budget = match (policy.unit(), policy.budget()) {
-            (Unit::None, _) | (_, None) => Budget::NoPrivacy,
-            (_, Some(loss)) => {
-                Budget::Private(Rho::budget(zcdp::budget(&loss.epsilon, &loss.delta)?)?)
-            }
-        };
-        let ledger = Ledger::open(
-            self.site.home().ledger(),
-            &self.options.dataset,
-            budget,
-            now,
-        )
-        .await?;
         if let Some(attempt) = reckoned.attempt {
             let attempts = u64::from(job.rounds) * u64::from(job.max_attempts);
             let one = Rho::cost(attempt.get())?;
@@ -212,6 +226,24 @@ impl Member {
                 .await?;
         }
         Ok(ledger)
+    }
+
+    /// The dataset's ledger, under the policy's lifetime budget.
+    async fn ledger(&mut self, policy: &Policy) -> Result<Ledger> {
+        let now = SystemTime::now();
+        let budget = match (policy.unit(), policy.budget()) {
+            (Unit::None, _) | (_, None) => Budget::NoPrivacy,
+            (_, Some(loss)) => {
+                Budget::Private(Rho::budget(zcdp::budget(&loss.epsilon, &loss.delta)?)?)
+            }
+        };
+        Ok(Ledger::open(
+            self.site.home().ledger(),
+            &self.options.dataset,
+            budget,
+            now,
+        )
+        .await?)
     }
 
     async fn evaluate_start(&mut self, engaged: &Engagement) -> Result<()> {

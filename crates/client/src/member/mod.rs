@@ -21,7 +21,7 @@ use std::{
 use ciphertune_audit::Log;
 use ciphertune_identity::Role;
 use ciphertune_ledger::Ledger;
-use ciphertune_round::{Context, Digest, Ended, Job, Plan, Signed, Void};
+use ciphertune_round::{Context, Digest, Ended, Job, OneTimeKeyOffer, Plan, Signed, Void};
 use ciphertune_wire::{
     Client, Meter,
     proto::{Event, EventKind},
@@ -42,6 +42,9 @@ use crate::{
 
 /// Who hears what happens.
 pub type Observer = Box<dyn FnMut(&Happening) + Send>;
+
+/// Jobs that may wait while another one runs.
+const MOST_WAITING_JOBS: usize = 64;
 
 /// How a member runs.
 #[derive(Clone, Debug)]
@@ -129,7 +132,11 @@ impl Member {
         let meter = Meter::default();
         let mut client = site.connect(meter.clone()).await?;
         let stock = Stock::open(site.home().root().join("one-time-keys"))?;
-        stock.refill(&mut client, site.key(), FIRST_KEYS).await?;
+        match stock.refill(&mut client, site.key(), FIRST_KEYS).await {
+            // A full stock at the server is as good as a refilled one.
+            Err(Error::Server(said)) => tracing::warn!(said, "one-time keys were not taken"),
+            refilled => drop(refilled?),
+        }
         observer(&Happening::Connected {
             server: site.manifest().endpoint().to_string(),
         });
@@ -149,10 +156,21 @@ impl Member {
 
     async fn serve(mut self) -> Result<Outcome> {
         let mut engagement: Option<Engagement> = None;
+        // Jobs that came while another one ran, oldest first.
+        let mut waiting: VecDeque<Vec<u8>> = VecDeque::new();
         loop {
+            if engagement.is_none()
+                && let Some(job) = waiting.pop_front()
+            {
+                engagement = self.consider(&job).await?;
+                continue;
+            }
             let event = self.inbox.next().await?;
             match (kind(&event), &mut engagement) {
                 (EventKind::Job, None) => engagement = self.consider(&event.envelope).await?,
+                (EventKind::Job, Some(_)) if waiting.len() < MOST_WAITING_JOBS => {
+                    waiting.push_back(event.envelope);
+                }
                 (EventKind::Plan, Some(engaged)) => self.follow(engaged, &event.envelope).await?,
                 (EventKind::Ended, Some(engaged)) => {
                     if let Some(outcome) = self.ended(engaged, &event.envelope).await? {
@@ -178,20 +196,15 @@ impl Member {
             return Ok(()); // finished in an earlier life, or for others
         }
         let context = plan.context();
-        // The server used one of this member's keys for this plan; replace it.
-        if let Err(error) = self
-            .stock
-            .refill(&mut self.client, self.site.key(), 1)
-            .await
-        {
-            self.complain("one-time key", &error)?;
+        if engaged.desk.attempt(context)?.is_over() {
+            return Ok(()); // left, in this life or an earlier one: nothing is ever sent for it again
         }
         match self.attempt(engaged, plan).await {
             Ok(report) => {
                 self.tell(Happening::Finished(Box::new(report)));
                 Ok(())
             }
-            Err(error @ (Error::Fault(_) | Error::Stopped)) => Err(error),
+            Err(error @ (Error::Fault(_) | Error::Stopped | Error::Server(_))) => Err(error),
             Err(error) => {
                 self.note("attempt-left", [("context", context.to_string().into())])?;
                 self.complain("attempt", &error)
@@ -204,7 +217,28 @@ impl Member {
         engaged: &mut Engagement,
         plan: Signed<Plan>,
     ) -> Result<RoundReport> {
-        let vetted = self.vet(engaged, plan)?;
+        let own = self.own_offer(&plan);
+        let context = plan.context();
+        let vetted = match self.vet(engaged, plan) {
+            // Others may have sealed to the key that the plan names: it opens nothing from now on.
+            Err(error) if !matches!(error, Error::Fault(_)) => {
+                if let Some(offer) = own
+                    && self.stock.bind(&offer, context).is_ok()
+                {
+                    self.stock.erase(&offer)?;
+                }
+                return Err(error);
+            }
+            vetted => vetted?,
+        };
+        // The server used one of this member's keys for this plan; replace it.
+        if let Err(error) = self
+            .stock
+            .refill(&mut self.client, self.site.key(), 1)
+            .await
+        {
+            self.complain("one-time key", &error)?;
+        }
         let contributed = self.contribute(engaged, &vetted).await;
         let finished = match contributed {
             Ok(contributed) => match self.open(engaged, &vetted, contributed).await {
@@ -213,12 +247,27 @@ impl Member {
             },
             Err(error) => Err(error),
         };
-        // Whatever the end: the context's bulk and the key that opens what was sealed in it go.
-        if !matches!(finished, Err(Error::Stopped | Error::Fault(_))) {
+        // Once the attempt is over, the context's bulk and the key that opens what was sealed in it go. While the
+        // server is away, or this machine is at fault, it is not over: a restart takes it up.
+        if matches!(
+            finished,
+            Ok(_) | Err(Error::Void(_) | Error::Refused(_) | Error::Malformed { .. })
+        ) {
             vetted.attempt.clear()?;
             self.stock.erase(&vetted.offer)?;
         }
         finished
+    }
+
+    /// This member's own one-time key in a plan.
+    fn own_offer(&self, plan: &Plan) -> Option<OneTimeKeyOffer> {
+        let own = self.site.fingerprint();
+        let seat = plan.seats.iter().find(|seat| seat.member == own)?;
+        let keyring = self.site.manifest().value();
+        Signed::<OneTimeKeyOffer>::verify(seat.one_time_key.clone(), keyring)
+            .ok()
+            .filter(|offer| offer.signer() == own && offer.member == own)
+            .map(|offer| offer.value().clone())
     }
 
     async fn ended(&mut self, engaged: &Engagement, envelope: &[u8]) -> Result<Option<Outcome>> {

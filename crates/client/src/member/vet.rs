@@ -2,8 +2,9 @@
 
 use ciphertune_policy::{Admitted, Policy};
 use ciphertune_round::{Context, Envelope, OneTimeKeyOffer, Plan, ShareIndex, Signed};
-use ciphertune_seal::SealingKey;
+use ciphertune_seal::{SEALED_SHARE_BYTES, SealingKey};
 use ciphertune_sum::Parameters;
+use ciphertune_wire::limits::MESSAGE_BYTES;
 
 use super::{Engagement, Member};
 use crate::{
@@ -53,6 +54,13 @@ impl Member {
             );
         }
         self.check_cohort(&plan)?;
+        let sealed = plan.seats.len() * (SEALED_SHARE_BYTES + 64);
+        if sealed > MESSAGE_BYTES - (64 << 10) {
+            return refused(format!(
+                "sealed shares for {} seats do not fit one message of {MESSAGE_BYTES} bytes",
+                plan.seats.len()
+            ));
+        }
         Reckoned::demand_enough_noise(&engaged.job, plan.min_contributors, plan.colluders)?;
         let admitted = self.check_policies(engaged, &plan)?;
         let parameters = plan.parameters()?;
@@ -66,9 +74,16 @@ impl Member {
             .ok_or_else(|| Error::Refused("this member's seat has no one-time key".into()))?;
         let seats = keys
             .iter()
-            .map(|offer| Ok(SealingKey::parse(&offer.public_key)?))
+            .map(|offer| {
+                SealingKey::parse(&offer.public_key).map_err(|error| {
+                    let name = site.name_of(&offer.member);
+                    Error::Refused(format!("the one-time key of {name}: {error}"))
+                })
+            })
             .collect::<Result<_>>()?;
         let context = plan.context();
+        // Refuse a key that was used, or named for another context, before anything is charged or sent.
+        self.stock.bind(&offer, context)?;
         engaged
             .desk
             .accept_plan(plan.round, plan.attempt, context)?;
