@@ -251,7 +251,7 @@ async fn a_roster_that_is_hidden_opens_nothing() {
     let federation = Federation::found(3, LABORATORY).await;
     let lies =
         Lies::none().about_events(|_, event| (event.kind() != EventKind::Roster).then_some(event));
-    refused_by_all(lies, federation, "void").await;
+    refused_by_all(lies, federation, "in time").await;
 }
 
 /// Runs members of a private federation, each with `site` as its own policy, under plans that the server changed and

@@ -72,25 +72,39 @@ impl From<ciphertune_round::Error> for Error {
 
 impl From<tonic::Status> for Error {
     fn from(status: tonic::Status) -> Self {
-        let mut said = match status.message() {
-            "" => status.code().to_string(),
-            said => said.to_owned(),
-        };
-        // A connection that broke: what broke it stands at the end of the chain.
-        let mut cause = std::error::Error::source(&status);
-        while let Some(deeper) = cause.and_then(std::error::Error::source) {
-            cause = Some(deeper);
-        }
-        if let Some(cause) = cause.map(ToString::to_string) {
-            if cause.contains("fatal alert") {
-                said = "the server refused the TLS handshake: is this party's certificate revoked, expired, or of \
-                        another authority?"
-                    .into();
+        use ciphertune_wire::Refusal;
+        match Refusal::of(&status) {
+            // The server has gone on: this attempt is over for it.
+            Some(Refusal::Late | Refusal::Conflict | Refusal::Unknown) => {
+                Self::Void(format!("server: {}", status.message()))
             }
-            said = format!("{said} ({cause})");
+            Some(Refusal::Fault | Refusal::Closing) => Self::Server(status.message().to_owned()),
+            Some(_) => Self::Refused(format!("server: {}", status.message())),
+            None => Self::Server(lost(&status)),
         }
-        Self::Server(said)
     }
+}
+
+/// Why a call failed that the server did not answer.
+fn lost(status: &tonic::Status) -> String {
+    let mut said = match status.message() {
+        "" => status.code().to_string(),
+        said => said.to_owned(),
+    };
+    // A connection that broke: what broke it stands at the end of the chain.
+    let mut cause = std::error::Error::source(status);
+    while let Some(deeper) = cause.and_then(std::error::Error::source) {
+        cause = Some(deeper);
+    }
+    if let Some(cause) = cause.map(ToString::to_string) {
+        if cause.contains("fatal alert") {
+            said = "the server refused the TLS handshake: is this party's certificate revoked, expired, or of \
+                    another authority?"
+                .into();
+        }
+        said = format!("{said} ({cause})");
+    }
+    said
 }
 
 impl From<ciphertune_wire::Error> for Error {

@@ -3,7 +3,10 @@
 //! ρ of a round is an exact rational made a float upwards; composition and the conversion to (ε, δ) are opendp's, with
 //! directed rounding. All numbers err against us.
 
-use std::fmt;
+use std::{
+    fmt,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use ciphertune_gauss::STATISTICAL_DISTANCE_LOG2;
 use ciphertune_policy::Decimal;
@@ -106,6 +109,7 @@ pub fn distance(mechanism: &Mechanism, contributors: usize) -> Distance {
 
 /// ρ of all the rounds together, schedule chosen adaptively: their sum, rounded up, by opendp.
 pub fn compose(rounds: &[Rho]) -> Result<Rho> {
+    let _alone = alone();
     ZeroConcentratedDivergence
         .compose(rounds.iter().map(|rho| rho.0).collect())
         .map(Rho)
@@ -195,6 +199,7 @@ fn epsilon_below(rho: Rho, delta: f64) -> Result<Epsilon> {
     if !(delta > 0.0 && delta < 1.0) {
         return refused("delta lies strictly between 0 and 1");
     }
+    let _alone = alone();
     let profile = ZeroConcentratedDivergence::convert(rho.0).map_err(|error| fault(&error))?;
     let epsilon = profile.epsilon(delta).map_err(|error| fault(&error))?;
     if epsilon.is_finite() {
@@ -202,6 +207,13 @@ fn epsilon_below(rho: Rho, delta: f64) -> Result<Epsilon> {
     } else {
         refused("no finite epsilon at that rho and delta")
     }
+}
+
+/// One call into opendp at a time: around its arithmetic it swaps the process's panic hook, and two that do so at once
+/// can leave the process without one.
+fn alone() -> MutexGuard<'static, ()> {
+    static OPENDP: Mutex<()> = Mutex::new(());
+    OPENDP.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn fault(error: &opendp::error::Error) -> Error {

@@ -114,8 +114,11 @@ impl Member {
             let (mut client, request) = (self.client.clone(), request.clone());
             async move { client.job_status(request).await }
         })
-        .await?
-        .into_inner();
+        .await;
+        let status = match status {
+            Err(Error::Void(_)) => return Ok(true), // the server knows of no such job
+            status => status?.into_inner(),
+        };
         Ok(status
             .jobs
             .iter()

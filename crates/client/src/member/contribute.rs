@@ -86,7 +86,7 @@ impl Member {
         let started = Instant::now();
         match self.send(vetted, &header, shares, &charged).await {
             // The server may have closed the phase while this member was away, with or without it.
-            Err(Error::Server(said)) if resumed => {
+            Err(Error::Void(said)) if resumed => {
                 tracing::info!(said, "the contribution of an earlier life")
             }
             sent => sent?,

@@ -134,7 +134,7 @@ impl Member {
         let stock = Stock::open(site.home().root().join("one-time-keys"))?;
         match stock.refill(&mut client, site.key(), FIRST_KEYS).await {
             // A full stock at the server is as good as a refilled one.
-            Err(Error::Server(said)) => tracing::warn!(said, "one-time keys were not taken"),
+            Err(Error::Refused(said)) => tracing::warn!(said, "one-time keys were not taken"),
             refilled => drop(refilled?),
         }
         observer(&Happening::Connected {
