@@ -1,11 +1,13 @@
 //! A member's run: answer jobs, then follow each round through its phases, one file a phase.
 //!
-//! consider (a job) → vet (a plan) → contribute → open → agree.
+//! consider (a job) → vet (a plan) → contribute → open (which listens, and releases) → agree.
 
 mod agree;
 mod consider;
 mod contribute;
+mod heard;
 mod open;
+mod release;
 mod vet;
 
 use std::{

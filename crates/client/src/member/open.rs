@@ -1,7 +1,7 @@
-//! Echo the one roster, release for it once enough echoed it, rebuild the sum of the keys, open and check the sum.
+//! Wait for the roster, echo and release it, rebuild the sum of the keys from others' releases, open and check the sum.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     fs::File,
     io::BufReader,
     path::PathBuf,
@@ -9,23 +9,20 @@ use std::{
 };
 
 use ciphertune_dp::Release as Released;
-use ciphertune_gauss::Entropy;
-use ciphertune_identity::Role;
-use ciphertune_round::{Contributor, Digest, Echo, Hasher, Release, Roster, ShareIndex, Signed};
+use ciphertune_round::{Contributor, Digest, Hasher, ShareIndex};
 use ciphertune_seal::{Check, CheckValue, KeySum, KeySumShare, OneTimeKey, SecondOpening};
-use ciphertune_wire::proto::{Event, EventKind, PutSignedRequest, ShareKind};
-use rand_core::Rng as _;
+use ciphertune_wire::proto::{Event, ShareKind};
 
 use super::{
     Engagement, Member, blocking,
     contribute::{Contributed, Local, dangerous_write_plaintext},
+    heard::{Accepted, Heard, held_to_digests},
     vet::Vetted,
 };
 use crate::{
-    desk::KeptRelease,
     error::{Error, Result},
     report::Seconds,
-    transfer::{Wanted, fetch, fetch_shares, retry, send_shares},
+    transfer::{Wanted, fetch, fetch_shares},
 };
 
 /// How long the last contributors' check values are waited for once enough members released; then they are computed
@@ -43,13 +40,6 @@ pub(super) struct Opened {
     pub local: Local,
     /// Events for [`Member::serve`], read while this attempt was waited for.
     pub kept: VecDeque<Event>,
-}
-
-/// A roster that was checked, and is the one of this context.
-struct Accepted {
-    digest: Digest,
-    sum: Digest,
-    contributors: Vec<Contributor>,
 }
 
 impl Member {
@@ -141,169 +131,8 @@ impl Member {
         })
     }
 
-    /// Waits for the roster, checks it, and notes durably that it is the one for this context.
-    async fn accept_roster(
-        &mut self,
-        engaged: &Engagement,
-        vetted: &Vetted,
-        contributed: &Contributed,
-        heard: &mut Heard,
-        kept: &mut VecDeque<Event>,
-    ) -> Result<Accepted> {
-        let roster = loop {
-            if let Some(roster) = heard.roster.take() {
-                break roster;
-            }
-            self.listen(engaged, vetted, heard, kept).await?;
-        };
-        let manifest = self.site.manifest().value();
-        let contributors =
-            roster.contributors(&vetted.plan, manifest, Some(&contributed.header))?;
-        let digest = roster.digest();
-        vetted.attempt.accept_roster(&digest)?;
-        self.note(
-            "roster",
-            [
-                ("context", vetted.context.to_string().into()),
-                ("roster", digest.to_string().into()),
-                ("contributors", contributors.len().into()),
-            ],
-        )?;
-        Ok(Accepted {
-            digest,
-            sum: roster.sum,
-            contributors,
-        })
-    }
-
-    async fn echo(&mut self, vetted: &Vetted, roster: &Accepted) -> Result<()> {
-        let echo = Echo {
-            context: vetted.context,
-            roster: roster.digest,
-        };
-        let request = PutSignedRequest {
-            envelope: Signed::sign(echo, self.site.key()).encode(),
-        };
-        retry(|| {
-            let (mut client, request) = (self.client.clone(), request.clone());
-            async move { client.put_echo(request).await.map(drop) }
-        })
-        .await
-    }
-
-    /// Adds the shares that the roster's members sealed to this one, seals the result to everybody, and sends it with
-    /// this member's check value. Returns the check value of one random foreign body, for the spot check.
-    async fn release(
-        &mut self,
-        vetted: &Vetted,
-        contributed: &Contributed,
-        roster: &Accepted,
-    ) -> Result<Option<(ShareIndex, CheckValue)>> {
-        let earlier = vetted.attempt.release(self.site.manifest().value())?;
-        let KeptRelease { release, shares } = match earlier {
-            Some(kept) => kept,
-            None => self.seal_release(vetted, contributed, roster).await?,
-        };
-        if release.roster != roster.digest {
-            return Err(Error::Refused(
-                "this member released for another roster".into(),
-            ));
-        }
-        send_shares(
-            &self.client,
-            vetted.context,
-            ShareKind::KeySum,
-            release.encode(),
-            shares,
-        )
-        .await?;
-        self.spot_check(vetted, roster).await
-    }
-
-    async fn seal_release(
-        &mut self,
-        vetted: &Vetted,
-        contributed: &Contributed,
-        roster: &Accepted,
-    ) -> Result<KeptRelease> {
-        let sealed = fetch_shares(
-            &self.client,
-            vetted.context,
-            ShareKind::Key,
-            vetted.seats.len(),
-        )
-        .await?;
-        let sealed = held_to_digests(sealed, vetted.seat, |sender| {
-            roster
-                .contributors
-                .iter()
-                .find(|contributor| contributor.seat == sender)
-                .map(|contributor| contributor.header.shares.as_slice())
-        })?;
-        if sealed.len() != roster.contributors.len() {
-            return Err(Error::Void(format!(
-                "{} of {} sealed shares for this member came from the server",
-                sealed.len(),
-                roster.contributors.len()
-            )));
-        }
-        let key = self.stock.take(&vetted.offer)?;
-        let share = ciphertune_seal::sum_shares(&key, &vetted.context, vetted.seat, &sealed)?;
-        let shares = share.seal_to(&vetted.context, &roster.digest, vetted.seat, &vetted.seats)?;
-        let in_roster = roster
-            .contributors
-            .iter()
-            .any(|contributor| contributor.seat == vetted.seat);
-        let check = if in_roster {
-            Some(
-                self.check_value(vetted, roster, vetted.attempt.body())
-                    .await?,
-            )
-        } else {
-            None
-        };
-        let release = Release {
-            context: vetted.context,
-            roster: roster.digest,
-            shares: shares.iter().map(|share| Digest::sha256(share)).collect(),
-            check: check.map(|check| check.0),
-            ledger_head: Digest::from_bytes(*contributed.charged.ledger_head()),
-        };
-        let release = Signed::sign(release, self.site.key());
-        vetted.attempt.keep_release(&release, &shares)?;
-        self.note(
-            "release",
-            [
-                ("context", vetted.context.to_string().into()),
-                ("roster", roster.digest.to_string().into()),
-                ("release", release.digest().to_string().into()),
-            ],
-        )?;
-        Ok(KeptRelease { release, shares })
-    }
-
-    /// Fetches one random foreign body, so that a contributor that lies about its check value is caught with evidence.
-    async fn spot_check(
-        &mut self,
-        vetted: &Vetted,
-        roster: &Accepted,
-    ) -> Result<Option<(ShareIndex, CheckValue)>> {
-        let foreign: Vec<&Contributor> = roster
-            .contributors
-            .iter()
-            .filter(|contributor| contributor.seat != vetted.seat)
-            .collect();
-        if foreign.is_empty() {
-            return Ok(None);
-        }
-        let mut entropy = Entropy::from_os().map_err(|error| Error::fault("entropy", error))?;
-        let one = foreign[(entropy.next_u64() % foreign.len() as u64) as usize];
-        let check = self.foreign_check(vetted, roster, one).await?;
-        Ok(Some((one.seat, check)))
-    }
-
     /// The check value of a foreign body, fetched and held to its signed header.
-    async fn foreign_check(
+    pub(super) async fn foreign_check(
         &mut self,
         vetted: &Vetted,
         roster: &Accepted,
@@ -332,7 +161,7 @@ impl Member {
         self.check_value(vetted, roster, path).await
     }
 
-    async fn check_value(
+    pub(super) async fn check_value(
         &mut self,
         vetted: &Vetted,
         roster: &Accepted,
@@ -511,104 +340,6 @@ impl Member {
         })
         .await
     }
-
-    /// Takes the next event into `heard`. What does not verify, or is for another context, is passed over.
-    async fn listen(
-        &mut self,
-        engaged: &Engagement,
-        vetted: &Vetted,
-        heard: &mut Heard,
-        kept: &mut VecDeque<Event>,
-    ) -> Result<()> {
-        let (kind, envelope) = self.next_of(engaged, vetted.context, kept).await?;
-        let seat_of = |signer| vetted.plan.seat_of(&signer);
-        match kind {
-            EventKind::Roster => {
-                if let Ok(roster) = self.site.verify_as::<Roster>(&envelope, Role::Server)
-                    && roster.context == vetted.context
-                {
-                    heard.roster = Some(roster);
-                }
-            }
-            EventKind::Echo => {
-                if let Ok(echo) = self.site.verify_as::<Echo>(&envelope, Role::Member)
-                    && echo.context == vetted.context
-                    && let Some(seat) = seat_of(echo.signer())
-                {
-                    heard.echoes.entry(seat).or_insert(echo.roster);
-                }
-            }
-            EventKind::Release => {
-                if let Ok(release) = self.site.verify_as::<Release>(&envelope, Role::Member)
-                    && release.context == vetted.context
-                    && release.shares.len() == vetted.seats.len()
-                    && let Some(seat) = seat_of(release.signer())
-                {
-                    heard
-                        .releases
-                        .entry(seat)
-                        .or_insert(release.value().clone());
-                }
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-}
-
-/// What was heard in one context; a member's first word counts.
-#[derive(Default)]
-struct Heard {
-    roster: Option<Signed<Roster>>,
-    echoes: BTreeMap<ShareIndex, Digest>,
-    releases: BTreeMap<ShareIndex, Release>,
-}
-
-impl Heard {
-    /// How many distinct members echoed this roster.
-    fn echoes(&self, roster: &Accepted) -> usize {
-        self.echoes
-            .values()
-            .filter(|echoed| **echoed == roster.digest)
-            .count()
-    }
-
-    fn releases(&self, roster: &Accepted) -> impl Iterator<Item = &Release> {
-        self.releases
-            .values()
-            .filter(|release| release.roster == roster.digest)
-    }
-
-    fn release_of(&self, roster: &Accepted, seat: ShareIndex) -> Option<&Release> {
-        self.releases
-            .get(&seat)
-            .filter(|release| release.roster == roster.digest)
-    }
-
-    fn check_of(&self, roster: &Accepted, seat: ShareIndex) -> Option<CheckValue> {
-        self.release_of(roster, seat)?.check.map(CheckValue)
-    }
-}
-
-/// Keeps the sealed shares whose digest for this seat its sender signed.
-fn held_to_digests<'a>(
-    sealed: Vec<(ShareIndex, Vec<u8>)>,
-    seat: ShareIndex,
-    signed: impl Fn(ShareIndex) -> Option<&'a [Digest]>,
-) -> Result<Vec<(ShareIndex, Vec<u8>)>> {
-    let mut held: BTreeMap<ShareIndex, Vec<u8>> = BTreeMap::new();
-    for (sender, sealed) in sealed {
-        let Some(digest) = signed(sender).and_then(|digests| digests.get(seat.position())) else {
-            continue;
-        };
-        if Digest::sha256(&sealed) != *digest {
-            return Err(Error::Void(format!(
-                "the server's share of seat {sender} is not the one that its sender signed"
-            )));
-        }
-        held.insert(sender, sealed);
-    }
-    Ok(held.into_iter().collect())
 }
 
 fn open_file(path: &std::path::Path) -> Result<BufReader<File>> {

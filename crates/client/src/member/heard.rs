@@ -1,0 +1,118 @@
+//! What is heard of one context: the roster, echoes and releases of fellow members.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use ciphertune_identity::Role;
+use ciphertune_round::{Contributor, Digest, Echo, Release, Roster, ShareIndex, Signed};
+use ciphertune_seal::CheckValue;
+use ciphertune_wire::proto::{Event, EventKind};
+
+use super::{Engagement, Member, vet::Vetted};
+use crate::error::{Error, Result};
+
+/// A roster that was checked, and is the one of this context.
+pub(super) struct Accepted {
+    pub digest: Digest,
+    pub sum: Digest,
+    pub contributors: Vec<Contributor>,
+}
+
+/// What was heard in one context; a member's first word counts.
+#[derive(Default)]
+pub(super) struct Heard {
+    pub roster: Option<Signed<Roster>>,
+    echoes: BTreeMap<ShareIndex, Digest>,
+    releases: BTreeMap<ShareIndex, Release>,
+}
+
+impl Heard {
+    /// How many distinct members echoed this roster.
+    pub(super) fn echoes(&self, roster: &Accepted) -> usize {
+        self.echoes
+            .values()
+            .filter(|echoed| **echoed == roster.digest)
+            .count()
+    }
+
+    pub(super) fn releases(&self, roster: &Accepted) -> impl Iterator<Item = &Release> {
+        self.releases
+            .values()
+            .filter(|release| release.roster == roster.digest)
+    }
+
+    pub(super) fn release_of(&self, roster: &Accepted, seat: ShareIndex) -> Option<&Release> {
+        self.releases
+            .get(&seat)
+            .filter(|release| release.roster == roster.digest)
+    }
+
+    pub(super) fn check_of(&self, roster: &Accepted, seat: ShareIndex) -> Option<CheckValue> {
+        self.release_of(roster, seat)?.check.map(CheckValue)
+    }
+}
+
+impl Member {
+    /// Takes the next event into `heard`. What does not verify, or is for another context, is passed over.
+    pub(super) async fn listen(
+        &mut self,
+        engaged: &Engagement,
+        vetted: &Vetted,
+        heard: &mut Heard,
+        kept: &mut VecDeque<Event>,
+    ) -> Result<()> {
+        let (kind, envelope) = self.next_of(engaged, vetted.context, kept).await?;
+        let seat_of = |signer| vetted.plan.seat_of(&signer);
+        match kind {
+            EventKind::Roster => {
+                if let Ok(roster) = self.site.verify_as::<Roster>(&envelope, Role::Server)
+                    && roster.context == vetted.context
+                {
+                    heard.roster = Some(roster);
+                }
+            }
+            EventKind::Echo => {
+                if let Ok(echo) = self.site.verify_as::<Echo>(&envelope, Role::Member)
+                    && echo.context == vetted.context
+                    && let Some(seat) = seat_of(echo.signer())
+                {
+                    heard.echoes.entry(seat).or_insert(echo.roster);
+                }
+            }
+            EventKind::Release => {
+                if let Ok(release) = self.site.verify_as::<Release>(&envelope, Role::Member)
+                    && release.context == vetted.context
+                    && release.shares.len() == vetted.seats.len()
+                    && let Some(seat) = seat_of(release.signer())
+                {
+                    heard
+                        .releases
+                        .entry(seat)
+                        .or_insert(release.value().clone());
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// Keeps the sealed shares whose digest for this seat its sender signed.
+pub(super) fn held_to_digests<'a>(
+    sealed: Vec<(ShareIndex, Vec<u8>)>,
+    seat: ShareIndex,
+    signed: impl Fn(ShareIndex) -> Option<&'a [Digest]>,
+) -> Result<Vec<(ShareIndex, Vec<u8>)>> {
+    let mut held: BTreeMap<ShareIndex, Vec<u8>> = BTreeMap::new();
+    for (sender, sealed) in sealed {
+        let Some(digest) = signed(sender).and_then(|digests| digests.get(seat.position())) else {
+            continue;
+        };
+        if Digest::sha256(&sealed) != *digest {
+            return Err(Error::Void(format!(
+                "the server's share of seat {sender} is not the one that its sender signed"
+            )));
+        }
+        held.insert(sender, sealed);
+    }
+    Ok(held.into_iter().collect())
+}
