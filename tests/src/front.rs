@@ -443,14 +443,6 @@ impl federation_server::Federation for Forwarding {
         client.put_echo(request.into_inner()).await
     }
 
-    async fn put_release(
-        &self,
-        request: Request<proto::PutSignedRequest>,
-    ) -> Reply<proto::PutSignedReply> {
-        let (_, mut client) = self.caller(&request).await?;
-        client.put_release(request.into_inner()).await
-    }
-
     async fn put_agreement(
         &self,
         request: Request<proto::PutSignedRequest>,

@@ -449,33 +449,6 @@ impl proto::federation_server::Federation for Service {
         .await
     }
 
-    async fn put_release(
-        &self,
-        request: Request<proto::PutSignedRequest>,
-    ) -> Reply<proto::PutSignedReply> {
-        answer(async {
-            let caller = self.caller_as(&request, Role::Member)?;
-            let release: Signed<Release> = self.own(&caller, &request.get_ref().envelope)?;
-            // Its shares come with PutShares; this only tells whether they have.
-            let look = |machine: &crate::phase::Machine| {
-                let (attempt, seat) = machine.seat(&release.context, &caller.fingerprint)?;
-                let held = attempt
-                    .seats
-                    .get(seat.position())
-                    .and_then(|held| held.release.as_ref());
-                match held {
-                    Some(held) if held.digest() == release.digest() => Ok(proto::PutSignedReply {}),
-                    _ => Err(Refused::new(
-                        Refusal::Conflict,
-                        "a release whose shares are not here",
-                    )),
-                }
-            };
-            self.coordinator.with_context(&release.context, look).await
-        })
-        .await
-    }
-
     async fn put_agreement(
         &self,
         request: Request<proto::PutSignedRequest>,
