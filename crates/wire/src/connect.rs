@@ -42,7 +42,7 @@ pub async fn connect(address: &str, tls: Arc<ClientConfig>, meter: Meter) -> Res
         }
     };
     // TLS 1.3: a server that refuses our certificate says so only after our side of the handshake is done. So the first
-    // call, not this dial, may be what meets it; `refused_certificate` tells.
+    // call, not this dial, may be what meets it.
     let connector = service_fn(move |_: Uri| {
         let dialled = dial();
         async move { Ok::<_, io::Error>(TokioIo::new(dialled.await?)) }
