@@ -193,7 +193,8 @@ impl<'a> Run<'a> {
                         return Ok(()); // the job has ended; who is still busy is ended with the rest
                     }
                     forlorn = None;
-                    researcher.abort(job, "too few members are left").await?;
+                    // The server may have ended it in the same moment; either way its end is on its way.
+                    let _ran: bool = researcher.abort(job, "too few members are left").await?;
                     last = Some(tokio::time::Instant::now() + LAST);
                 }
             }

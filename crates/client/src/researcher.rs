@@ -1,7 +1,7 @@
 //! A researcher's side: submit a job, ask how it stands.
 
 use ciphertune_round::{Abort, Digest, Job, Signed};
-use ciphertune_wire::{Client, Meter, proto};
+use ciphertune_wire::{Client, Meter, Refusal, proto};
 
 use crate::{error::Result, site::Site, transfer::retry};
 
@@ -43,8 +43,8 @@ impl Researcher {
         Ok(reply.into_inner().jobs)
     }
 
-    /// Asks that a job stop.
-    pub async fn abort(&mut self, job: Digest, reason: &str) -> Result<()> {
+    /// Asks that a job stop; says whether it still ran.
+    pub async fn abort(&mut self, job: Digest, reason: &str) -> Result<bool> {
         let abort = Abort {
             job,
             reason: reason.to_owned(),
@@ -52,7 +52,10 @@ impl Researcher {
         let request = proto::AbortJobRequest {
             abort: Signed::sign(abort, self.site.key()).encode(),
         };
-        self.client.abort_job(request).await?;
-        Ok(())
+        match self.client.abort_job(request).await {
+            Ok(_) => Ok(true),
+            Err(status) if Refusal::of(&status) == Some(Refusal::Late) => Ok(false),
+            Err(status) => Err(status.into()),
+        }
     }
 }

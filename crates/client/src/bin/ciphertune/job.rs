@@ -74,11 +74,13 @@ impl Job {
             Self::Watch { job } => return watch(site, &job, common.json).await,
             Self::Abort { job, reason } => {
                 let job = Digest::from_hex(&job)?;
-                Researcher::connect(site).await?.abort(job, &reason).await?;
+                let ran = Researcher::connect(site).await?.abort(job, &reason).await?;
                 if common.json {
-                    output::json(&json!({"aborted": job.to_string()}))?;
+                    output::json(&json!({"job": job.to_string(), "aborted": ran}))?;
+                } else if ran {
+                    println!("stopped {job}");
                 } else {
-                    println!("asked the server to stop {job}");
+                    println!("{job} had ended before\nhow: ciphertune job status {job}");
                 }
             }
         }
