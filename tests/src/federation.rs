@@ -10,6 +10,7 @@ use std::{
 };
 
 use ciphertune_client::{
+    disk::Disk,
     draft::Draft,
     member::{self, Options, Outcome},
     model::Model,
@@ -321,7 +322,17 @@ impl Federation {
 
     /// Starts a member with other options.
     pub fn join_with(&self, learner: Vectors, with: impl FnOnce(Options) -> Options) -> Member {
-        let site = self.site(learner.member);
+        self.join_on(Disk::default(), learner, with)
+    }
+
+    /// Starts a member whose disk is watched.
+    pub fn join_on(
+        &self,
+        disk: Disk,
+        learner: Vectors,
+        with: impl FnOnce(Options) -> Options,
+    ) -> Member {
+        let site = self.site(learner.member).on(disk);
         let happenings = Arc::new(Mutex::new(Vec::new()));
         let heard = Arc::clone(&happenings);
         let options = with(Options {
@@ -363,6 +374,11 @@ impl Federation {
     pub async fn submit(&self, wish: &Wish) -> (Researcher, Digest) {
         let job = wish.job(&self.policy_text).unwrap();
         self.submit_job(job).await
+    }
+
+    /// What a member keeps of a job.
+    pub fn home_of(&self, member: usize, job: &Digest) -> PathBuf {
+        self.members[member].home.job(job)
     }
 
     /// A member's copy of the model, if it has written one.

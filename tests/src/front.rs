@@ -8,7 +8,9 @@ use std::{
 };
 
 use ciphertune_identity::{SigningKey, tls};
-use ciphertune_round::{Envelope, Fingerprint, Object, Signed};
+use ciphertune_round::{
+    Agreement, Context, Digest, Echo, Envelope, Fingerprint, Object, Signed,
+};
 use ciphertune_wire::{
     Client, ConnectInfo, Meter, accept, connect,
     limits::{CHUNK_BYTES, MESSAGE_BYTES},
@@ -138,9 +140,27 @@ impl Lies {
     }
 }
 
+/// What a member sent for one context.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// The member.
+    pub by: Fingerprint,
+    /// What it is.
+    pub put: Put,
+    /// What for.
+    pub context: Context,
+    /// Where in the whole these bytes stand: 0 but for a part of a body.
+    pub offset: u64,
+    /// The signed object; of a body, the bytes.
+    pub bytes: Vec<u8>,
+    /// The sealed shares that came with it.
+    pub shares: Vec<Vec<u8>>,
+}
+
 /// The front, serving.
 pub struct Front {
     seen: Arc<Mutex<Vec<(Fingerprint, Put)>>>,
+    sent: Arc<Mutex<Vec<Sent>>>,
     task: JoinHandle<()>,
 }
 
@@ -148,6 +168,20 @@ impl Front {
     /// What members sent, in order, whether it was forwarded or not.
     pub fn seen(&self) -> Vec<(Fingerprint, Put)> {
         self.seen.lock().unwrap().clone()
+    }
+
+    /// What was sent for contexts, in order, byte by byte.
+    pub fn sent(&self) -> Vec<Sent> {
+        self.sent.lock().unwrap().clone()
+    }
+
+    /// Counts, at any later time, what one member has sent.
+    pub fn counter(&self, by: Fingerprint) -> impl Fn() -> usize + Send + Sync + 'static {
+        let seen = Arc::clone(&self.seen);
+        move || {
+            let seen = seen.lock().unwrap();
+            seen.iter().filter(|(sender, _)| *sender == by).count()
+        }
     }
 
     /// How many times something was sent.
@@ -178,12 +212,14 @@ pub struct Papers {
 pub fn stand_before(hidden: String, listener: TcpListener, papers: Papers, lies: Lies) -> Front {
     let tls = tls::server_config(&papers.ca_pem, &papers.cert_pem, &papers.key).unwrap();
     let seen = Arc::new(Mutex::new(Vec::new()));
+    let sent = Arc::new(Mutex::new(Vec::new()));
     let service = Forwarding {
         hidden,
         papers: Arc::new(papers),
         lies: Arc::new(lies),
         clients: Arc::default(),
         seen: Arc::clone(&seen),
+        sent: Arc::clone(&sent),
     };
     let service = federation_server::FederationServer::new(service)
         .max_decoding_message_size(MESSAGE_BYTES)
@@ -194,7 +230,7 @@ pub fn stand_before(hidden: String, listener: TcpListener, papers: Papers, lies:
         let served = Server::builder().add_service(service);
         served.serve_with_incoming(incoming).await.unwrap();
     });
-    Front { seen, task }
+    Front { seen, sent, task }
 }
 
 struct Forwarding {
@@ -203,6 +239,7 @@ struct Forwarding {
     lies: Arc<Lies>,
     clients: Arc<tokio::sync::Mutex<HashMap<Fingerprint, Client>>>,
     seen: Arc<Mutex<Vec<(Fingerprint, Put)>>>,
+    sent: Arc<Mutex<Vec<Sent>>>,
 }
 
 type Reply<T> = Result<Response<T>, Status>;
@@ -237,6 +274,32 @@ impl Forwarding {
         self.seen.lock().unwrap().push((*caller, put));
         (self.lies.put)(caller, put)
     }
+
+    fn keep(&self, sent: Sent) {
+        self.sent.lock().unwrap().push(sent);
+    }
+
+    /// Keeps a signed object, whose context `of` reads from it.
+    fn keep_signed<T: Object>(
+        &self,
+        (by, put): (Fingerprint, Put),
+        bytes: &[u8],
+        of: impl FnOnce(&T) -> Context,
+    ) {
+        let envelope = Envelope::decode(bytes).unwrap();
+        self.keep(Sent {
+            by,
+            put,
+            context: of(&T::parse(envelope.payload()).unwrap()),
+            offset: 0,
+            bytes: bytes.to_vec(),
+            shares: Vec::new(),
+        });
+    }
+}
+
+fn context(bytes: &[u8]) -> Context {
+    Context::from_digest(Digest::parse(bytes).unwrap())
 }
 
 fn in_chunks(bytes: Vec<u8>, offset: u64) -> Replies<proto::Chunk> {
@@ -347,6 +410,15 @@ impl federation_server::Federation for Forwarding {
             ShareKind::KeySum => Put::Release,
             _ => Put::KeyShares,
         };
+        let asked = request.get_ref();
+        self.keep(Sent {
+            by: caller,
+            put,
+            context: context(&asked.context),
+            offset: 0,
+            bytes: asked.signed.clone(),
+            shares: asked.shares.clone(),
+        });
         if !self.forwards(&caller, put) {
             return Ok(Response::new(proto::PutSharesReply {}));
         }
@@ -376,10 +448,19 @@ impl federation_server::Federation for Forwarding {
         let forwards = self.forwards(&caller, Put::Body);
         let mut chunks = request.into_inner();
         let (passing, passed) = mpsc::channel(4);
+        let sent = Arc::clone(&self.sent);
         let reading = tokio::spawn(async move {
             let mut durable = 0;
             while let Ok(Some(chunk)) = chunks.message().await {
                 durable = chunk.offset + chunk.data.len() as u64;
+                sent.lock().unwrap().push(Sent {
+                    by: caller,
+                    put: Put::Body,
+                    context: context(&chunk.context),
+                    offset: chunk.offset,
+                    bytes: chunk.data.to_vec(),
+                    shares: Vec::new(),
+                });
                 if forwards && passing.send(chunk).await.is_err() {
                     break;
                 }
@@ -437,6 +518,8 @@ impl federation_server::Federation for Forwarding {
         request: Request<proto::PutSignedRequest>,
     ) -> Reply<proto::PutSignedReply> {
         let (caller, mut client) = self.caller(&request).await?;
+        let bytes = &request.get_ref().envelope;
+        self.keep_signed((caller, Put::Echo), bytes, |echo: &Echo| echo.context);
         if !self.forwards(&caller, Put::Echo) {
             return Ok(Response::new(proto::PutSignedReply {}));
         }
@@ -448,6 +531,10 @@ impl federation_server::Federation for Forwarding {
         request: Request<proto::PutSignedRequest>,
     ) -> Reply<proto::PutSignedReply> {
         let (caller, mut client) = self.caller(&request).await?;
+        let bytes = &request.get_ref().envelope;
+        self.keep_signed((caller, Put::Agreement), bytes, |said: &Agreement| {
+            said.context
+        });
         if !self.forwards(&caller, Put::Agreement) {
             return Ok(Response::new(proto::PutSignedReply {}));
         }

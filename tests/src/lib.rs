@@ -3,10 +3,13 @@
 //! [`federation`]: a whole federation on this machine, by the functions that production calls, over real sockets with
 //! mutual TLS. [`keys`]: its parties' keys and certificates. [`learner`]: members that "train" by giving plain vectors.
 //! [`plaintext`]: what the sealed path must come to, worked out anew. [`front`]: a malicious server, as a front before
-//! the honest one.
+//! the honest one. [`cut`]: a member's disk that ends its run at a chosen write. [`witness`]: what must hold whatever
+//! ended a member's run, and when.
 
+pub mod cut;
 pub mod federation;
 pub mod front;
 pub mod keys;
 pub mod learner;
 pub mod plaintext;
+pub mod witness;

@@ -1,20 +1,20 @@
 //! What a member must not forget about one attempt: files that are written before the step that they allow.
 
-use std::{
-    fs::{self, File},
-    path::PathBuf,
-};
+use std::{fs::File, path::PathBuf};
 
 use ciphertune_round::{Context, Digest, Envelope, Header, Keyring, Release, Signed};
 
 use crate::{
-    durable,
+    disk::{self, Disk},
     error::{Error, Result},
+    model::Model,
+    report::RoundReport,
 };
 
 /// The folder of one job.
 pub struct Desk {
     folder: PathBuf,
+    disk: Disk,
 }
 
 /// A contribution as it was sealed, whole.
@@ -33,17 +33,28 @@ pub struct KeptRelease {
     pub shares: Vec<Vec<u8>>,
 }
 
+/// An attempt that was opened, and what this member said of it, whole.
+pub struct KeptOpening {
+    /// The model that came out.
+    pub model: Model,
+    /// The round's report, as far as it was known then.
+    pub report: RoundReport,
+    /// The signed agreement.
+    pub agreement: Vec<u8>,
+}
+
 /// The folder of one attempt.
 pub struct Attempt {
     folder: PathBuf,
+    disk: Disk,
 }
 
 impl Desk {
     /// Opens, or starts, a job's folder.
-    pub fn open(folder: PathBuf) -> Result<Self> {
-        durable::folder(&folder.join("attempts"))?;
-        durable::folder(&folder.join("plans"))?;
-        Ok(Self { folder })
+    pub fn open(folder: PathBuf, disk: Disk) -> Result<Self> {
+        disk.folder(&folder.join("attempts"))?;
+        disk.folder(&folder.join("plans"))?;
+        Ok(Self { folder, disk })
     }
 
     /// Where the model is kept.
@@ -51,9 +62,18 @@ impl Desk {
         self.folder.join("model.safetensors")
     }
 
-    /// Where finished rounds are noted for the person who runs this member, one JSON a line.
-    pub fn rounds(&self) -> PathBuf {
-        self.folder.join("rounds.jsonl")
+    /// Replaces the model.
+    pub fn write_model(&self, model: &Model) -> Result<()> {
+        model.write(&self.disk, &self.model())
+    }
+
+    /// Notes a finished round for the person who runs this member: one JSON a line. After a crash a round may stand
+    /// there twice.
+    pub fn note_round(&self, report: &RoundReport) -> Result<()> {
+        let line = serde_json::to_string(report)
+            .map_err(|error| Error::fault("writing the round's report", error))?;
+        self.disk
+            .append_line(&self.folder.join("rounds.jsonl"), &line)
     }
 
     /// Whether this member admitted the job in an earlier life.
@@ -63,7 +83,17 @@ impl Desk {
 
     /// Notes durably that it did.
     pub fn note_admitted(&self) -> Result<()> {
-        durable::write(&self.folder.join("admitted"), b"")
+        self.disk.write(&self.folder.join("admitted"), b"")
+    }
+
+    /// Whether the job's end was noted, and told, in an earlier life.
+    pub fn has_ended(&self) -> bool {
+        self.folder.join("ended").exists()
+    }
+
+    /// Notes durably that it was.
+    pub fn note_ended(&self) -> Result<()> {
+        self.disk.write(&self.folder.join("ended"), b"")
     }
 
     /// Notes durably that this is the one plan for its (round, attempt).
@@ -72,7 +102,7 @@ impl Desk {
     /// [`Error::Refused`] if another plan for them was seen.
     pub fn accept_plan(&self, round: u32, attempt: u32, context: Context) -> Result<()> {
         let path = self.folder.join("plans").join(format!("{round}-{attempt}"));
-        durable::once(
+        self.disk.once(
             &path,
             &context.digest(),
             "a second, different plan came for this round and attempt",
@@ -81,16 +111,32 @@ impl Desk {
 
     /// How many plans of this job were accepted, in every life: no fewer than were charged.
     pub fn plans(&self) -> Result<u64> {
-        fs::read_dir(self.folder.join("plans"))
-            .map(|entries| entries.count() as u64)
-            .map_err(|error| Error::fault("counting plans", error))
+        let plans = disk::files(&self.folder.join("plans"))?;
+        Ok(plans.iter().filter(|path| !disk::is_temporary(path)).count() as u64)
+    }
+
+    /// The contexts of all attempts that there ever was a folder for.
+    pub fn contexts(&self) -> Result<Vec<Context>> {
+        let folders = disk::files(&self.folder.join("attempts"))?;
+        folders
+            .iter()
+            .map(|folder| {
+                let name = folder.file_name().and_then(|name| name.to_str());
+                Ok(Context::from_digest(Digest::from_hex(
+                    name.unwrap_or_default(),
+                )?))
+            })
+            .collect()
     }
 
     /// The folder of one attempt.
     pub fn attempt(&self, context: Context) -> Result<Attempt> {
         let folder = self.folder.join("attempts").join(context.to_string());
-        durable::folder(&folder)?;
-        Ok(Attempt { folder })
+        self.disk.folder(&folder)?;
+        Ok(Attempt {
+            folder,
+            disk: self.disk.clone(),
+        })
     }
 }
 
@@ -100,6 +146,11 @@ impl Attempt {
         self.folder.join("body")
     }
 
+    /// Starts the body's file, until [`Attempt::keep_contribution`] a temporary one.
+    pub fn start_body(&self) -> Result<File> {
+        self.disk.start(&self.body())
+    }
+
     /// A download.
     pub fn download(&self, name: &str) -> PathBuf {
         self.folder.join(name)
@@ -107,7 +158,7 @@ impl Attempt {
 
     /// The contribution that was sealed here in an earlier life, if it is whole: its header and its sealed shares.
     pub fn contribution(&self, keyring: &dyn Keyring) -> Result<Option<Kept>> {
-        let Some(header) = durable::read(&self.folder.join("header"))? else {
+        let Some(header) = disk::read(&self.folder.join("header"))? else {
             return Ok(None);
         };
         let header = Signed::<Header>::verify(Envelope::decode(&header)?, keyring)?;
@@ -115,21 +166,20 @@ impl Attempt {
         Ok(Some(Kept { header, shares }))
     }
 
-    /// Makes a contribution durable: the body, which stands in [`Attempt::body`]'s temporary file, the shares, and at
-    /// last the header, whose presence says that all of it is here.
+    /// Makes a contribution durable: the body that was [started](Attempt::start_body) and is finished, the shares, and
+    /// at last the header, whose presence says that all of it is here.
     pub fn keep_contribution(&self, header: &Signed<Header>, shares: &[Vec<u8>]) -> Result<()> {
-        let temporary = durable::temporary(&self.body());
-        File::open(&temporary)
-            .and_then(|file| file.sync_all())
-            .map_err(|error| Error::fault("writing the body", error))?;
-        durable::settle(&temporary, &self.body())?;
-        durable::write(&self.folder.join("shares"), &shares.concat())?;
-        durable::write(&self.folder.join("header"), &header.encode())
+        let body = self.body();
+        self.disk.settle(&disk::temporary(&body), &body)?;
+        self.disk
+            .write(&self.folder.join("shares"), &shares.concat())?;
+        self.disk
+            .write(&self.folder.join("header"), &header.encode())
     }
 
     /// A release that was sealed here in an earlier life, with its sealed shares.
     pub fn release(&self, keyring: &dyn Keyring) -> Result<Option<KeptRelease>> {
-        let Some(release) = durable::read(&self.folder.join("release"))? else {
+        let Some(release) = disk::read(&self.folder.join("release"))? else {
             return Ok(None);
         };
         let release = Signed::<Release>::verify(Envelope::decode(&release)?, keyring)?;
@@ -139,24 +189,57 @@ impl Attempt {
 
     /// Makes a release durable before its first byte leaves: sealing again would give other bytes.
     pub fn keep_release(&self, release: &Signed<Release>, shares: &[Vec<u8>]) -> Result<()> {
-        durable::write(&self.folder.join("release-shares"), &shares.concat())?;
-        durable::write(&self.folder.join("release"), &release.encode())
+        self.disk
+            .write(&self.folder.join("release-shares"), &shares.concat())?;
+        self.disk
+            .write(&self.folder.join("release"), &release.encode())
     }
 
-    /// The agreement that was signed here in an earlier life, else `fresh`, made durable.
-    pub fn agreement(&self, fresh: impl FnOnce() -> Vec<u8>) -> Result<Vec<u8>> {
-        let path = self.folder.join("agreement");
-        if let Some(kept) = durable::read(&path)? {
-            return Ok(kept);
-        }
-        let fresh = fresh();
-        durable::write(&path, &fresh)?;
-        Ok(fresh)
+    /// What was opened here in an earlier life, if it is whole.
+    pub fn opening(&self) -> Result<Option<KeptOpening>> {
+        let Some(agreement) = disk::read(&self.folder.join("agreement"))? else {
+            return Ok(None);
+        };
+        let gone = || Error::Fault("the opening of this attempt is gone".into());
+        let report = disk::read(&self.folder.join("report"))?.ok_or_else(gone)?;
+        Ok(Some(KeptOpening {
+            model: Model::read(&self.opened_model())?.ok_or_else(gone)?,
+            report: serde_json::from_slice(&report)
+                .map_err(|error| Error::malformed("the kept report", error))?,
+            agreement,
+        }))
+    }
+
+    /// Whether something was opened here in an earlier life, and neither made the job's model nor left.
+    pub fn has_opening(&self) -> bool {
+        !self.is_over()
+            && self.folder.join("agreement").exists()
+            && self.opened_model().exists()
+    }
+
+    /// Makes an opening durable before this member says that it agrees: once enough do, nobody can fetch the sum
+    /// again. The agreement's presence says that all of it is here.
+    pub fn keep_opening(&self, opening: &KeptOpening) -> Result<()> {
+        let report = serde_json::to_vec(&opening.report)
+            .map_err(|error| Error::fault("writing the round's report", error))?;
+        opening.model.write(&self.disk, &self.opened_model())?;
+        self.disk.write(&self.folder.join("report"), &report)?;
+        self.disk
+            .write(&self.folder.join("agreement"), &opening.agreement)
+    }
+
+    /// Puts the model that was opened here in the place of the job's.
+    pub fn promote_model(&self, desk: &Desk) -> Result<()> {
+        self.disk.settle(&self.opened_model(), &desk.model())
+    }
+
+    fn opened_model(&self) -> PathBuf {
+        self.folder.join("model")
     }
 
     /// Sealed shares, all of one length, held to their signed digests.
     fn shares(&self, name: &str, digests: &[Digest]) -> Result<Vec<Vec<u8>>> {
-        let bytes = durable::read(&self.folder.join(name))?
+        let bytes = disk::read(&self.folder.join(name))?
             .ok_or_else(|| Error::Fault(format!("the {name} of this attempt are gone")))?;
         let one = bytes.len() / digests.len().max(1);
         let shares: Vec<Vec<u8>> = bytes.chunks(one.max(1)).map(<[u8]>::to_vec).collect();
@@ -180,7 +263,7 @@ impl Attempt {
     /// [`Error::Refused`] if it echoed another one.
     pub fn accept_roster(&self, roster: &Digest) -> Result<()> {
         let path = self.folder.join("roster");
-        durable::once(
+        self.disk.once(
             &path,
             roster,
             "this member echoed another roster in this context",
@@ -192,16 +275,15 @@ impl Attempt {
         self.folder.join("over").exists()
     }
 
-    /// Leaves the attempt for good and removes its bulk. Its roster stays: the promise to release for no other.
+    /// Leaves the attempt for good and removes its bulk; again after a crash, what that left. Its roster stays: the
+    /// promise to release for no other.
     pub fn clear(&self) -> Result<()> {
-        durable::write(&self.folder.join("over"), b"")?;
-        let entries = fs::read_dir(&self.folder)
-            .map_err(|error| Error::fault("clearing an attempt", error))?;
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            if name != "roster" && name != "over" {
-                fs::remove_file(entry.path())
-                    .map_err(|error| Error::fault("clearing an attempt", error))?;
+        if !self.is_over() {
+            self.disk.write(&self.folder.join("over"), b"")?;
+        }
+        for path in disk::files(&self.folder)? {
+            if !path.ends_with("roster") && !path.ends_with("over") {
+                self.disk.remove(&path)?;
             }
         }
         Ok(())
@@ -219,11 +301,11 @@ mod tests {
     #[test]
     fn a_second_plan_for_a_round_and_attempt_is_refused_even_after_a_restart() {
         let folder = tempfile::tempdir().unwrap();
-        let desk = Desk::open(folder.path().join("job")).unwrap();
+        let desk = Desk::open(folder.path().join("job"), Disk::default()).unwrap();
         desk.accept_plan(1, 1, context(b"a")).unwrap();
         desk.accept_plan(1, 1, context(b"a")).unwrap();
         drop(desk);
-        let desk = Desk::open(folder.path().join("job")).unwrap();
+        let desk = Desk::open(folder.path().join("job"), Disk::default()).unwrap();
         assert!(matches!(
             desk.accept_plan(1, 1, context(b"b")),
             Err(Error::Refused(_))
@@ -234,7 +316,7 @@ mod tests {
     #[test]
     fn a_second_roster_in_a_context_is_refused_even_after_the_attempt_was_cleared() {
         let folder = tempfile::tempdir().unwrap();
-        let desk = Desk::open(folder.path().to_owned()).unwrap();
+        let desk = Desk::open(folder.path().to_owned(), Disk::default()).unwrap();
         let attempt = desk.attempt(context(b"a")).unwrap();
         attempt.accept_roster(&Digest::sha256(b"one")).unwrap();
         attempt.clear().unwrap();

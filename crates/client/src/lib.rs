@@ -1,12 +1,12 @@
 //! The client: a member's run of a job, and the commands of members, researchers and officers.
 //!
 //! Read [`site`] (a party at home), [`learner`] and [`tuning`] (what trains), then [`member`] (the run, one file a
-//! phase), with what it stands on: [`inbox`], [`transfer`], [`desk`] (what must not be forgotten), [`stock`] (one-time
-//! keys), [`model`], [`mechanism`]. A researcher's side is [`draft`] and [`researcher`].
+//! phase), with what it stands on: [`inbox`], [`transfer`], [`disk`] (every durable write), [`desk`] (what must not be
+//! forgotten), [`stock`] (one-time keys), [`model`], [`mechanism`]. A researcher's side is [`draft`] and [`researcher`].
 
 pub mod desk;
+pub mod disk;
 pub mod draft;
-mod durable;
 mod error;
 pub mod inbox;
 pub mod learner;

@@ -6,7 +6,7 @@ use ciphertune_round::{Digest, Hasher, label};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use crate::{
-    durable,
+    disk::{self, Disk},
     error::{Error, Result},
 };
 
@@ -40,7 +40,7 @@ impl Model {
     /// # Errors
     /// [`Error::Malformed`] if it is not such a file.
     pub fn read(path: &Path) -> Result<Option<Self>> {
-        let Some(bytes) = durable::read(path)? else {
+        let Some(bytes) = disk::read(path)? else {
             return Ok(None);
         };
         let malformed =
@@ -69,7 +69,7 @@ impl Model {
     }
 
     /// Writes the file durably.
-    pub fn write(&self, path: &Path) -> Result<()> {
+    pub fn write(&self, disk: &Disk, path: &Path) -> Result<()> {
         let bytes: Vec<u8> = self
             .parameters
             .iter()
@@ -83,7 +83,7 @@ impl Model {
             (AGREED.to_owned(), self.agreed.to_string()),
         ]);
         let file = safetensors::serialize([(TENSOR, theta)], Some(said)).map_err(failed)?;
-        durable::write(path, &file)
+        disk.write(path, &file)
     }
 }
 
@@ -110,7 +110,7 @@ mod tests {
         assert!(Model::read(&path).unwrap().is_none());
         let mut model = Model::first(vec![0.5, -1.25, f32::MIN_POSITIVE]);
         model.round = 3;
-        model.write(&path).unwrap();
+        model.write(&Disk::default(), &path).unwrap();
         assert!(Model::read(&path).unwrap().unwrap() == model);
         let bytes = std::fs::read(&path).unwrap();
         std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();

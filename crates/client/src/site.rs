@@ -10,7 +10,7 @@ use ciphertune_round::{Envelope, Fingerprint, Object, PolicyDocument, Signed, Si
 use ciphertune_wire::{Client, Meter};
 
 use crate::{
-    durable,
+    disk::{self, Disk},
     error::{Error, Result},
 };
 
@@ -20,6 +20,7 @@ const SITE_POLICY: &str = "site.policy";
 /// A party at home.
 pub struct Site {
     home: Home,
+    disk: Disk,
     key: SigningKey,
     authority: AuthorityCertificate,
     certificate: Certificate,
@@ -42,13 +43,14 @@ impl Site {
         let key = SigningKey::load(&home.key(), passphrase)?;
         kit.verify(&key.verifying_key())?;
         home.create()?;
-        durable::folder(&home.policy())?;
-        durable::write(&home.authority(), kit.authority.pem().as_bytes())?;
-        durable::write(&home.certificate(), kit.certificate.pem().as_bytes())?;
-        durable::write(&home.manifest(), &kit.manifest.encode())?;
-        durable::write(&home.policy().join(FEDERATION_POLICY), &kit.policy.encode())?;
+        let disk = Disk::default();
+        disk.folder(&home.policy())?;
+        disk.write(&home.authority(), kit.authority.pem().as_bytes())?;
+        disk.write(&home.certificate(), kit.certificate.pem().as_bytes())?;
+        disk.write(&home.manifest(), &kit.manifest.encode())?;
+        disk.write(&home.policy().join(FEDERATION_POLICY), &kit.policy.encode())?;
         if let Some(policy) = site_policy {
-            durable::write(&home.policy().join(SITE_POLICY), &policy.encode())?;
+            disk.write(&home.policy().join(SITE_POLICY), &policy.encode())?;
         }
         Self::open(home.clone(), passphrase).map(drop)
     }
@@ -59,7 +61,7 @@ impl Site {
         let authority = AuthorityCertificate::read(&home.authority())?;
         let certificate = Certificate::read(&home.certificate())?;
         certificate.verify(&authority)?;
-        let manifest = durable::read(&home.manifest())?
+        let manifest = disk::read(&home.manifest())?
             .ok_or_else(|| missing(&home.manifest()))
             .and_then(|bytes| Ok(Manifest::verify(Envelope::decode(&bytes)?, &authority)?))?;
         let federation_policy = read_policy(&home, FEDERATION_POLICY, &manifest)?
@@ -67,6 +69,7 @@ impl Site {
         let site_policy = read_policy(&home, SITE_POLICY, &manifest)?;
         Ok(Self {
             home,
+            disk: Disk::default(),
             key,
             authority,
             certificate,
@@ -95,6 +98,16 @@ impl Site {
     /// The home.
     pub fn home(&self) -> &Home {
         &self.home
+    }
+
+    /// The same party, whose run writes to this disk.
+    pub fn on(self, disk: Disk) -> Self {
+        Self { disk, ..self }
+    }
+
+    /// What its run writes to.
+    pub fn disk(&self) -> &Disk {
+        &self.disk
     }
 
     /// The party's key, for signing.
@@ -172,7 +185,7 @@ fn read_policy(
     name: &str,
     manifest: &Manifest,
 ) -> Result<Option<Signed<PolicyDocument>>> {
-    durable::read(&home.policy().join(name))?
+    disk::read(&home.policy().join(name))?
         .map(|bytes| verify_policy(manifest, Envelope::decode(&bytes)?))
         .transpose()
 }

@@ -7,13 +7,13 @@ use std::{
     time::Duration,
 };
 
+use ciphertune_identity::file::create;
 use ciphertune_round::{Context, ShareIndex};
 use ciphertune_wire::{Client, limits::CHUNK_BYTES, proto};
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 
 use crate::{
-    durable,
     error::{Error, Result},
     inbox::passing,
 };
@@ -128,7 +128,9 @@ pub async fn fetch(
     bytes: u64,
     path: &Path,
 ) -> Result<()> {
-    let file = durable::create(path).map_err(|error| Error::fault("creating a download", error))?;
+    // Not durable: what a crash leaves of it is fetched again.
+    let file =
+        create(path, 0o600).map_err(|error| Error::fault("creating a download", error))?;
     let mut file = BufWriter::new(file);
     let mut have = 0_u64;
     let mut tries = 1;

@@ -9,46 +9,67 @@ use std::{
 
 use crate::error::{Error, Result, fault};
 
-/// Writes a temporary file beside `path`, fsyncs it, renames it, fsyncs the folder.
+/// Puts a file with these bytes in the place of `path`, durably: written as `temporary`, then [settled](settle). A
+/// crash leaves the file that was there, or this one.
+///
+/// # Errors
+/// Whatever the file system says; the temporary file may then be left.
+pub fn replace(path: &Path, temporary: &Path, bytes: &[u8], mode: u32) -> std::io::Result<()> {
+    create(temporary, mode)?.write_all(bytes)?;
+    settle(temporary, path)
+}
+
+/// A new file with this mode, in the place of one that a crash left.
+///
+/// # Errors
+/// Whatever the file system says.
+pub fn create(path: &Path, mode: u32) -> std::io::Result<File> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(path)
+}
+
+/// Gives a finished file its name, durably: fsync, rename, fsync of the folder.
+///
+/// # Errors
+/// Whatever the file system says.
+pub fn settle(temporary: &Path, path: &Path) -> std::io::Result<()> {
+    File::open(temporary)?.sync_all()?;
+    fs::rename(temporary, path)?;
+    sync_entry(path)
+}
+
+/// Makes the name of a file or folder durable: fsync of the folder that it stands in.
+///
+/// # Errors
+/// Whatever the file system says.
+pub fn sync_entry(path: &Path) -> std::io::Result<()> {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    File::open(folder)?.sync_all()
+}
+
+/// Writes a file whole or not at all. The temporary name is this process's own: two commands may run at once.
 pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
-    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+    let Some(name) = path.file_name() else {
         return Err(Error::Misuse(format!(
             "{} is no file's path",
             path.display()
         )));
     };
-    let folder = if folder.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        folder
-    };
     let mut temporary = name.to_owned();
     temporary.push(format!(".{}.new", std::process::id()));
-    let temporary = Temporary(folder.join(temporary));
-    replace(path, &temporary.0, folder, bytes, mode)
+    let temporary = Temporary(path.with_file_name(temporary));
+    replace(path, &temporary.0, bytes, mode)
         .map_err(|error| fault(&format!("writing {}", path.display()), error))
-}
-
-fn replace(
-    path: &Path,
-    temporary: &Path,
-    folder: &Path,
-    bytes: &[u8],
-    mode: u32,
-) -> std::io::Result<()> {
-    match fs::remove_file(temporary) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(temporary)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(temporary, path)?;
-    File::open(folder)?.sync_all()
 }
 
 /// Removed when it goes out of scope; after the rename there is nothing left to remove.

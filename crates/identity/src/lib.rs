@@ -10,7 +10,7 @@ mod authority;
 mod certificate;
 mod endpoint;
 mod error;
-mod file;
+pub mod file;
 mod home;
 mod key;
 mod kit;

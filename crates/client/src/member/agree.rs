@@ -1,13 +1,14 @@
 //! Apply the released mean, alike on every member; say which model came out; wait until enough say the same.
 
-use std::{collections::BTreeMap, fs::OpenOptions, io::Write, os::unix::fs::OpenOptionsExt};
+use std::collections::{BTreeMap, VecDeque};
 
 use ciphertune_identity::Role;
 use ciphertune_round::{Agreement, Digest, ShareIndex, Signed};
-use ciphertune_wire::proto::{DirectoryRequest, EventKind, PutSignedRequest};
+use ciphertune_wire::proto::{DirectoryRequest, Event, EventKind, PutSignedRequest};
 
 use super::{Engagement, Member, open::Opened, vet::Vetted};
 use crate::{
+    desk::KeptOpening,
     error::{Error, Result},
     model::{self, Model},
     report::{RoundReport, peak_memory},
@@ -15,49 +16,51 @@ use crate::{
 };
 
 impl Member {
+    /// Makes durable what was opened, and concludes the round.
     pub(super) async fn agree(
         &mut self,
         engaged: &mut Engagement,
         vetted: &Vetted,
         mut opened: Opened,
     ) -> Result<RoundReport> {
-        let mut kept = std::mem::take(&mut opened.kept);
+        // For whoever reads events next, also after an error.
+        self.inbox
+            .put_back(std::mem::take(&mut opened.kept).into_iter());
         let parameters = apply(&engaged.model.parameters, &opened.released.mean());
         let model = model::digest(&parameters);
         let agreed = opened.key.agreement(&vetted.context, &model)?;
-        self.say(vetted, agreed).await?;
-
-        // A member's first word counts.
-        let mut said: BTreeMap<ShareIndex, Digest> = BTreeMap::new();
-        let waited = loop {
-            let equal = said.values().filter(|digest| **digest == agreed).count();
-            if equal >= vetted.plan.threshold {
-                break Ok(());
-            }
-            match self.next_of(engaged, vetted.context, &mut kept).await {
-                Ok((EventKind::Agreement, envelope)) => {
-                    if let Ok(agreement) = self.site.verify_as::<Agreement>(&envelope, Role::Member)
-                        && agreement.context == vetted.context
-                        && let Some(seat) = vetted.plan.seat_of(&agreement.signer())
-                    {
-                        said.entry(seat).or_insert(agreement.model);
-                    }
-                }
-                Ok(_) => {}
-                Err(error) => break Err(error),
-            }
+        let opening = KeptOpening {
+            model: Model {
+                parameters,
+                round: vetted.plan.round,
+                agreed,
+            },
+            report: draft(vetted, &opened, model),
+            agreement: self.sign_agreement(vetted, agreed).await?,
         };
+        vetted.attempt.keep_opening(&opening)?;
+        self.conclude(engaged, vetted, opening).await
+    }
+
+    /// Says which model came out, waits until enough say the same, and makes it the job's.
+    pub(super) async fn conclude(
+        &mut self,
+        engaged: &mut Engagement,
+        vetted: &Vetted,
+        opening: KeptOpening,
+    ) -> Result<RoundReport> {
+        match self.say(opening.agreement).await {
+            // The others may have gone on without this member; what they agreed on is among the events.
+            Err(Error::Void(said)) => tracing::info!(said, "an agreement that came late"),
+            said => said?,
+        }
+        let mut kept = VecDeque::new();
+        let agreed = opening.model.agreed;
+        let waited = self
+            .await_agreement(engaged, vetted, agreed, &mut kept)
+            .await;
         self.inbox.put_back(kept.into_iter());
         waited?;
-        if let Some((seat, _)) = said.iter().find(|(_, digest)| **digest != agreed) {
-            return Err(Error::Void(format!("seat {seat} opened another model")));
-        }
-        engaged.model = Model {
-            parameters,
-            round: vetted.plan.round,
-            agreed,
-        };
-        engaged.model.write(&engaged.desk.model())?;
         self.note(
             "agreed",
             [
@@ -66,10 +69,41 @@ impl Member {
                 ("agreement", agreed.to_string().into()),
             ],
         )?;
-        self.report(engaged, vetted, &opened, model).await
+        let report = self
+            .report(engaged, opening.report, &opening.model)
+            .await?;
+        vetted.attempt.promote_model(&engaged.desk)?;
+        engaged.model = opening.model;
+        Ok(report)
     }
 
-    async fn say(&mut self, vetted: &Vetted, agreed: Digest) -> Result<()> {
+    /// Returns once t members said `agreed`, and none anything else.
+    async fn await_agreement(
+        &mut self,
+        engaged: &Engagement,
+        vetted: &Vetted,
+        agreed: Digest,
+        kept: &mut VecDeque<Event>,
+    ) -> Result<()> {
+        // A member's first word counts.
+        let mut said: BTreeMap<ShareIndex, Digest> = BTreeMap::new();
+        while said.values().filter(|digest| **digest == agreed).count() < vetted.plan.threshold {
+            let (kind, envelope) = self.next_of(engaged, vetted.context, kept).await?;
+            if kind == EventKind::Agreement
+                && let Ok(agreement) = self.site.verify_as::<Agreement>(&envelope, Role::Member)
+                && agreement.context == vetted.context
+                && let Some(seat) = vetted.plan.seat_of(&agreement.signer())
+            {
+                said.entry(seat).or_insert(agreement.model);
+            }
+        }
+        match said.iter().find(|(_, digest)| **digest != agreed) {
+            Some((seat, _)) => Err(Error::Void(format!("seat {seat} opened another model"))),
+            None => Ok(()),
+        }
+    }
+
+    async fn sign_agreement(&mut self, vetted: &Vetted, agreed: Digest) -> Result<Vec<u8>> {
         let checkpoint = retry(|| {
             let mut client = self.client.clone();
             async move { client.directory(DirectoryRequest {}).await }
@@ -83,9 +117,10 @@ impl Member {
             log_head: self.log_head(),
             server_checkpoint: checkpoint,
         };
-        let envelope = vetted
-            .attempt
-            .agreement(|| Signed::sign(agreement, self.site.key()).encode())?;
+        Ok(Signed::sign(agreement, self.site.key()).encode())
+    }
+
+    async fn say(&mut self, envelope: Vec<u8>) -> Result<()> {
         let request = PutSignedRequest { envelope };
         retry(|| {
             let (mut client, request) = (self.client.clone(), request.clone());
@@ -98,47 +133,50 @@ impl Member {
     async fn report(
         &mut self,
         engaged: &mut Engagement,
-        vetted: &Vetted,
-        opened: &Opened,
-        model: Digest,
+        draft: RoundReport,
+        model: &Model,
     ) -> Result<RoundReport> {
-        let parameters = engaged.model.parameters.clone();
+        let parameters = model.parameters.clone();
         let validation = self
             .with_learner(move |learner| learner.evaluate(&parameters))
             .await?;
         let (up, down) = (self.meter.up(), self.meter.down());
         let (up_before, down_before) = std::mem::replace(&mut engaged.bytes, (up, down));
-        let clip = opened.local.clip;
         let report = RoundReport {
-            round: vetted.plan.round,
-            attempt: vetted.plan.attempt,
-            contributors: opened.contributors,
-            training_loss: opened.local.training_loss,
             validation,
-            update_norm: clip.map(|clip| clip.norm_before),
-            clipped: clip.is_some_and(|clip| clip.clipped),
-            zeroed_share: clip.map(|clip| clip.zeroed_share),
             bytes_up: up - up_before,
             bytes_down: down - down_before,
-            seconds: opened.seconds,
-            second_opening: (opened.second.block, opened.second.blocks),
-            model: model.to_string(),
-            roster: opened.roster.to_string(),
             epsilon: engaged
                 .reckoned
                 .epsilon_of(engaged.desk.plans()?, engaged.job.mechanism.delta.as_ref())?,
             peak_memory: peak_memory(),
+            ..draft
         };
-        let line = serde_json::to_string(&report)
-            .map_err(|error| Error::fault("writing the round's report", error))?;
-        OpenOptions::new()
-            .create(true)
-            .append(true)
-            .mode(0o600)
-            .open(engaged.desk.rounds())
-            .and_then(|mut file| writeln!(file, "{line}"))
-            .map_err(|error| Error::fault("writing the round's report", error))?;
+        engaged.desk.note_round(&report)?;
         Ok(report)
+    }
+}
+
+/// A round's report, as far as it is known when the sum is open.
+fn draft(vetted: &Vetted, opened: &Opened, model: Digest) -> RoundReport {
+    let clip = opened.local.clip;
+    RoundReport {
+        round: vetted.plan.round,
+        attempt: vetted.plan.attempt,
+        contributors: opened.contributors,
+        training_loss: opened.local.training_loss,
+        validation: None,
+        update_norm: clip.map(|clip| clip.norm_before),
+        clipped: clip.is_some_and(|clip| clip.clipped),
+        zeroed_share: clip.map(|clip| clip.zeroed_share),
+        bytes_up: 0,
+        bytes_down: 0,
+        seconds: opened.seconds,
+        second_opening: (opened.second.block, opened.second.blocks),
+        model: model.to_string(),
+        roster: opened.roster.to_string(),
+        epsilon: None,
+        peak_memory: 0,
     }
 }
 

@@ -7,9 +7,9 @@ use ciphertune_identity::Role;
 use ciphertune_ledger::{Budget, Ledger, Rho};
 use ciphertune_policy::{Policy, Unit, default_threshold};
 use ciphertune_round::{Admission, Digest, Job, Signed};
-use ciphertune_wire::proto;
+use ciphertune_wire::proto::{self, JobState};
 
-use super::{Engagement, Member};
+use super::{Engagement, Member, Outcome};
 use crate::{
     desk::Desk,
     error::{Error, Result},
@@ -26,25 +26,33 @@ const HOPELESS_RATIO: f64 = 100.0;
 /// labels, columns and lines by submitting jobs.
 const UNFIT: &str = "this member's data or backbone do not fit the job; its own output says why";
 
+/// What comes of a job.
+pub(super) enum Considered {
+    /// This member takes part.
+    Joined(Box<Engagement>),
+    /// It ended while this member, which took part in an earlier life, was away.
+    Ended(Outcome),
+    /// It is not for this member: it refuses the job, or that is over and done with.
+    Passed,
+}
+
+/// The server's word for a job whose every round ended with a model.
+const COMPLETED: &str = "completed";
+
 impl Member {
-    /// Answers a job. `None`: it is over already, or this member refuses it.
-    pub(super) async fn consider(&mut self, envelope: &[u8]) -> Result<Option<Engagement>> {
+    /// Answers a job.
+    pub(super) async fn consider(&mut self, envelope: &[u8]) -> Result<Considered> {
         let job = match self.site.verify_as::<Job>(envelope, Role::Researcher) {
             Ok(job) => job,
             Err(error) => {
                 self.complain("job", &error)?;
-                return Ok(None);
+                return Ok(Considered::Passed);
             }
         };
-        if self.is_over(&job).await? {
-            // Away when it ended: what was reserved and never charged is free again.
-            if self.site.home().job(&job.digest()).exists() {
-                self.ledger(&self.site.policy()?)
-                    .await?
-                    .end(*job.digest().as_bytes(), SystemTime::now())
-                    .await?;
-            }
-            return Ok(None);
+        if let Some(over) = self.over(&job).await?
+            && !self.has_opening(&job)?
+        {
+            return self.catch_up(&job, &over).await;
         }
         let (engaged, refusal) = match self.engage(job.clone()).await {
             Ok(engaged) => (Some(engaged), None),
@@ -77,12 +85,9 @@ impl Member {
         if !known && let Err(error) = self.answer(&admission).await {
             self.complain("admission", &error)?;
             if let Some(engaged) = &engaged {
-                engaged
-                    .ledger
-                    .end(*job.digest().as_bytes(), SystemTime::now())
-                    .await?;
+                self.end_on(&engaged.ledger, job.digest()).await?;
             }
-            return Ok(None);
+            return Ok(Considered::Passed);
         }
         self.tell(Happening::Considered {
             job: job.name.clone(),
@@ -92,7 +97,55 @@ impl Member {
             engaged.desk.note_admitted()?;
             self.evaluate_start(engaged).await?;
         }
-        Ok(engaged)
+        Ok(engaged.map_or(Considered::Passed, |engaged| {
+            Considered::Joined(Box::new(engaged))
+        }))
+    }
+
+    /// Whether an attempt was opened in an earlier life, and it is still to be heard what the others agreed on.
+    fn has_opening(&self, job: &Signed<Job>) -> Result<bool> {
+        let folder = self.site.home().job(&job.digest());
+        if !folder.exists() {
+            return Ok(false);
+        }
+        let desk = Desk::open(folder, self.site.disk().clone())?;
+        for context in desk.contexts()? {
+            if desk.attempt(context)?.has_opening() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Does what is left to do for a job that ended while this member was away.
+    async fn catch_up(&mut self, job: &Signed<Job>, over: &JobState) -> Result<Considered> {
+        let digest = job.digest();
+        let folder = self.site.home().job(&digest);
+        if !folder.exists() {
+            return Ok(Considered::Passed);
+        }
+        let desk = Desk::open(folder, self.site.disk().clone())?;
+        if desk.has_ended() {
+            return Ok(Considered::Passed);
+        }
+        let ledger = self.ledger(&self.site.policy()?).await?;
+        self.end_on(&ledger, digest).await?;
+        for context in desk.contexts()? {
+            desk.attempt(context)?.clear()?;
+            self.stock.erase_bound_to(context)?;
+        }
+        if !desk.was_admitted() {
+            return Ok(Considered::Passed);
+        }
+        let rounds = Model::read(&desk.model())?.map_or(0, |model| model.round);
+        let completed = over.phase == COMPLETED;
+        let outcome = Outcome {
+            completed: completed && rounds == job.rounds,
+            rounds,
+            reason: over.reason.clone(),
+        };
+        self.conclude_job(&desk, digest, completed, &outcome)?;
+        Ok(Considered::Ended(outcome))
     }
 
     async fn answer(&mut self, admission: &Signed<Admission>) -> Result<()> {
@@ -106,7 +159,8 @@ impl Member {
         .await
     }
 
-    async fn is_over(&mut self, job: &Signed<Job>) -> Result<bool> {
+    /// How a job ended, if the server says that it did, or knows of no such job.
+    async fn over(&mut self, job: &Signed<Job>) -> Result<Option<JobState>> {
         let request = proto::JobStatusRequest {
             job: job.digest().as_bytes().to_vec(),
         };
@@ -115,14 +169,18 @@ impl Member {
             async move { client.job_status(request).await }
         })
         .await;
-        let status = match status {
-            Err(Error::Void(_)) => return Ok(true), // the server knows of no such job
-            status => status?.into_inner(),
+        let state = match status {
+            Err(Error::Void(reason)) => {
+                return Ok(Some(JobState {
+                    reason,
+                    ..JobState::default()
+                }));
+            }
+            status => status?.into_inner().jobs.into_iter().next(),
         };
-        Ok(status
-            .jobs
-            .iter()
-            .all(|state| matches!(state.phase.as_str(), "completed" | "ended")))
+        let state = state.unwrap_or_default();
+        let is_over = matches!(state.phase.as_str(), COMPLETED | "ended" | "");
+        Ok(is_over.then_some(state))
     }
 
     async fn engage(&mut self, job: Signed<Job>) -> Result<Engagement> {
@@ -157,7 +215,10 @@ impl Member {
             prepared => prepared?,
         };
         let ledger = self.reserve(&job, &policy, &reckoned).await?;
-        let desk = Desk::open(self.site.home().job(&job.digest()))?;
+        let desk = Desk::open(
+            self.site.home().job(&job.digest()),
+            self.site.disk().clone(),
+        )?;
         let model = Model::read(&desk.model())?.unwrap_or_else(|| Model::first(parameters));
         let ratio = reckoned.mechanism.noise_to_signal();
         if ratio > HOPELESS_RATIO {
@@ -224,9 +285,9 @@ impl Member {
             let all = one.units().checked_mul(attempts).ok_or_else(|| {
                 Error::Refused("the job's worst case is beyond any budget".into())
             })?;
-            ledger
-                .reserve(*job.digest().as_bytes(), Rho::from_units(all)?, now)
-                .await?;
+            let reserved = ledger.reserve(*job.digest().as_bytes(), Rho::from_units(all)?, now);
+            let path = self.site.home().ledger();
+            self.site.disk().commits(&path, reserved).await?;
         }
         Ok(ledger)
     }
@@ -240,13 +301,9 @@ impl Member {
                 Budget::Private(Rho::budget(zcdp::budget(&loss.epsilon, &loss.delta)?)?)
             }
         };
-        Ok(Ledger::open(
-            self.site.home().ledger(),
-            &self.options.dataset,
-            budget,
-            now,
-        )
-        .await?)
+        let path = self.site.home().ledger();
+        let opened = Ledger::open(&path, &self.options.dataset, budget, now);
+        self.site.disk().commits(&path, opened).await
     }
 
     async fn evaluate_start(&mut self, engaged: &Engagement) -> Result<()> {

@@ -12,7 +12,7 @@ use std::{
 use ciphertune_dp::{ClipReport, Clipped, Mechanism, Noised};
 use ciphertune_gauss::Entropy;
 use ciphertune_ledger::Charged;
-use ciphertune_policy::{Admitted, Unit};
+use ciphertune_policy::Unit;
 use ciphertune_round::{Context, Digest, Header, Signed};
 use ciphertune_seal::SealedContribution;
 use ciphertune_wire::proto::{EventKind, ShareKind};
@@ -21,7 +21,6 @@ use tokio::sync::mpsc;
 use super::{Engagement, Member, blocking, vet::Vetted};
 use crate::{
     desk::Kept,
-    durable,
     error::{Error, Result},
     inbox::kind,
     learner::{Progress, Update},
@@ -76,13 +75,25 @@ impl Member {
                 seconds.privatise = started.elapsed().as_secs_f64();
 
                 let started = Instant::now();
-                let (header, shares) = self
-                    .seal(vetted, &vetted.admitted, noised, &charged)
-                    .await?;
+                let (header, shares) = self.seal(vetted, noised, &charged).await?;
                 seconds.seal = started.elapsed().as_secs_f64();
                 (header, shares, charged)
             }
         };
+        self.note(
+            "contribution",
+            [
+                ("context", vetted.context.to_string().into()),
+                ("header", header.digest().to_string().into()),
+                ("body", header.body.to_string().into()),
+                (
+                    "policy",
+                    Digest::from_bytes(*vetted.admitted.policy_digest())
+                        .to_string()
+                        .into(),
+                ),
+            ],
+        )?;
         let started = Instant::now();
         match self.send(vetted, &header, shares, &charged).await {
             // The server may have closed the phase while this member was away, with or without it.
@@ -168,15 +179,14 @@ impl Member {
 
     /// Charges the dataset's ledger, durably and at the worst case, before anything leaves.
     async fn charge(&mut self, engaged: &Engagement, vetted: &Vetted) -> Result<Charged> {
-        let charged = engaged
-            .ledger
-            .charge(
-                *engaged.digest().as_bytes(),
-                *vetted.context.as_bytes(),
-                engaged.reckoned.attempt_cost()?,
-                SystemTime::now(),
-            )
-            .await?;
+        let charged = engaged.ledger.charge(
+            *engaged.digest().as_bytes(),
+            *vetted.context.as_bytes(),
+            engaged.reckoned.attempt_cost()?,
+            SystemTime::now(),
+        );
+        let path = self.site.home().ledger();
+        let charged = self.site.disk().commits(&path, charged).await?;
         self.note(
             "charge",
             [
@@ -197,7 +207,6 @@ impl Member {
     async fn seal(
         &mut self,
         vetted: &Vetted,
-        admitted: &Admitted,
         noised: Noised,
         charged: &Charged,
     ) -> Result<(Signed<Header>, Vec<Vec<u8>>)> {
@@ -210,13 +219,11 @@ impl Member {
             );
             dangerous_write_plaintext(&folder.join(name), &values)?;
         }
-        let body = durable::temporary(&vetted.attempt.body());
+        let body = vetted.attempt.start_body()?;
         let (parameters, context, seat) = (vetted.parameters, vetted.context, vetted.seat);
         let (threshold, seats) = (vetted.plan.threshold, vetted.seats.clone());
         let sealed: SealedContribution = blocking(move || {
-            let file =
-                durable::create(&body).map_err(|error| Error::fault("creating the body", error))?;
-            let mut file = BufWriter::with_capacity(1 << 20, file);
+            let mut file = BufWriter::with_capacity(1 << 20, body);
             let sealed = ciphertune_seal::contribute(
                 &parameters,
                 &context,
@@ -244,20 +251,6 @@ impl Member {
         vetted
             .attempt
             .keep_contribution(&header, &sealed.sealed_shares)?;
-        self.note(
-            "contribution",
-            [
-                ("context", vetted.context.to_string().into()),
-                ("header", header.digest().to_string().into()),
-                ("body", header.body.to_string().into()),
-                (
-                    "policy",
-                    Digest::from_bytes(*admitted.policy_digest())
-                        .to_string()
-                        .into(),
-                ),
-            ],
-        )?;
         Ok((header, sealed.sealed_shares))
     }
 

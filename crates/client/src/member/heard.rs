@@ -90,6 +90,12 @@ impl Member {
                         .or_insert(release.value().clone());
                 }
             }
+            // Others may be further than this member: their agreements wait for its own.
+            EventKind::Agreement => kept.push_back(Event {
+                sequence: 0, // looked at already
+                kind: EventKind::Agreement.into(),
+                envelope,
+            }),
             _ => {}
         }
         Ok(())

@@ -31,7 +31,7 @@ use ciphertune_wire::{
 use serde_json::{Map, Value};
 
 use crate::{
-    desk::Desk,
+    desk::{Attempt, Desk},
     error::{Error, Result},
     inbox::{Inbox, kind},
     learner::Learner,
@@ -39,8 +39,9 @@ use crate::{
     model::Model,
     report::{Happening, RoundReport},
     site::Site,
-    stock::{FIRST_KEYS, Stock},
+    stock::Stock,
 };
+use consider::Considered;
 
 /// Who hears what happens.
 pub type Observer = Box<dyn FnMut(&Happening) + Send>;
@@ -130,15 +131,14 @@ impl Member {
         mut observer: Observer,
         stop: Arc<AtomicBool>,
     ) -> Result<Self> {
-        let log = Log::open(site.home().audit())?;
+        let disk = site.disk().clone();
+        let audit = site.home().audit();
+        let log = disk.appends(&audit, || Log::open(&audit))?;
         let meter = Meter::default();
         let mut client = site.connect(meter.clone()).await?;
-        let stock = Stock::open(site.home().root().join("one-time-keys"))?;
-        match stock.refill(&mut client, site.key(), FIRST_KEYS).await {
-            // A full stock at the server is as good as a refilled one.
-            Err(Error::Refused(said)) => tracing::warn!(said, "one-time keys were not taken"),
-            refilled => drop(refilled?),
-        }
+        let stock = Stock::open(site.home().root().join("one-time-keys"), disk)?;
+        stock.offer_again(&mut client, site.key()).await?;
+        stock.refill(&mut client, site.key()).await?;
         observer(&Happening::Connected {
             server: site.manifest().endpoint().to_string(),
         });
@@ -164,13 +164,16 @@ impl Member {
             if engagement.is_none()
                 && let Some(job) = waiting.pop_front()
             {
-                engagement = self.consider(&job).await?;
+                match self.consider(&job).await? {
+                    Considered::Joined(engaged) => engagement = Some(*engaged),
+                    Considered::Ended(outcome) if self.options.one_job => return Ok(outcome),
+                    Considered::Ended(_) | Considered::Passed => {}
+                }
                 continue;
             }
             let event = self.inbox.next().await?;
             match (kind(&event), &mut engagement) {
-                (EventKind::Job, None) => engagement = self.consider(&event.envelope).await?,
-                (EventKind::Job, Some(_)) if waiting.len() < MOST_WAITING_JOBS => {
+                (EventKind::Job, _) if waiting.len() < MOST_WAITING_JOBS => {
                     waiting.push_back(event.envelope);
                 }
                 (EventKind::Plan, Some(engaged)) => self.follow(engaged, &event.envelope).await?,
@@ -194,24 +197,43 @@ impl Member {
             Ok(_) => return Ok(()),
             Err(error) => return self.complain("plan", &error),
         };
-        if plan.round <= engaged.model.round || plan.seat_of(&self.site.fingerprint()).is_none() {
-            return Ok(()); // finished in an earlier life, or for others
+        if plan.seat_of(&self.site.fingerprint()).is_none() {
+            return Ok(()); // for others
         }
         let context = plan.context();
-        if engaged.desk.attempt(context)?.is_over() {
-            return Ok(()); // left, in this life or an earlier one: nothing is ever sent for it again
+        let own = self.own_offer(&plan);
+        let attempt = engaged.desk.attempt(context)?;
+        if plan.round <= engaged.model.round || attempt.is_over() {
+            // Finished or left, in this life or an earlier one: nothing is ever sent for it again. An earlier life may
+            // have ended before all of it was gone.
+            return self.leave(&attempt, context, own.as_ref());
         }
         match self.attempt(engaged, plan).await {
             Ok(report) => {
+                self.leave(&attempt, context, own.as_ref())?;
                 self.tell(Happening::Finished(Box::new(report)));
                 Ok(())
             }
+            // While the server is away, or this machine is at fault, it is not over: a restart takes it up.
             Err(error @ (Error::Fault(_) | Error::Stopped | Error::Server(_))) => Err(error),
             Err(error) => {
                 self.note("attempt-left", [("context", context.to_string().into())])?;
+                self.leave(&attempt, context, own.as_ref())?;
                 self.complain("attempt", &error)
             }
         }
+    }
+
+    /// Once an attempt is over, the context's bulk goes, and the key that opens what was sealed in it: others may have
+    /// sealed to it even if this member refused the plan.
+    fn leave(
+        &self,
+        attempt: &Attempt,
+        context: Context,
+        own: Option<&OneTimeKeyOffer>,
+    ) -> Result<()> {
+        attempt.clear()?;
+        own.map_or(Ok(()), |offer| self.stock.erase(offer, context))
     }
 
     async fn attempt(
@@ -219,46 +241,20 @@ impl Member {
         engaged: &mut Engagement,
         plan: Signed<Plan>,
     ) -> Result<RoundReport> {
-        let own = self.own_offer(&plan);
-        let context = plan.context();
-        let vetted = match self.vet(engaged, plan) {
-            // Others may have sealed to the key that the plan names: it opens nothing from now on.
-            Err(error) if !matches!(error, Error::Fault(_)) => {
-                if let Some(offer) = own
-                    && self.stock.bind(&offer, context).is_ok()
-                {
-                    self.stock.erase(&offer)?;
-                }
-                return Err(error);
-            }
-            vetted => vetted?,
-        };
+        let vetted = self.vet(engaged, plan)?;
         // The server used one of this member's keys for this plan; replace it.
-        if let Err(error) = self
-            .stock
-            .refill(&mut self.client, self.site.key(), 1)
-            .await
-        {
-            self.complain("one-time key", &error)?;
+        match self.stock.refill(&mut self.client, self.site.key()).await {
+            Err(error @ Error::Fault(_)) => return Err(error),
+            Err(error) => self.complain("one-time key", &error)?,
+            Ok(()) => {}
         }
-        let contributed = self.contribute(engaged, &vetted).await;
-        let finished = match contributed {
-            Ok(contributed) => match self.open(engaged, &vetted, contributed).await {
-                Ok(opened) => self.agree(engaged, &vetted, opened).await,
-                Err(error) => Err(error),
-            },
-            Err(error) => Err(error),
-        };
-        // Once the attempt is over, the context's bulk and the key that opens what was sealed in it go. While the
-        // server is away, or this machine is at fault, it is not over: a restart takes it up.
-        if matches!(
-            finished,
-            Ok(_) | Err(Error::Void(_) | Error::Refused(_) | Error::Malformed { .. })
-        ) {
-            vetted.attempt.clear()?;
-            self.stock.erase(&vetted.offer)?;
+        // Opened in an earlier life: what the others say of it is all that is missing.
+        if let Some(opening) = vetted.attempt.opening()? {
+            return self.conclude(engaged, &vetted, opening).await;
         }
-        finished
+        let contributed = self.contribute(engaged, &vetted).await?;
+        let opened = self.open(engaged, &vetted, contributed).await?;
+        self.agree(engaged, &vetted, opened).await
     }
 
     /// This member's own one-time key in a plan.
@@ -281,27 +277,45 @@ impl Member {
                 return Ok(None);
             }
         };
-        engaged
-            .ledger
-            .end(*engaged.job.digest().as_bytes(), SystemTime::now())
-            .await?;
-        self.note(
-            "ended",
-            [
-                ("job", ended.job.to_string().into()),
-                ("completed", ended.completed.into()),
-            ],
-        )?;
-        self.tell(Happening::Ended {
-            completed: ended.completed,
-            rounds: engaged.model.round,
-            reason: ended.reason.clone(),
-        });
-        Ok(Some(Outcome {
+        self.end_on(&engaged.ledger, ended.job).await?;
+        let outcome = Outcome {
             completed: ended.completed && engaged.model.round == engaged.job.rounds,
             rounds: engaged.model.round,
             reason: ended.reason.clone(),
-        }))
+        };
+        self.conclude_job(&engaged.desk, ended.job, ended.completed, &outcome)?;
+        Ok(Some(outcome))
+    }
+
+    /// What a job reserved and never charged is free again.
+    async fn end_on(&mut self, ledger: &Ledger, job: Digest) -> Result<()> {
+        let ended = ledger.end(*job.as_bytes(), SystemTime::now());
+        let path = self.site.home().ledger();
+        self.site.disk().commits(&path, ended).await
+    }
+
+    /// Notes and tells that a job ended. `completed` is the server's word, the outcome this member's.
+    fn conclude_job(
+        &mut self,
+        desk: &Desk,
+        job: Digest,
+        completed: bool,
+        outcome: &Outcome,
+    ) -> Result<()> {
+        self.note(
+            "ended",
+            [
+                ("job", job.to_string().into()),
+                ("completed", completed.into()),
+            ],
+        )?;
+        desk.note_ended()?;
+        self.tell(Happening::Ended {
+            completed,
+            rounds: outcome.rounds,
+            reason: outcome.reason.clone(),
+        });
+        Ok(())
     }
 
     /// The next roster, echo, release or agreement. An event that ends this attempt is an error; it, and what is for
@@ -374,14 +388,17 @@ impl Member {
         result
     }
 
-    /// Appends to the audit log. Never a value that depends on data.
+    /// Appends to the audit log. Never a value that depends on data. What is resumed after a crash is noted again.
     fn note<const K: usize>(&mut self, kind: &str, fields: [(&str, Value); K]) -> Result<()> {
         let fields: Map<String, Value> = fields
             .into_iter()
             .map(|(name, value)| (name.to_owned(), value))
             .collect();
-        self.log.append(kind, fields, SystemTime::now())?;
-        Ok(())
+        let (log, path) = (&mut self.log, self.site.home().audit());
+        self.site
+            .disk()
+            .appends(&path, || log.append(kind, fields, SystemTime::now()))
+            .map(drop)
     }
 
     fn tell(&mut self, happening: Happening) {

@@ -89,6 +89,14 @@ impl Member {
                 "this member released for another roster".into(),
             ));
         }
+        self.note(
+            "release",
+            [
+                ("context", vetted.context.to_string().into()),
+                ("roster", roster.digest.to_string().into()),
+                ("release", release.digest().to_string().into()),
+            ],
+        )?;
         send_shares(
             &self.client,
             vetted.context,
@@ -151,14 +159,6 @@ impl Member {
         };
         let release = Signed::sign(release, self.site.key());
         vetted.attempt.keep_release(&release, &shares)?;
-        self.note(
-            "release",
-            [
-                ("context", vetted.context.to_string().into()),
-                ("roster", roster.digest.to_string().into()),
-                ("release", release.digest().to_string().into()),
-            ],
-        )?;
         Ok(KeptRelease { release, shares })
     }
 

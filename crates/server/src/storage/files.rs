@@ -10,6 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use ciphertune_identity::file::{settle, sync_entry};
 use ciphertune_round::{Context, Digest, Hasher, ShareIndex};
 use ciphertune_sum::{N, Parameters, add_bodies};
 
@@ -54,8 +55,10 @@ impl Files {
     /// Creates a context's folder.
     pub fn create(&self, context: &Context) -> Result<()> {
         const DOING: &str = "creating a context's folder";
-        fs::create_dir_all(self.folder(context)).map_err(|error| fault(DOING, error))?;
-        sync_folder(&self.root).map_err(|error| fault(DOING, error))
+        let folder = self.folder(context);
+        fs::create_dir_all(&folder)
+            .and_then(|()| sync_entry(&folder))
+            .map_err(|error| fault(DOING, error))
     }
 
     /// Deletes a context's folder, if there is one.
@@ -232,17 +235,6 @@ fn digest(path: &Path) -> io::Result<Digest> {
             read => hasher.update(buffer.get(..read).unwrap_or_default()),
         }
     }
-}
-
-/// Synchronises a finished file, gives it its name, synchronises the folder.
-fn settle(part: &Path, path: &Path) -> io::Result<()> {
-    File::open(part)?.sync_all()?;
-    fs::rename(part, path)?;
-    path.parent().map_or(Ok(()), sync_folder)
-}
-
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]
