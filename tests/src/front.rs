@@ -8,9 +8,7 @@ use std::{
 };
 
 use ciphertune_identity::{SigningKey, tls};
-use ciphertune_round::{
-    Agreement, Context, Digest, Echo, Envelope, Fingerprint, Object, Signed,
-};
+use ciphertune_round::{Agreement, Context, Digest, Echo, Envelope, Fingerprint, Object, Signed};
 use ciphertune_wire::{
     Client, ConnectInfo, Meter, accept, connect,
     limits::{CHUNK_BYTES, MESSAGE_BYTES},

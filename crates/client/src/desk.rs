@@ -112,7 +112,10 @@ impl Desk {
     /// How many plans of this job were accepted, in every life: no fewer than were charged.
     pub fn plans(&self) -> Result<u64> {
         let plans = disk::files(&self.folder.join("plans"))?;
-        Ok(plans.iter().filter(|path| !disk::is_temporary(path)).count() as u64)
+        Ok(plans
+            .iter()
+            .filter(|path| !disk::is_temporary(path))
+            .count() as u64)
     }
 
     /// The contexts of all attempts that there ever was a folder for.
@@ -212,9 +215,7 @@ impl Attempt {
 
     /// Whether something was opened here in an earlier life, and neither made the job's model nor left.
     pub fn has_opening(&self) -> bool {
-        !self.is_over()
-            && self.folder.join("agreement").exists()
-            && self.opened_model().exists()
+        !self.is_over() && self.folder.join("agreement").exists() && self.opened_model().exists()
     }
 
     /// Makes an opening durable before this member says that it agrees: once enough do, nobody can fetch the sum

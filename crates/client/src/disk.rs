@@ -106,11 +106,12 @@ impl Disk {
         if let Some(parent) = path.parent().filter(|parent| *parent != Path::new("")) {
             self.folder(parent)?;
         }
-        self.step(Does::MakesFolder, path, &[], || {
-            match fs::DirBuilder::new().mode(0o700).create(path) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-                _ => file::sync_entry(path),
-            }
+        self.step(Does::MakesFolder, path, &[], || match fs::DirBuilder::new()
+            .mode(0o700)
+            .create(path)
+        {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => file::sync_entry(path),
         })
     }
 
@@ -210,8 +211,8 @@ impl Disk {
         take: impl FnOnce() -> io::Result<T>,
     ) -> Result<T> {
         self.before(does, path, bytes)?;
-        let taken =
-            take().map_err(|error| Error::fault(format_args!("writing {}", path.display()), error))?;
+        let taken = take()
+            .map_err(|error| Error::fault(format_args!("writing {}", path.display()), error))?;
         self.after(does, path, bytes)?;
         Ok(taken)
     }
@@ -242,8 +243,7 @@ pub fn temporary(path: &Path) -> PathBuf {
 
 /// Whether a file has the name of a temporary one.
 pub fn is_temporary(path: &Path) -> bool {
-    path.extension()
-        .is_some_and(|extension| extension == "tmp")
+    path.extension().is_some_and(|extension| extension == "tmp")
 }
 
 /// Reads a file, or `None` if there is none.

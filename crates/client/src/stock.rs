@@ -150,7 +150,8 @@ impl Stock {
                 .map_err(|error| Error::malformed(mark.display().to_string(), error))?,
             None => 0,
         };
-        self.disk.write(&mark, (last + count).to_string().as_bytes())?;
+        self.disk
+            .write(&mark, (last + count).to_string().as_bytes())?;
         Ok(last)
     }
 

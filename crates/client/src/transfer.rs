@@ -129,8 +129,7 @@ pub async fn fetch(
     path: &Path,
 ) -> Result<()> {
     // Not durable: what a crash leaves of it is fetched again.
-    let file =
-        create(path, 0o600).map_err(|error| Error::fault("creating a download", error))?;
+    let file = create(path, 0o600).map_err(|error| Error::fault("creating a download", error))?;
     let mut file = BufWriter::new(file);
     let mut have = 0_u64;
     let mut tries = 1;

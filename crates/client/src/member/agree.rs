@@ -69,9 +69,7 @@ impl Member {
                 ("agreement", agreed.to_string().into()),
             ],
         )?;
-        let report = self
-            .report(engaged, opening.report, &opening.model)
-            .await?;
+        let report = self.report(engaged, opening.report, &opening.model).await?;
         vetted.attempt.promote_model(&engaged.desk)?;
         engaged.model = opening.model;
         Ok(report)
