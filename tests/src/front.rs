@@ -39,12 +39,17 @@ pub enum Put {
     Release,
     /// An agreement.
     Agreement,
+    /// A request for the model of a round that was missed.
+    ParcelRequest,
+    /// A parcel.
+    Parcel,
 }
 
 type OnEvent = dyn Fn(&Fingerprint, Event) -> Option<Event> + Send + Sync;
 type OnSum = dyn Fn(&Fingerprint, &mut Vec<u8>) + Send + Sync;
 type OnBody = dyn Fn(&Fingerprint, u32, &mut Vec<u8>) + Send + Sync;
 type OnShare = dyn Fn(&Fingerprint, ShareKind, SealedShare) -> Option<SealedShare> + Send + Sync;
+type OnParcel = dyn Fn(&Fingerprint, &mut Vec<u8>) + Send + Sync;
 type OnPut = dyn Fn(&Fingerprint, Put) -> bool + Send + Sync;
 
 /// How the front lies; where nothing is said it forwards.
@@ -53,6 +58,7 @@ pub struct Lies {
     sum: Box<OnSum>,
     body: Box<OnBody>,
     share: Box<OnShare>,
+    parcel: Box<OnParcel>,
     put: Box<OnPut>,
 }
 
@@ -64,6 +70,7 @@ impl Lies {
             sum: Box::new(|_, _| {}),
             body: Box::new(|_, _, _| {}),
             share: Box::new(|_, _, share| Some(share)),
+            parcel: Box::new(|_, _| {}),
             put: Box::new(|_, _| true),
         }
     }
@@ -125,6 +132,15 @@ impl Lies {
         + 'static,
     ) -> Self {
         self.share = Box::new(lie);
+        self
+    }
+
+    /// About the parcel that a member fetches.
+    pub fn about_parcels(
+        mut self,
+        lie: impl Fn(&Fingerprint, &mut Vec<u8>) + Send + Sync + 'static,
+    ) -> Self {
+        self.parcel = Box::new(lie);
         self
     }
 
@@ -265,6 +281,7 @@ impl federation_server::Federation for Forwarding {
     type GetSharesStream = Replies<SealedShare>;
     type GetBodyStream = Replies<proto::Chunk>;
     type GetSumStream = Replies<proto::Chunk>;
+    type GetParcelStream = Replies<proto::Chunk>;
 
     async fn directory(
         &self,
@@ -452,5 +469,49 @@ impl federation_server::Federation for Forwarding {
             return Ok(Response::new(proto::PutSignedReply {}));
         }
         client.put_agreement(request.into_inner()).await
+    }
+
+    async fn put_parcel_request(
+        &self,
+        request: Request<proto::PutSignedRequest>,
+    ) -> Reply<proto::PutSignedReply> {
+        let (caller, mut client) = self.caller(&request).await?;
+        if !self.forwards(&caller, Put::ParcelRequest) {
+            return Ok(Response::new(proto::PutSignedReply {}));
+        }
+        client.put_parcel_request(request.into_inner()).await
+    }
+
+    async fn put_parcel(
+        &self,
+        request: Request<Streaming<proto::ParcelChunk>>,
+    ) -> Reply<proto::PutParcelReply> {
+        let (caller, mut client) = self.caller(&request).await?;
+        let forwards = self.forwards(&caller, Put::Parcel);
+        let mut chunks = request.into_inner();
+        let mut whole = Vec::new();
+        while let Some(chunk) = chunks.message().await? {
+            whole.push(chunk);
+        }
+        if !forwards {
+            return Ok(Response::new(proto::PutParcelReply {}));
+        }
+        client.put_parcel(tokio_stream::iter(whole)).await
+    }
+
+    async fn get_parcel(
+        &self,
+        request: Request<proto::GetParcelRequest>,
+    ) -> Reply<Self::GetParcelStream> {
+        let (caller, mut client) = self.caller(&request).await?;
+        let request = request.into_inner();
+        let offset = request.offset;
+        let from_start = proto::GetParcelRequest {
+            offset: 0,
+            ..request
+        };
+        let mut bytes = whole(client.get_parcel(from_start).await?.into_inner()).await?;
+        (self.lies.parcel)(&caller, &mut bytes);
+        Ok(Response::new(in_chunks(bytes, offset)))
     }
 }

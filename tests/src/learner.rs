@@ -84,8 +84,8 @@ pub struct Vectors {
     pub dimension: usize,
     /// Length of each update.
     pub norm: f64,
-    /// What training waits for.
-    pub gate: Option<Gate>,
+    /// What training waits for, from which round on.
+    pub gate: Option<(u32, Gate)>,
 }
 
 impl Vectors {
@@ -106,8 +106,13 @@ impl Vectors {
 
     /// Behind a gate.
     pub fn behind(self, gate: &Gate) -> Self {
+        self.behind_in(1, gate)
+    }
+
+    /// Behind a gate from `round` on.
+    pub fn behind_in(self, round: u32, gate: &Gate) -> Self {
         Self {
-            gate: Some(gate.clone()),
+            gate: Some((round, gate.clone())),
             ..self
         }
     }
@@ -134,7 +139,7 @@ impl Learner for Vectors {
         _: &mut dyn FnMut(Progress),
         stop: &AtomicBool,
     ) -> Result<Update> {
-        if let Some(gate) = &self.gate {
+        if let Some((_, gate)) = self.gate.as_ref().filter(|(from, _)| round >= *from) {
             gate.pass(stop)?;
         }
         Ok(Update {

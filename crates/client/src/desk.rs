@@ -5,12 +5,17 @@ use std::{
     path::PathBuf,
 };
 
+use ciphertune_gauss::Entropy;
 use ciphertune_round::{Context, Digest, Envelope, Header, Keyring, Release, Signed};
+use ciphertune_seal::OneTimeKey;
+use zeroize::Zeroizing;
 
 use crate::{
     durable,
     error::{Error, Result},
 };
+
+const PARCEL_KEY: &str = "parcel-key";
 
 /// The folder of one job.
 pub struct Desk {
@@ -154,6 +159,24 @@ impl Attempt {
         Ok(fresh)
     }
 
+    /// The key to which a fellow member seals the model that this one missed: the one of an earlier life, else a fresh
+    /// one, made durable.
+    pub fn parcel_key(&self) -> Result<OneTimeKey> {
+        let path = self.folder.join(PARCEL_KEY);
+        if let Some(kept) = durable::read(&path)?.map(Zeroizing::new) {
+            return Ok(OneTimeKey::from_stored(&kept)?);
+        }
+        let mut entropy = Entropy::from_os().map_err(|error| Error::fault("entropy", error))?;
+        let key = OneTimeKey::generate(&mut entropy)?;
+        durable::write(&path, &key.store_bytes())?;
+        Ok(key)
+    }
+
+    /// Erases that key, if there is one.
+    pub fn erase_parcel_key(&self) -> Result<()> {
+        durable::erase(&self.folder.join(PARCEL_KEY))
+    }
+
     /// Sealed shares, all of one length, held to their signed digests.
     fn shares(&self, name: &str, digests: &[Digest]) -> Result<Vec<Vec<u8>>> {
         let bytes = durable::read(&self.folder.join(name))?
@@ -195,6 +218,7 @@ impl Attempt {
     /// Leaves the attempt for good and removes its bulk. Its roster stays: the promise to release for no other.
     pub fn clear(&self) -> Result<()> {
         durable::write(&self.folder.join("over"), b"")?;
+        self.erase_parcel_key()?;
         let entries = fs::read_dir(&self.folder)
             .map_err(|error| Error::fault("clearing an attempt", error))?;
         for entry in entries.flatten() {

@@ -83,6 +83,21 @@ pub fn folder(path: &Path) -> Result<()> {
         .map_err(|error| Error::fault(format_args!("creating {}", path.display()), error))
 }
 
+/// Overwrites a file with zeros, syncs and removes it; a file that is not there is erased already.
+pub fn erase(path: &Path) -> Result<()> {
+    let doing = |error| Error::fault(format_args!("erasing {}", path.display()), error);
+    let length = match fs::metadata(path) {
+        Ok(metadata) => metadata.len(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(doing(error)),
+    };
+    let mut file = OpenOptions::new().write(true).open(path).map_err(doing)?;
+    file.write_all(&vec![0; length as usize])
+        .and_then(|()| file.sync_all())
+        .map_err(doing)?;
+    fs::remove_file(path).map_err(doing)
+}
+
 /// Notes a digest at `path` durably, the first time; later, holds the same one to it.
 ///
 /// # Errors

@@ -20,7 +20,7 @@ const SITE_POLICY: &str = "site.policy";
 /// A party at home.
 pub struct Site {
     home: Home,
-    key: SigningKey,
+    key: Arc<SigningKey>,
     authority: AuthorityCertificate,
     certificate: Certificate,
     manifest: Signed<Manifest>,
@@ -67,7 +67,7 @@ impl Site {
         let site_policy = read_policy(&home, SITE_POLICY, &manifest)?;
         Ok(Self {
             home,
-            key,
+            key: Arc::new(key),
             authority,
             certificate,
             manifest,
@@ -100,6 +100,11 @@ impl Site {
     /// The party's key, for signing.
     pub fn key(&self) -> &SigningKey {
         &self.key
+    }
+
+    /// The same key, for work that goes on by itself.
+    pub fn shared_key(&self) -> Arc<SigningKey> {
+        Arc::clone(&self.key)
     }
 
     /// Who this party is.

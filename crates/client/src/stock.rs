@@ -1,10 +1,7 @@
 //! A member's stock of one-time sealing keys: private halves at home, public halves at the server, each used in one
 //! context and erased when that ends.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::PathBuf;
 
 use ciphertune_gauss::Entropy;
 use ciphertune_round::{Context, OneTimeKeyOffer, Signed, Signer};
@@ -99,7 +96,7 @@ impl Stock {
     /// Erases the private half at the end of its context: overwritten, synced, removed. (A file system that copies on
     /// write, or a flash disk, may keep the old block: SECURITY.md.)
     pub fn erase(&self, offer: &OneTimeKeyOffer) -> Result<()> {
-        erase(&self.path(offer.serial))
+        durable::erase(&self.path(offer.serial))
     }
 
     /// Takes the next serial numbers; returns the last one taken before. Its file survives every erasure.
@@ -119,22 +116,4 @@ impl Stock {
     fn path(&self, serial: u64) -> PathBuf {
         self.folder.join(format!("{serial}.key"))
     }
-}
-
-/// Overwrites a file with zeros, syncs and removes it; a file that is not there is erased already.
-fn erase(path: &Path) -> Result<()> {
-    let doing = |error| Error::fault(format_args!("erasing {}", path.display()), error);
-    let length = match fs::metadata(path) {
-        Ok(metadata) => metadata.len(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(doing(error)),
-    };
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .open(path)
-        .map_err(doing)?;
-    std::io::Write::write_all(&mut file, &vec![0; length as usize])
-        .and_then(|()| file.sync_all())
-        .map_err(doing)?;
-    fs::remove_file(path).map_err(doing)
 }

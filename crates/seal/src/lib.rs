@@ -12,6 +12,9 @@
 //! 4. [`KeySum::rebuild`]: S = Σ s_i from t key-sum shares, recognised by its size;
 //! 5. [`open`]: the sum of the bodies, checked in five ways, into an [`OpenedSum`].
 //!
+//! Beside it, [`seal_parcel`] and [`open_parcel`] carry a model, with the [`AgreementKey`] that it
+//! was agreed on with, to a member that missed the round.
+//!
 //! Only the sum of the keys is ever rebuilt, so no single update is ever opened (Stevens et al.,
 //! "Efficient Differentially Private Secure Aggregation for Federated Learning via Hardness of
 //! Learning with Errors", USENIX Security 2022).
@@ -28,6 +31,7 @@
 //! copyable::<ciphertune_seal::OneTimeKey>();
 //! ```
 
+mod agreement_key;
 mod body;
 mod check;
 mod contribute;
@@ -37,6 +41,7 @@ mod key_sum_share;
 mod one_time_key;
 mod open;
 mod packing;
+mod parcel;
 mod ring;
 mod second;
 mod secret;
@@ -45,6 +50,7 @@ mod shamir;
 mod vectors;
 mod words;
 
+pub use agreement_key::AgreementKey;
 pub use check::{CheckValue, check_value};
 pub use contribute::{SealedContribution, contribute};
 pub use error::{Check, Error, Result};
@@ -52,3 +58,4 @@ pub use key_sum::KeySum;
 pub use key_sum_share::{KeySumShare, sum_shares};
 pub use one_time_key::{OneTimeKey, SEALED_SHARE_BYTES, SealingKey};
 pub use open::{OpenedSum, SecondOpening, open};
+pub use parcel::{open_parcel, seal_parcel};

@@ -71,7 +71,7 @@ mod tests {
     use std::fmt::{Debug, Display};
 
     use crate::ring::KeySpectrum;
-    use crate::{KeySum, KeySumShare, OneTimeKey, OpenedSum};
+    use crate::{AgreementKey, KeySum, KeySumShare, OneTimeKey, OpenedSum};
 
     use super::*;
 
@@ -80,6 +80,7 @@ mod tests {
     never_implements!(OneTimeKey: Clone, Debug, Display, PartialEq, serde::Serialize);
     never_implements!(KeySumShare: Clone, Debug, Display, PartialEq, serde::Serialize);
     never_implements!(KeySum: Clone, Debug, Display, PartialEq, serde::Serialize);
+    never_implements!(AgreementKey: Clone, Debug, Display, PartialEq, serde::Serialize);
     never_implements!(OpenedSum: Clone, Debug, Display, PartialEq, serde::Serialize);
 
     #[test]

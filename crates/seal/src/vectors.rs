@@ -174,6 +174,6 @@ fn shares_the_key_and_the_agreement_are_those_of_the_vectors() {
     let agreement = &vector["agreement"];
     let context = Context::from_digest(Digest::from_bytes(bytes32(&agreement["context"])));
     let model = Digest::from_bytes(bytes32(&agreement["model"]));
-    let digest = key.agreement(&context, &model).unwrap();
+    let digest = key.agreement_key().unwrap().agreement(&context, &model);
     assert_eq!(digest.to_string(), text(&agreement["digest"]));
 }

@@ -316,6 +316,9 @@ impl Coordinator {
                 Effect::KeepBody { context, seat } => {
                     tokio::task::block_in_place(|| self.files.keep(&context, seat))?;
                 }
+                Effect::KeepParcel { context, seat } => {
+                    tokio::task::block_in_place(|| self.files.keep_parcel(&context, seat))?;
+                }
                 Effect::DiscardBody { context, seat } => old.push((context, Some(seat))),
                 Effect::DeleteContext(context) => old.push((context, None)),
                 Effect::StartSum { .. } => {}

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ciphertune_identity::{Role, tls};
 use ciphertune_round::{
     Abort, Admission, Agreement, Context, Digest, Echo, Envelope, Fingerprint, Header, Object,
-    OneTimeKeyOffer, Release, Signed,
+    OneTimeKeyOffer, Parcel, ParcelRequest, Release, Signed,
 };
 use ciphertune_wire::{ConnectInfo, Refusal, limits::KEYS_A_CALL, proto};
 use tokio::sync::mpsc;
@@ -264,6 +264,7 @@ impl proto::federation_server::Federation for Service {
     type GetSharesStream = Stream<proto::SealedShare>;
     type GetBodyStream = Stream<proto::Chunk>;
     type GetSumStream = Stream<proto::Chunk>;
+    type GetParcelStream = Stream<proto::Chunk>;
 
     async fn directory(
         &self,
@@ -446,6 +447,50 @@ impl proto::federation_server::Federation for Service {
         answer(self.feed_signed(request, |echo: Signed<Echo>| {
             (echo.context, Input::Echo(echo))
         }))
+        .await
+    }
+
+    async fn put_parcel_request(
+        &self,
+        request: Request<proto::PutSignedRequest>,
+    ) -> Reply<proto::PutSignedReply> {
+        answer(self.feed_signed(request, |asked: Signed<ParcelRequest>| {
+            (asked.context, Input::ParcelRequest(asked))
+        }))
+        .await
+    }
+
+    async fn put_parcel(
+        &self,
+        request: Request<Streaming<proto::ParcelChunk>>,
+    ) -> Reply<proto::PutParcelReply> {
+        answer(async {
+            let caller = self.caller_as(&request, Role::Member)?;
+            let mut chunks = request.into_inner();
+            let first = chunks.message().await.ok().flatten();
+            let first = first.ok_or_else(|| Refused::malformed("a parcel without a chunk"))?;
+            let parcel: Signed<Parcel> = self.own(&caller, &first.parcel)?;
+            upload::take_parcel(&self.coordinator, &self.uploads, parcel, first, chunks).await
+        })
+        .await
+    }
+
+    async fn get_parcel(
+        &self,
+        request: Request<proto::GetParcelRequest>,
+    ) -> Reply<Self::GetParcelStream> {
+        answer(async {
+            let caller = self.caller_as(&request, Role::Member)?;
+            let request = request.get_ref();
+            let context = context(&request.context)?;
+            download::parcel(
+                &self.coordinator,
+                context,
+                &caller.fingerprint,
+                request.offset,
+            )
+            .await
+        })
         .await
     }
 

@@ -1,13 +1,17 @@
-//! Taking a body: in order, in whole words below q, resumable, whole only with the digest that was signed.
+//! Taking a body: in order, in whole words below q, resumable, whole only with the digest that was signed. Taking a
+//! parcel: in one go, with the digest that was signed.
 
-use ciphertune_round::{Context, Fingerprint, ShareIndex};
+use ciphertune_round::{Context, Fingerprint, Hasher, Parcel, ShareIndex, Signed};
 use ciphertune_sum::codec::check_words;
 use ciphertune_wire::{
     Refusal,
     limits::CHUNK_BYTES,
-    proto::{BodyChunk, PutBodyReply},
+    proto::{BodyChunk, ParcelChunk, PutBodyReply, PutParcelReply},
 };
-use tokio::{fs::OpenOptions, io::AsyncWriteExt as _};
+use tokio::{
+    fs::{File, OpenOptions},
+    io::AsyncWriteExt as _,
+};
 use tonic::Streaming;
 
 use crate::{
@@ -173,4 +177,60 @@ async fn finish(
     }
     place.complete = true;
     Ok(())
+}
+
+/// Takes a parcel; what is not whole or not what its sender signed is left for the next try to overwrite.
+pub(crate) async fn take_parcel(
+    coordinator: &std::sync::Arc<Coordinator>,
+    uploads: &Uploads,
+    parcel: Signed<Parcel>,
+    first: ParcelChunk,
+    mut chunks: Streaming<ParcelChunk>,
+) -> Result<PutParcelReply> {
+    const DOING: &str = "writing a parcel";
+    let context = parcel.context;
+    // Parcels for one request give way to one another, and to no body.
+    let turn = Context::from_digest(parcel.request);
+    let mut turn = uploads
+        .enter(turn, Fingerprint::from_digest(parcel.request))
+        .await;
+    let look = |machine: &crate::phase::Machine| {
+        let (seat, here) = machine.parcel_place(&parcel)?;
+        Ok((seat, here, Parcel::sealed_bytes(machine.job().dimension)))
+    };
+    let (seat, here, size) = coordinator.with_context(&context, look).await?;
+    if here {
+        return Ok(PutParcelReply {});
+    }
+    let path = coordinator.files().parcel_upload(&context, seat);
+    let mut file = File::create(path)
+        .await
+        .map_err(|error| fault(DOING, error))?;
+    let (mut hasher, mut bytes) = (Hasher::default(), 0);
+    let mut next = Some(first);
+    while let Some(chunk) = next {
+        bytes += chunk.data.len() as u64;
+        if bytes > size {
+            let said = "more bytes than a parcel of this job has";
+            return Err(Refused::new(Refusal::TooLarge, said).into());
+        }
+        hasher.update(&chunk.data);
+        file.write_all(&chunk.data)
+            .await
+            .map_err(|error| fault(DOING, error))?;
+        next = tokio::select! {
+            chunk = chunks.message() => chunk.unwrap_or(None),
+            () = turn.superseded() => {
+                return Err(Refused::new(Refusal::Conflict, "a newer connection took over").into());
+            }
+        };
+    }
+    file.sync_all().await.map_err(|error| fault(DOING, error))?;
+    drop(file);
+    if bytes != size || hasher.finish() != parcel.sealed {
+        return Err(Refused::malformed("the parcel is not the one that was signed").into());
+    }
+    let input = Input::Parcel(parcel);
+    coordinator.feed_context(&context, input, &[]).await?;
+    Ok(PutParcelReply {})
 }

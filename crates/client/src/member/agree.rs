@@ -24,7 +24,8 @@ impl Member {
         let mut kept = std::mem::take(&mut opened.kept);
         let parameters = apply(&engaged.model.parameters, &opened.released.mean());
         let model = model::digest(&parameters);
-        let agreed = opened.key.agreement(&vetted.context, &model)?;
+        let key = opened.key.agreement_key()?;
+        let agreed = key.agreement(&vetted.context, &model);
         self.say(vetted, agreed).await?;
 
         // A member's first word counts.
@@ -56,6 +57,7 @@ impl Member {
             parameters,
             round: vetted.plan.round,
             agreed,
+            key: Some(key.into()),
         };
         engaged.model.write(&engaged.desk.model())?;
         self.note(

@@ -1,10 +1,13 @@
 //! A member's run: answer jobs, then follow each round through its phases, one file a phase.
 //!
-//! consider (a job) → vet (a plan) → contribute → open (which listens, and releases) → agree.
+//! consider (a job) → catch up (if a round was missed) → vet (a plan) → contribute → open (which listens, and releases)
+//! → agree; and hand over the model to a fellow that missed it.
 
 mod agree;
+mod catch_up;
 mod consider;
 mod contribute;
+mod hand_over;
 mod heard;
 mod open;
 mod release;
@@ -41,6 +44,7 @@ use crate::{
     site::Site,
     stock::{FIRST_KEYS, Stock},
 };
+use vet::Vetted;
 
 /// Who hears what happens.
 pub type Observer = Box<dyn FnMut(&Happening) + Send>;
@@ -174,6 +178,9 @@ impl Member {
                     waiting.push_back(event.envelope);
                 }
                 (EventKind::Plan, Some(engaged)) => self.follow(engaged, &event.envelope).await?,
+                (EventKind::ParcelCall, Some(engaged)) => {
+                    self.hand_over(engaged, &event.envelope)?;
+                }
                 (EventKind::Ended, Some(engaged)) => {
                     if let Some(outcome) = self.ended(engaged, &event.envelope).await? {
                         if self.options.one_job {
@@ -206,7 +213,7 @@ impl Member {
                 self.tell(Happening::Finished(Box::new(report)));
                 Ok(())
             }
-            Err(error @ (Error::Fault(_) | Error::Stopped | Error::Server(_))) => Err(error),
+            Err(error) if !ends_attempt(&error) => Err(error),
             Err(error) => {
                 self.note("attempt-left", [("context", context.to_string().into())])?;
                 self.complain("attempt", &error)
@@ -221,14 +228,15 @@ impl Member {
     ) -> Result<RoundReport> {
         let own = self.own_offer(&plan);
         let context = plan.context();
-        let vetted = match self.vet(engaged, plan) {
+        let vetted = match self.caught_up(engaged, plan).await {
             // Others may have sealed to the key that the plan names: it opens nothing from now on.
-            Err(error) if !matches!(error, Error::Fault(_)) => {
+            Err(error) if ends_attempt(&error) => {
                 if let Some(offer) = own
                     && self.stock.bind(&offer, context).is_ok()
                 {
                     self.stock.erase(&offer)?;
                 }
+                engaged.desk.attempt(context)?.erase_parcel_key()?;
                 return Err(error);
             }
             vetted => vetted?,
@@ -249,16 +257,21 @@ impl Member {
             },
             Err(error) => Err(error),
         };
-        // Once the attempt is over, the context's bulk and the key that opens what was sealed in it go. While the
+        // Once the attempt is over, the context's bulk and the keys that open what was sealed in it go. While the
         // server is away, or this machine is at fault, it is not over: a restart takes it up.
-        if matches!(
-            finished,
-            Ok(_) | Err(Error::Void(_) | Error::Refused(_) | Error::Malformed { .. })
-        ) {
+        if finished.as_ref().err().is_none_or(ends_attempt) {
             vetted.attempt.clear()?;
             self.stock.erase(&vetted.offer)?;
         }
         finished
+    }
+
+    /// Gets the model that the plan starts from, if this member missed it, and vets the plan.
+    async fn caught_up(&mut self, engaged: &mut Engagement, plan: Signed<Plan>) -> Result<Vetted> {
+        if plan.round > engaged.model.round + 1 {
+            self.catch_up(engaged, &plan).await?;
+        }
+        self.vet(engaged, plan)
     }
 
     /// This member's own one-time key in a plan.
@@ -320,7 +333,8 @@ impl Member {
                     return Ok((kind(&event), event.envelope));
                 }
                 EventKind::Job | EventKind::Plan | EventKind::Ended => kept.push_back(event),
-                EventKind::Void | EventKind::Unspecified => {}
+                EventKind::ParcelCall => self.hand_over(engaged, &event.envelope)?,
+                EventKind::Void | EventKind::Parcel | EventKind::Unspecified => {}
             }
             if let Some(reason) = over {
                 return Err(Error::Void(reason));
@@ -402,6 +416,11 @@ impl Member {
     fn log_head(&self) -> Digest {
         Digest::from_bytes(self.log.head())
     }
+}
+
+/// Whether an error ends the attempt that it came in; else a restart takes it up.
+fn ends_attempt(error: &Error) -> bool {
+    !matches!(error, Error::Fault(_) | Error::Stopped | Error::Server(_))
 }
 
 /// Runs work that blocks (sealing, opening) off the runtime's threads.

@@ -6,6 +6,8 @@ use ciphertune_round::{
     Agreement, Context, Digest, Echo, Fingerprint, Header, Plan, Release, ShareIndex, Signed,
 };
 
+use super::parcels::Wanted;
+
 /// An attempt and all that came of it. Big objects are shared: cloning is cheap.
 #[derive(Clone)]
 pub struct Attempt {
@@ -34,6 +36,8 @@ pub struct Held {
     pub release: Option<Arc<Signed<Release>>>,
     /// Agreement.
     pub agreement: Option<Arc<Signed<Agreement>>>,
+    /// The model that it missed, if it asked.
+    pub parcel: Option<Wanted>,
 }
 
 impl Held {

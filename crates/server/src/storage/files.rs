@@ -83,6 +83,25 @@ impl Files {
         self.folder(context).join("sum")
     }
 
+    /// Where the parcel for a seat is written until it is whole.
+    pub fn parcel_upload(&self, context: &Context, seat: ShareIndex) -> PathBuf {
+        self.folder(context).join(format!("{seat}.parcel.part"))
+    }
+
+    /// The whole parcel for a seat.
+    pub fn parcel(&self, context: &Context, seat: ShareIndex) -> PathBuf {
+        self.folder(context).join(format!("{seat}.parcel"))
+    }
+
+    /// Keeps an upload as the seat's parcel.
+    pub fn keep_parcel(&self, context: &Context, seat: ShareIndex) -> Result<()> {
+        settle(
+            &self.parcel_upload(context, seat),
+            &self.parcel(context, seat),
+        )
+        .map_err(|error| fault("keeping a parcel", error))
+    }
+
     /// How much of an upload there is.
     pub fn uploaded(&self, context: &Context, seat: ShareIndex) -> u64 {
         fs::metadata(self.upload(context, seat)).map_or(0, |metadata| metadata.len())
