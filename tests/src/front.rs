@@ -8,7 +8,7 @@ use std::{
 };
 
 use ciphertune_identity::{SigningKey, tls};
-use ciphertune_round::{Envelope, Fingerprint, Object, Signed};
+use ciphertune_round::{Digest, Envelope, Fingerprint, Object, Parcel, Signed};
 use ciphertune_wire::{
     Client, ConnectInfo, Meter, accept, connect,
     limits::{CHUNK_BYTES, MESSAGE_BYTES},
@@ -59,6 +59,7 @@ pub struct Lies {
     body: Box<OnBody>,
     share: Box<OnShare>,
     parcel: Box<OnParcel>,
+    garbled: Option<Fingerprint>,
     put: Box<OnPut>,
 }
 
@@ -71,6 +72,7 @@ impl Lies {
             body: Box::new(|_, _, _| {}),
             share: Box::new(|_, _, share| Some(share)),
             parcel: Box::new(|_, _| {}),
+            garbled: None,
             put: Box::new(|_, _| true),
         }
     }
@@ -141,6 +143,12 @@ impl Lies {
         lie: impl Fn(&Fingerprint, &mut Vec<u8>) + Send + Sync + 'static,
     ) -> Self {
         self.parcel = Box::new(lie);
+        self
+    }
+
+    /// With a member that sends garbage for the model that it is asked for, and signs it.
+    pub fn with_garbled_parcels_of(mut self, sender: Fingerprint) -> Self {
+        self.garbled = Some(sender);
         self
     }
 
@@ -252,6 +260,28 @@ impl Forwarding {
     fn forwards(&self, caller: &Fingerprint, put: Put) -> bool {
         self.seen.lock().unwrap().push((*caller, put));
         (self.lies.put)(caller, put)
+    }
+}
+
+impl Forwarding {
+    /// A member's parcel with one bit changed, signed again in its name.
+    fn garbled(
+        &self,
+        sender: &Fingerprint,
+        chunks: Vec<proto::ParcelChunk>,
+    ) -> Vec<proto::ParcelChunk> {
+        let envelope = Envelope::decode(&chunks[0].parcel).unwrap();
+        let mut sealed: Vec<u8> = chunks.into_iter().flat_map(|chunk| chunk.data).collect();
+        let last = sealed.len() - 1;
+        sealed[last] ^= 1;
+        let parcel = Parcel {
+            sealed: Digest::sha256(&sealed),
+            ..Parcel::parse(envelope.payload()).unwrap()
+        };
+        vec![proto::ParcelChunk {
+            parcel: Signed::sign(parcel, &self.papers.parties[sender].1).encode(),
+            data: sealed.into(),
+        }]
     }
 }
 
@@ -495,6 +525,9 @@ impl federation_server::Federation for Forwarding {
         }
         if !forwards {
             return Ok(Response::new(proto::PutParcelReply {}));
+        }
+        if self.lies.garbled == Some(caller) {
+            whole = self.garbled(&caller, whole);
         }
         client.put_parcel(tokio_stream::iter(whole)).await
     }

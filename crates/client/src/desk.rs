@@ -84,6 +84,13 @@ impl Desk {
         )
     }
 
+    /// Whether another plan than this one was accepted for its (round, attempt).
+    pub fn contradicts(&self, round: u32, attempt: u32, context: Context) -> Result<bool> {
+        let path = self.folder.join("plans").join(format!("{round}-{attempt}"));
+        let noted = durable::read(&path)?;
+        Ok(noted.is_some_and(|noted| noted != context.digest().to_string().as_bytes()))
+    }
+
     /// How many plans of this job were accepted, in every life: no fewer than were charged.
     pub fn plans(&self) -> Result<u64> {
         fs::read_dir(self.folder.join("plans"))
@@ -172,9 +179,11 @@ impl Attempt {
         Ok(key)
     }
 
-    /// Erases that key, if there is one.
+    /// Erases that key, and what a crash left of writing it, if there is any.
     pub fn erase_parcel_key(&self) -> Result<()> {
-        durable::erase(&self.folder.join(PARCEL_KEY))
+        let path = self.folder.join(PARCEL_KEY);
+        durable::erase(&durable::temporary(&path))?;
+        durable::erase(&path)
     }
 
     /// Sealed shares, all of one length, held to their signed digests.

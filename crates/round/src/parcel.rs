@@ -22,6 +22,8 @@ const SEAL_BYTES: usize = 1_120 + 16;
 /// "I have a seat in this attempt and miss the model that it starts from"; signed by a member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParcelRequest {
+    /// Who asks; inside the bytes, so that nobody else can sign them as a request of its own.
+    pub member: Fingerprint,
     /// The attempt that the member has a seat in.
     pub context: Context,
     /// The keyed digest that was agreed on in the round before: what the plan names as its model.
@@ -46,6 +48,7 @@ impl Object for ParcelRequest {
             ));
         }
         Ok(Self {
+            member: Fingerprint::parse(&raw.member)?,
             context: Context::from_digest(Digest::parse(&raw.context)?),
             model: Digest::parse(&raw.model)?,
             public_key: raw.public_key,
@@ -54,6 +57,7 @@ impl Object for ParcelRequest {
 
     fn serialise(&self) -> Vec<u8> {
         message::ParcelRequest {
+            member: self.member.as_bytes().to_vec(),
             context: self.context.as_bytes().to_vec(),
             model: self.model.as_bytes().to_vec(),
             public_key: self.public_key.clone(),
@@ -141,6 +145,7 @@ mod tests {
     #[test]
     fn a_request_survives_its_bytes_and_one_with_another_key_length_is_refused() {
         let request = ParcelRequest {
+            member: Fingerprint::from_digest(Digest::sha256(b"member")),
             context: Context::of_plan(b"plan"),
             model: Digest::sha256(b"model"),
             public_key: vec![7; PUBLIC_KEY_BYTES],

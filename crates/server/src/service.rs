@@ -103,7 +103,9 @@ impl Service {
     ) -> Result<proto::PutSignedReply> {
         let caller = self.caller_as(&request, Role::Member)?;
         let (context, input) = input(self.own(&caller, &request.get_ref().envelope)?);
-        self.coordinator.feed_context(&context, input, &[]).await?;
+        self.coordinator
+            .feed_context(&context, input, Vec::new())
+            .await?;
         Ok(proto::PutSignedReply {})
     }
 
@@ -147,7 +149,7 @@ impl Service {
             .into());
         }
         self.coordinator
-            .feed_context(&context, input, &request.shares)
+            .feed_context(&context, input, request.shares)
             .await?;
         Ok(proto::PutSharesReply {})
     }
@@ -304,7 +306,7 @@ impl proto::federation_server::Federation for Service {
             let abort: Signed<Abort> = self.own(&caller, &request.get_ref().abort)?;
             let job = abort.job;
             self.coordinator
-                .feed(&job, Input::Abort(abort), &[])
+                .feed(&job, Input::Abort(abort), Vec::new())
                 .await?;
             Ok(proto::AbortJobReply {})
         })
@@ -334,7 +336,7 @@ impl proto::federation_server::Federation for Service {
             let admission: Signed<Admission> = self.own(&caller, &request.get_ref().admission)?;
             let job = admission.job;
             self.coordinator
-                .feed(&job, Input::Admission(admission), &[])
+                .feed(&job, Input::Admission(admission), Vec::new())
                 .await?;
             Ok(proto::AdmitReply {})
         })

@@ -171,7 +171,7 @@ async fn finish(
         member,
         digest,
     };
-    if let Err(error) = coordinator.feed_context(&context, input, &[]).await {
+    if let Err(error) = coordinator.feed_context(&context, input, Vec::new()).await {
         coordinator.discard(&context, seat)?;
         return Err(error);
     }
@@ -179,7 +179,7 @@ async fn finish(
     Ok(())
 }
 
-/// Takes a parcel; what is not whole or not what its sender signed is left for the next try to overwrite.
+/// Takes a parcel, each sender's into a file of its own: the first that is whole is kept.
 pub(crate) async fn take_parcel(
     coordinator: &std::sync::Arc<Coordinator>,
     uploads: &Uploads,
@@ -189,30 +189,32 @@ pub(crate) async fn take_parcel(
 ) -> Result<PutParcelReply> {
     const DOING: &str = "writing a parcel";
     let context = parcel.context;
-    // Parcels for one request give way to one another, and to no body.
-    let turn = Context::from_digest(parcel.request);
-    let mut turn = uploads
-        .enter(turn, Fingerprint::from_digest(parcel.request))
-        .await;
     let look = |machine: &crate::phase::Machine| {
-        let (seat, here) = machine.parcel_place(&parcel)?;
-        Ok((seat, here, Parcel::sealed_bytes(machine.job().dimension)))
+        let bytes = Parcel::sealed_bytes(machine.job().dimension);
+        machine.parcel_place(&parcel).map(|place| (place, bytes))
     };
-    let (seat, here, size) = coordinator.with_context(&context, look).await?;
-    if here {
+    coordinator.with_context(&context, look).await?; // a stranger to the request gets no turn
+    let turn = Context::from_digest(parcel.request); // never a body's
+    let mut turn = uploads.enter(turn, parcel.signer()).await;
+    let (place, size) = coordinator.with_context(&context, look).await?;
+    if place.is_here {
         return Ok(PutParcelReply {});
     }
-    let path = coordinator.files().parcel_upload(&context, seat);
+    let path = coordinator
+        .files()
+        .parcel_upload(&context, place.seat, place.sender);
     let mut file = File::create(path)
         .await
         .map_err(|error| fault(DOING, error))?;
     let (mut hasher, mut bytes) = (Hasher::default(), 0);
     let mut next = Some(first);
+    let mut outcome = Ok(());
     while let Some(chunk) = next {
         bytes += chunk.data.len() as u64;
         if bytes > size {
             let said = "more bytes than a parcel of this job has";
-            return Err(Refused::new(Refusal::TooLarge, said).into());
+            outcome = Err(Refused::new(Refusal::TooLarge, said));
+            break;
         }
         hasher.update(&chunk.data);
         file.write_all(&chunk.data)
@@ -221,16 +223,21 @@ pub(crate) async fn take_parcel(
         next = tokio::select! {
             chunk = chunks.message() => chunk.unwrap_or(None),
             () = turn.superseded() => {
-                return Err(Refused::new(Refusal::Conflict, "a newer connection took over").into());
+                outcome = Err(Refused::new(Refusal::Conflict, "a newer connection took over"));
+                None
             }
         };
     }
+    // Whatever the outcome, nothing is in flight when the next connection has its turn.
     file.sync_all().await.map_err(|error| fault(DOING, error))?;
     drop(file);
+    outcome?;
     if bytes != size || hasher.finish() != parcel.sealed {
         return Err(Refused::malformed("the parcel is not the one that was signed").into());
     }
     let input = Input::Parcel(parcel);
-    coordinator.feed_context(&context, input, &[]).await?;
+    coordinator
+        .feed_context(&context, input, Vec::new())
+        .await?;
     Ok(PutParcelReply {})
 }

@@ -23,8 +23,15 @@ use crate::{
     transfer::{Wanted, fetch, retry},
 };
 
-/// How long the server's past events may take to pass by.
+/// How long the job's past events may take to pass by.
 const PAST: Duration = Duration::from_secs(120);
+/// Events that may come while a parcel is waited for.
+const MOST_KEPT: usize = 4_096;
+/// The download.
+const PARCEL: &str = "parcel";
+
+/// A plan of the round before, and the first word of each of its seats on the model.
+type Earlier = (Signed<Plan>, BTreeMap<ShareIndex, Digest>);
 
 impl Member {
     /// Brings this member's model to where `plan` starts from.
@@ -37,34 +44,44 @@ impl Member {
         engaged: &mut Engagement,
         plan: &Signed<Plan>,
     ) -> Result<()> {
+        plan.check_against(&engaged.job)?;
+        self.check_cohort(plan)?;
+        self.check_policies(engaged, plan, true)?;
+        let agreed_in = self.agreed_in(engaged, plan).await?;
         self.tell(Happening::CatchingUp {
             from: engaged.model.round,
             to: plan.round - 1,
         });
-        let agreed_in = self.agreed_in(engaged, plan).await?;
         let attempt = engaged.desk.attempt(plan.context())?;
         let key = attempt.parcel_key()?;
-        let request = self.ask(plan, &key).await?;
+        let request = self.ask(plan, agreed_in, &key).await?;
         let parcel = self.await_parcel(engaged, plan, &request).await?;
-        let (agreement, parameters) = self
+        let opened = self
             .fetch_parcel(plan, &attempt, key, &request, &parcel)
-            .await?;
-
-        let found = agreement.agreement(&agreed_in, &model::digest(&parameters));
-        if found != plan.model {
-            self.note(
-                "wrong-parcel",
-                [
-                    ("context", plan.context().to_string().into()),
-                    ("member", parcel.signer().to_string().into()),
-                    ("parcel", parcel.digest().to_string().into()),
-                ],
-            )?;
-            return Err(Error::Void(format!(
-                "what {} sent is not the model that was agreed on",
-                self.site.name_of(&parcel.signer())
-            )));
-        }
+            .await;
+        let held = opened.map(|(agreement, parameters)| {
+            let found = agreement.agreement(&agreed_in, &model::digest(&parameters));
+            (found == plan.model).then_some((agreement, parameters))
+        });
+        let (agreement, parameters) = match held {
+            Ok(Some(held)) => held,
+            // What the server altered fails before this: its sender signed the digest.
+            Ok(None) | Err(Error::Refused(_) | Error::Malformed { .. }) => {
+                self.note(
+                    "wrong-parcel",
+                    [
+                        ("context", plan.context().to_string().into()),
+                        ("member", parcel.signer().to_string().into()),
+                        ("parcel", parcel.digest().to_string().into()),
+                    ],
+                )?;
+                return Err(Error::Void(format!(
+                    "what {} sent is not the model that was agreed on",
+                    self.site.name_of(&parcel.signer())
+                )));
+            }
+            Err(error) => return Err(error),
+        };
         engaged.model = Model {
             parameters,
             round: plan.round - 1,
@@ -72,11 +89,12 @@ impl Member {
             key: Some(agreement.into()),
         };
         engaged.model.write(&engaged.desk.model())?;
+        attempt.erase_parcel_key()?;
+        durable::erase(&attempt.download(PARCEL))?;
         self.note(
             "caught-up",
             [
                 ("context", plan.context().to_string().into()),
-                ("agreed_in", agreed_in.to_string().into()),
                 ("round", engaged.model.round.into()),
                 ("agreement", plan.model.to_string().into()),
                 ("member", parcel.signer().to_string().into()),
@@ -85,37 +103,58 @@ impl Member {
     }
 
     /// The context in which t members of its cohort agreed on the model that `plan` names, and nobody on another one,
-    /// read from the server's events anew: every signature is verified here, and t > c, so an honest member is
-    /// among them.
+    /// read from the server's events anew: every signature is verified here, and t is more than this member assumes to
+    /// collude, so an honest one is among them.
     async fn agreed_in(&mut self, engaged: &Engagement, plan: &Signed<Plan>) -> Result<Context> {
-        let mut past = Inbox::open(&self.client);
+        let mut past = Inbox::open_after(&self.client, engaged.since);
         let earlier = tokio::time::timeout(PAST, self.earlier(engaged, plan, &mut past))
             .await
             .map_err(|_| Error::Void("the server does not show its past events".into()))??;
-        let found = earlier.into_iter().find(|(_, (earlier, said))| {
+        let refused = |said: &str| {
+            Err(Error::Refused(format!(
+                "this member missed round {}, and {said}",
+                plan.round - 1
+            )))
+        };
+        let found = earlier.into_values().find(|(earlier, said)| {
             said.len() >= earlier.threshold && said.values().all(|model| *model == plan.model)
         });
-        let Some((context, (earlier, _))) = found else {
-            return Err(Error::Refused(format!(
-                "this member missed round {}, and the server does not show that enough members agreed on the model \
-                 that it goes on from",
-                plan.round - 1
-            )));
+        let Some((earlier, _)) = found else {
+            return refused(
+                "the server does not show that enough members agreed on the model that it goes on from",
+            );
         };
-        earlier.check_against(&engaged.job)?;
+        let (context, own) = (earlier.context(), self.site.fingerprint());
         self.check_cohort(&earlier)?;
-        self.check_policies(engaged, &earlier, false)?;
+        self.check_policies(engaged, &earlier, earlier.seat_of(&own).is_some())?;
+        let colluders = plan.colluders.max(self.site.policy()?.colluders() as usize);
+        if earlier.threshold <= colluders {
+            return refused(
+                "those who agreed on its model may all be the colluders that are assumed",
+            );
+        }
+        if earlier.round == engaged.model.round + 1 && earlier.model != engaged.model.agreed {
+            return refused(
+                "it started from another model than the one that this member agreed on",
+            );
+        }
+        if engaged
+            .desk
+            .contradicts(earlier.round, earlier.attempt, context)?
+        {
+            return refused("its plan is not the one that this member saw for it");
+        }
         Ok(context)
     }
 
-    /// The plans of the round before `plan`, each with the first word of each seat on its model.
+    /// The plans of the round before `plan`, by attempt: at most as many as the job allows.
     async fn earlier(
         &mut self,
         engaged: &Engagement,
         plan: &Signed<Plan>,
         past: &mut Inbox,
-    ) -> Result<BTreeMap<Context, (Signed<Plan>, BTreeMap<ShareIndex, Digest>)>> {
-        let mut earlier: BTreeMap<Context, (Signed<Plan>, BTreeMap<_, _>)> = BTreeMap::new();
+    ) -> Result<BTreeMap<u32, Earlier>> {
+        let mut earlier: BTreeMap<u32, Earlier> = BTreeMap::new();
         let here = plan.encode();
         loop {
             let event = past.next().await?;
@@ -125,15 +164,21 @@ impl Member {
                     if let Ok(found) = self.site.verify_as::<Plan>(&event.envelope, Role::Server)
                         && found.job == engaged.job.digest()
                         && found.round + 1 == plan.round
+                        && found.check_against(&engaged.job).is_ok()
                     {
-                        earlier.insert(found.context(), (found, BTreeMap::new()));
+                        let attempt = found.attempt;
+                        earlier
+                            .entry(attempt)
+                            .or_insert_with(|| (found, BTreeMap::new()));
                     }
                 }
                 EventKind::Agreement => {
                     if let Ok(found) = self
                         .site
                         .verify_as::<Agreement>(&event.envelope, Role::Member)
-                        && let Some((plan, said)) = earlier.get_mut(&found.context)
+                        && let Some((plan, said)) = earlier
+                            .values_mut()
+                            .find(|(plan, _)| plan.context() == found.context)
                         && let Some(seat) = plan.seat_of(&found.signer())
                     {
                         said.entry(seat).or_insert(found.model);
@@ -147,9 +192,11 @@ impl Member {
     async fn ask(
         &mut self,
         plan: &Signed<Plan>,
+        agreed_in: Context,
         key: &OneTimeKey,
     ) -> Result<Signed<ParcelRequest>> {
         let request = ParcelRequest {
+            member: self.site.fingerprint(),
             context: plan.context(),
             model: plan.model,
             public_key: key.public(),
@@ -160,6 +207,7 @@ impl Member {
             "parcel-request",
             [
                 ("context", request.context.to_string().into()),
+                ("agreed_in", agreed_in.to_string().into()),
                 ("request", request.digest().to_string().into()),
             ],
         )?;
@@ -204,6 +252,11 @@ impl Member {
             if let Some(reason) = over {
                 break Err(Error::Void(reason));
             }
+            if kept.len() == MOST_KEPT {
+                break Err(Error::Void(
+                    "too much came while a parcel was waited for".into(),
+                ));
+            }
         };
         self.inbox.put_back(kept.into_iter());
         parcel
@@ -217,7 +270,7 @@ impl Member {
         request: &Signed<ParcelRequest>,
         parcel: &Signed<Parcel>,
     ) -> Result<(AgreementKey, Vec<f32>)> {
-        let path = attempt.download("parcel");
+        let path = attempt.download(PARCEL);
         let bytes = Parcel::sealed_bytes(plan.dimension);
         fetch(&self.client, plan.context(), Wanted::Parcel, bytes, &path).await?;
         let (request, sealed, length) = (request.digest(), parcel.sealed, plan.length()?);

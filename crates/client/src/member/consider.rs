@@ -7,7 +7,7 @@ use ciphertune_identity::Role;
 use ciphertune_ledger::{Budget, Ledger, Rho};
 use ciphertune_policy::{Policy, Unit, default_threshold};
 use ciphertune_round::{Admission, Digest, Job, Signed};
-use ciphertune_wire::proto;
+use ciphertune_wire::proto::{self, Event};
 
 use super::{Engagement, Member};
 use crate::{
@@ -28,8 +28,11 @@ const UNFIT: &str = "this member's data or backbone do not fit the job; its own 
 
 impl Member {
     /// Answers a job. `None`: it is over already, or this member refuses it.
-    pub(super) async fn consider(&mut self, envelope: &[u8]) -> Result<Option<Engagement>> {
-        let job = match self.site.verify_as::<Job>(envelope, Role::Researcher) {
+    pub(super) async fn consider(&mut self, event: &Event) -> Result<Option<Engagement>> {
+        let job = match self
+            .site
+            .verify_as::<Job>(&event.envelope, Role::Researcher)
+        {
             Ok(job) => job,
             Err(error) => {
                 self.complain("job", &error)?;
@@ -46,7 +49,7 @@ impl Member {
             }
             return Ok(None);
         }
-        let (engaged, refusal) = match self.engage(job.clone()).await {
+        let (engaged, refusal) = match self.engage(job.clone(), event.sequence).await {
             Ok(engaged) => (Some(engaged), None),
             Err(error @ (Error::Fault(_) | Error::Stopped)) => return Err(error),
             Err(error) => (None, Some(error.to_string())),
@@ -125,7 +128,7 @@ impl Member {
             .all(|state| matches!(state.phase.as_str(), "completed" | "ended")))
     }
 
-    async fn engage(&mut self, job: Signed<Job>) -> Result<Engagement> {
+    async fn engage(&mut self, job: Signed<Job>, since: u64) -> Result<Engagement> {
         let federation = self.site.manifest().federation().to_string();
         if job.federation != federation {
             return Err(Error::Refused(format!(
@@ -175,6 +178,7 @@ impl Member {
             ledger,
             model,
             reckoned,
+            since,
         })
     }
 

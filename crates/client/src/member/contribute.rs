@@ -129,7 +129,7 @@ impl Member {
                 event = self.inbox.next(), if over.is_none() => {
                     let event = event?;
                     if kind(&event) == EventKind::ParcelCall {
-                        self.hand_over(engaged, &event.envelope)?;
+                        self.hand_over(&event.envelope)?;
                         continue;
                     }
                     if matches!(kind(&event), EventKind::Void | EventKind::Ended | EventKind::Plan) {

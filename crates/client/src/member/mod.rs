@@ -34,7 +34,7 @@ use ciphertune_wire::{
 use serde_json::{Map, Value};
 
 use crate::{
-    desk::Desk,
+    desk::{Attempt, Desk},
     error::{Error, Result},
     inbox::{Inbox, kind},
     learner::Learner,
@@ -113,6 +113,9 @@ struct Member {
     options: Options,
     observer: Observer,
     stop: Arc<AtomicBool>,
+    /// The attempt that was vetted last, for fellows that ask for its model.
+    cohort: Option<hand_over::Cohort>,
+    answers: hand_over::Answers,
 }
 
 /// A job that this member takes part in.
@@ -122,6 +125,8 @@ struct Engagement {
     ledger: Ledger,
     model: Model,
     reckoned: Reckoned,
+    /// Number of the job's event: what belongs to it comes after.
+    since: u64,
     /// The meter's readings at the end of the last round.
     bytes: (u64, u64),
 }
@@ -157,13 +162,15 @@ impl Member {
             options,
             observer,
             stop,
+            cohort: None,
+            answers: hand_over::Answers::default(),
         })
     }
 
     async fn serve(mut self) -> Result<Outcome> {
         let mut engagement: Option<Engagement> = None;
         // Jobs that came while another one ran, oldest first.
-        let mut waiting: VecDeque<Vec<u8>> = VecDeque::new();
+        let mut waiting: VecDeque<Event> = VecDeque::new();
         loop {
             if engagement.is_none()
                 && let Some(job) = waiting.pop_front()
@@ -173,14 +180,12 @@ impl Member {
             }
             let event = self.inbox.next().await?;
             match (kind(&event), &mut engagement) {
-                (EventKind::Job, None) => engagement = self.consider(&event.envelope).await?,
+                (EventKind::Job, None) => engagement = self.consider(&event).await?,
                 (EventKind::Job, Some(_)) if waiting.len() < MOST_WAITING_JOBS => {
-                    waiting.push_back(event.envelope);
+                    waiting.push_back(event);
                 }
                 (EventKind::Plan, Some(engaged)) => self.follow(engaged, &event.envelope).await?,
-                (EventKind::ParcelCall, Some(engaged)) => {
-                    self.hand_over(engaged, &event.envelope)?;
-                }
+                (EventKind::ParcelCall, _) => self.hand_over(&event.envelope)?,
                 (EventKind::Ended, Some(engaged)) => {
                     if let Some(outcome) = self.ended(engaged, &event.envelope).await? {
                         if self.options.one_job {
@@ -201,10 +206,18 @@ impl Member {
             Ok(_) => return Ok(()),
             Err(error) => return self.complain("plan", &error),
         };
-        if plan.round <= engaged.model.round || plan.seat_of(&self.site.fingerprint()).is_none() {
-            return Ok(()); // finished in an earlier life, or for others
-        }
         let context = plan.context();
+        if plan.seat_of(&self.site.fingerprint()).is_none() {
+            return Ok(()); // for others
+        }
+        if plan.round <= engaged.model.round {
+            // Finished in an earlier life, which may have ended before it had cleared up.
+            let attempt = engaged.desk.attempt(context)?;
+            if !attempt.is_over() {
+                self.leave(&attempt, self.own_offer(&plan).as_ref(), context)?;
+            }
+            return Ok(());
+        }
         if engaged.desk.attempt(context)?.is_over() {
             return Ok(()); // left, in this life or an earlier one: nothing is ever sent for it again
         }
@@ -231,16 +244,13 @@ impl Member {
         let vetted = match self.caught_up(engaged, plan).await {
             // Others may have sealed to the key that the plan names: it opens nothing from now on.
             Err(error) if ends_attempt(&error) => {
-                if let Some(offer) = own
-                    && self.stock.bind(&offer, context).is_ok()
-                {
-                    self.stock.erase(&offer)?;
-                }
-                engaged.desk.attempt(context)?.erase_parcel_key()?;
+                let attempt = engaged.desk.attempt(context)?;
+                self.leave(&attempt, own.as_ref(), context)?;
                 return Err(error);
             }
             vetted => vetted?,
         };
+        self.cohort = Some(hand_over::Cohort::new(&vetted, engaged.desk.model()));
         // The server used one of this member's keys for this plan; replace it.
         if let Err(error) = self
             .stock
@@ -260,10 +270,24 @@ impl Member {
         // Once the attempt is over, the context's bulk and the keys that open what was sealed in it go. While the
         // server is away, or this machine is at fault, it is not over: a restart takes it up.
         if finished.as_ref().err().is_none_or(ends_attempt) {
-            vetted.attempt.clear()?;
-            self.stock.erase(&vetted.offer)?;
+            self.leave(&vetted.attempt, Some(&vetted.offer), vetted.context)?;
         }
         finished
+    }
+
+    /// Leaves an attempt for good: its bulk goes, and this member's own one-time key for it.
+    fn leave(
+        &self,
+        attempt: &Attempt,
+        own: Option<&OneTimeKeyOffer>,
+        context: Context,
+    ) -> Result<()> {
+        if let Some(offer) = own
+            && self.stock.bind(offer, context).is_ok()
+        {
+            self.stock.erase(offer)?;
+        }
+        attempt.clear()
     }
 
     /// Gets the model that the plan starts from, if this member missed it, and vets the plan.
@@ -305,15 +329,22 @@ impl Member {
                 ("completed", ended.completed.into()),
             ],
         )?;
+        let mut reason = ended.reason.clone();
+        if ended.completed && engaged.model.round < ended.rounds {
+            reason.push_str(&format!(
+                "\nthis member missed the end: its model is the one after round {}",
+                engaged.model.round
+            ));
+        }
         self.tell(Happening::Ended {
             completed: ended.completed,
             rounds: engaged.model.round,
-            reason: ended.reason.clone(),
+            reason: reason.clone(),
         });
         Ok(Some(Outcome {
             completed: ended.completed && engaged.model.round == engaged.job.rounds,
             rounds: engaged.model.round,
-            reason: ended.reason.clone(),
+            reason,
         }))
     }
 
@@ -333,7 +364,7 @@ impl Member {
                     return Ok((kind(&event), event.envelope));
                 }
                 EventKind::Job | EventKind::Plan | EventKind::Ended => kept.push_back(event),
-                EventKind::ParcelCall => self.hand_over(engaged, &event.envelope)?,
+                EventKind::ParcelCall => self.hand_over(&event.envelope)?,
                 EventKind::Void | EventKind::Parcel | EventKind::Unspecified => {}
             }
             if let Some(reason) = over {

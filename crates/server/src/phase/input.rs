@@ -105,6 +105,8 @@ pub enum Effect {
         context: Context,
         /// The asker's seat.
         seat: ShareIndex,
+        /// The sender's.
+        sender: ShareIndex,
     },
     /// Throw the upload away.
     DiscardBody {

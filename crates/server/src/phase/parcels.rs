@@ -7,7 +7,7 @@ use ciphertune_round::{
 };
 use ciphertune_wire::{Refusal, proto::EventKind};
 
-use super::{Announcement, Effect, Machine, Outcome, note, opening::same};
+use super::{Announcement, Attempt, Effect, Machine, Outcome, Phase, note, opening::same};
 use crate::{error::Refused, moment::Moment};
 
 /// A request, and how far it has come.
@@ -21,6 +21,16 @@ pub struct Wanted {
     parcel: Option<Arc<Signed<Parcel>>>,
 }
 
+/// Where a parcel belongs.
+pub(crate) struct Place {
+    /// The asker's seat.
+    pub seat: ShareIndex,
+    /// The sender's.
+    pub sender: ShareIndex,
+    /// Whether the seat has its parcel.
+    pub is_here: bool,
+}
+
 /// A request: one for each seat. The first holder is called on at once.
 pub(super) fn request(
     machine: &mut Machine,
@@ -29,12 +39,15 @@ pub(super) fn request(
 ) -> Outcome {
     let (context, asker) = (request.context, request.signer());
     let (attempt, _) = machine.seat(&context, &asker)?;
+    if request.member != asker {
+        return Err(Refused::malformed("a parcel request for another member"));
+    }
     if attempt.plan.round == 1 || attempt.plan.model != request.model {
         return Err(Refused::malformed(
             "no parcel of that model: it is not the one that this attempt's members agreed on",
         ));
     }
-    machine.expect_not_void()?;
+    expect_under_way(machine)?;
     let (seat, held) = machine.held(&context, &asker)?;
     if let Some(first) = &held.parcel {
         return same(
@@ -63,7 +76,7 @@ pub(super) fn request(
 
 /// A parcel whose sealed bytes are here, whole: the first for its request is kept.
 pub(super) fn parcel(machine: &mut Machine, parcel: &Signed<Parcel>) -> Outcome {
-    let seat = asked_by(machine, parcel)?;
+    let Place { seat, sender, .. } = machine.parcel_place(parcel)?;
     let Some(wanted) = wanted_mut(machine, seat) else {
         return Ok(Vec::new());
     };
@@ -79,6 +92,7 @@ pub(super) fn parcel(machine: &mut Machine, parcel: &Signed<Parcel>) -> Outcome 
         Effect::KeepParcel {
             context: parcel.context,
             seat,
+            sender,
         },
         Effect::Emit(Announcement::Said(
             EventKind::Parcel,
@@ -94,32 +108,6 @@ pub(super) fn parcel(machine: &mut Machine, parcel: &Signed<Parcel>) -> Outcome 
             ],
         ),
     ])
-}
-
-/// The seat whose request a parcel answers.
-///
-/// # Errors
-/// As [`Machine::seat`]; `Unknown` for a request that nobody made, `Role` from a member that was not called on.
-pub(super) fn asked_by(machine: &Machine, parcel: &Signed<Parcel>) -> Result<ShareIndex, Refused> {
-    let sender = parcel.signer();
-    let (attempt, _) = machine.seat(&parcel.context, &sender)?;
-    machine.expect_not_void()?;
-    let found = attempt.seats.iter().enumerate().find_map(|(at, held)| {
-        let wanted = held.parcel.as_ref()?;
-        (wanted.request.digest() == parcel.request).then_some((at, wanted))
-    });
-    let (at, wanted) =
-        found.ok_or_else(|| Refused::new(Refusal::Unknown, "a parcel that nobody asked for"))?;
-    let called = holders(machine, &wanted.request.signer())
-        .take(wanted.called)
-        .any(|holder| holder == sender);
-    if !called {
-        return Err(Refused::new(
-            Refusal::Role,
-            "a parcel from a member that was not called on",
-        ));
-    }
-    ShareIndex::at(at).map_err(Refused::malformed)
 }
 
 /// Calls on further holders for requests that waited long enough.
@@ -138,7 +126,11 @@ pub(super) fn wakes_at(machine: &Machine) -> Option<Moment> {
 
 /// Seats without their parcel for which there is another holder to call on, and when.
 fn waiting(machine: &Machine) -> Vec<(ShareIndex, Moment)> {
-    let Some(attempt) = &machine.current else {
+    let Some(attempt) = machine
+        .current
+        .as_ref()
+        .filter(|_| expect_under_way(machine).is_ok())
+    else {
         return Vec::new();
     };
     attempt
@@ -147,27 +139,33 @@ fn waiting(machine: &Machine) -> Vec<(ShareIndex, Moment)> {
         .enumerate()
         .filter_map(|(at, held)| {
             let wanted = held.parcel.as_ref().filter(|one| one.parcel.is_none())?;
-            holders(machine, &wanted.request.signer()).nth(wanted.called)?;
-            Some((ShareIndex::at(at).ok()?, wanted.until))
+            let seat = ShareIndex::at(at).ok()?;
+            order(attempt, seat).nth(wanted.called)?;
+            Some((seat, wanted.until))
         })
         .collect()
 }
 
 fn call_on_the_next(machine: &mut Machine, seat: ShareIndex, now: Moment) -> Vec<Effect> {
     let until = now.after(machine.patience());
+    let Some(attempt) = &mut machine.current else {
+        return Vec::new();
+    };
+    let called = attempt
+        .seats
+        .get(seat.position())
+        .and_then(|held| held.parcel.as_ref())
+        .map(|wanted| wanted.called);
+    let Some(sender) = called.and_then(|called| order(attempt, seat).nth(called)) else {
+        return Vec::new();
+    };
     let Some(wanted) = wanted_mut(machine, seat) else {
         return Vec::new();
     };
-    let (request, called) = (Arc::clone(&wanted.request), wanted.called);
-    let Some(sender) = holders(machine, &request.signer()).nth(called) else {
-        return Vec::new();
-    };
-    if let Some(wanted) = wanted_mut(machine, seat) {
-        wanted.called += 1;
-        wanted.until = until;
-    }
+    wanted.called += 1;
+    wanted.until = until;
     let call = ParcelCall {
-        request: request.envelope().clone(),
+        request: wanted.request.envelope().clone(),
         sender,
     };
     vec![
@@ -179,26 +177,43 @@ fn call_on_the_next(machine: &mut Machine, seat: ShareIndex, now: Moment) -> Vec
         note(
             "parcel-call",
             [
-                ("request", request.digest().to_string()),
+                ("request", wanted.request.digest().to_string()),
                 ("member", sender.to_string()),
             ],
         ),
     ]
 }
 
-/// Who agreed on the model and sits in this attempt, by seat; never the asker.
-fn holders(machine: &Machine, asker: &Fingerprint) -> impl Iterator<Item = Fingerprint> {
-    machine
-        .current
+/// In which order holders are called on for a seat: another begins for each seat and each attempt, so that many askers
+/// do not load one holder, and one that sends garbage is not first for ever. Never the asker.
+fn order(attempt: &Attempt, seat: ShareIndex) -> impl Iterator<Item = Fingerprint> {
+    let asker = attempt.plan.seats.get(seat.position());
+    let first = seat.position() + attempt.plan.round as usize + attempt.plan.attempt as usize;
+    let turned = first.checked_rem(attempt.holders.len()).unwrap_or(0);
+    attempt
+        .holders
         .iter()
-        .flat_map(|attempt| &attempt.plan.seats)
-        .map(|seat| seat.member)
-        .filter(move |member| member != asker && machine.agreed.contains(member))
+        .cycle()
+        .skip(turned)
+        .take(attempt.holders.len())
+        .filter(move |holder| asker.is_none_or(|asker| asker.member != **holder))
+        .copied()
 }
 
 fn wanted_mut(machine: &mut Machine, seat: ShareIndex) -> Option<&mut Wanted> {
     let attempt = machine.current.as_mut()?;
     attempt.seats.get_mut(seat.position())?.parcel.as_mut()
+}
+
+/// Parcels are for an attempt that goes on: neither void nor complete.
+fn expect_under_way(machine: &Machine) -> Result<(), Refused> {
+    match machine.phase {
+        Phase::Contributing { .. }
+        | Phase::Closing
+        | Phase::Opening { .. }
+        | Phase::Agreeing { .. } => Ok(()),
+        _ => Err(Refused::new(Refusal::Late, "the attempt is over")),
+    }
 }
 
 impl Wanted {
@@ -209,17 +224,34 @@ impl Wanted {
 }
 
 impl Machine {
-    /// The seat whose request a parcel answers, and whether one is here already.
-    pub(crate) fn parcel_place(
-        &self,
-        parcel: &Signed<Parcel>,
-    ) -> Result<(ShareIndex, bool), Refused> {
-        let seat = asked_by(self, parcel)?;
-        let here = self
-            .current
-            .as_ref()
-            .and_then(|attempt| attempt.seats.get(seat.position())?.parcel.as_ref())
-            .is_some_and(Wanted::is_here);
-        Ok((seat, here))
+    /// Where a parcel belongs.
+    ///
+    /// # Errors
+    /// As [`Machine::seat`]; `Unknown` for a request that nobody made, `Role` from a member that was not called on,
+    /// `Late` once the attempt is over.
+    pub(crate) fn parcel_place(&self, parcel: &Signed<Parcel>) -> Result<Place, Refused> {
+        let (attempt, sender) = self.seat(&parcel.context, &parcel.signer())?;
+        expect_under_way(self)?;
+        let found = attempt.seats.iter().enumerate().find_map(|(at, held)| {
+            let wanted = held.parcel.as_ref()?;
+            (wanted.request.digest() == parcel.request).then_some((at, wanted))
+        });
+        let (at, wanted) = found
+            .ok_or_else(|| Refused::new(Refusal::Unknown, "a parcel that nobody asked for"))?;
+        let seat = ShareIndex::at(at).map_err(Refused::malformed)?;
+        let called = order(attempt, seat)
+            .take(wanted.called)
+            .any(|holder| holder == parcel.signer());
+        if !called {
+            return Err(Refused::new(
+                Refusal::Role,
+                "a parcel from a member that was not called on",
+            ));
+        }
+        Ok(Place {
+            seat,
+            sender,
+            is_here: wanted.is_here(),
+        })
     }
 }

@@ -83,9 +83,15 @@ impl Files {
         self.folder(context).join("sum")
     }
 
-    /// Where the parcel for a seat is written until it is whole.
-    pub fn parcel_upload(&self, context: &Context, seat: ShareIndex) -> PathBuf {
-        self.folder(context).join(format!("{seat}.parcel.part"))
+    /// Where a sender's parcel for a seat is written until it is whole.
+    pub fn parcel_upload(
+        &self,
+        context: &Context,
+        seat: ShareIndex,
+        sender: ShareIndex,
+    ) -> PathBuf {
+        self.folder(context)
+            .join(format!("{seat}.parcel.{sender}.part"))
     }
 
     /// The whole parcel for a seat.
@@ -93,10 +99,15 @@ impl Files {
         self.folder(context).join(format!("{seat}.parcel"))
     }
 
-    /// Keeps an upload as the seat's parcel.
-    pub fn keep_parcel(&self, context: &Context, seat: ShareIndex) -> Result<()> {
+    /// Keeps a sender's upload as the seat's parcel.
+    pub fn keep_parcel(
+        &self,
+        context: &Context,
+        seat: ShareIndex,
+        sender: ShareIndex,
+    ) -> Result<()> {
         settle(
-            &self.parcel_upload(context, seat),
+            &self.parcel_upload(context, seat, sender),
             &self.parcel(context, seat),
         )
         .map_err(|error| fault("keeping a parcel", error))

@@ -27,6 +27,7 @@ fn second_round() -> Lab {
 
 fn request(lab: &Lab, member: usize, model: &[u8]) -> Signed<ParcelRequest> {
     let request = ParcelRequest {
+        member: lab.members[member].verifying_key().fingerprint(),
         context: lab.context(),
         model: Digest::sha256(model),
         public_key: vec![member as u8; PUBLIC_KEY_BYTES],
@@ -60,7 +61,7 @@ fn called(lab: &Lab, effects: &[Effect]) -> Vec<usize> {
 }
 
 #[test]
-fn the_lowest_placed_member_in_agreement_is_called_on_and_then_the_next() {
+fn one_member_in_agreement_is_called_on_and_after_a_while_the_next() {
     let mut lab = second_round();
     let asked = request(&lab, 3, b"model");
     let first = lab.feed(Input::ParcelRequest(asked.clone())).unwrap();
@@ -145,6 +146,12 @@ fn only_a_seat_of_the_attempt_gets_a_parcel_and_only_of_the_model_agreed_on() {
         lab.feed(Input::ParcelRequest(researcher)),
         Err(Refusal::Unknown)
     );
+    // What another member asked for, signed as one's own: its parcel would land at the wrong seat.
+    let copied = Signed::sign(request(&lab, 3, b"model").value().clone(), &lab.members[0]);
+    assert_eq!(
+        lab.feed(Input::ParcelRequest(copied)),
+        Err(Refusal::Malformed)
+    );
     let early = request(&lab, 3, b"model");
     // A new attempt is another context: what was asked in the old one is over with it.
     lab.wait(100);
@@ -162,6 +169,7 @@ fn the_first_model_is_nobodys_to_send() {
     lab.begin();
     let request = Signed::sign(
         ParcelRequest {
+            member: lab.members[0].verifying_key().fingerprint(),
             context: lab.context(),
             model: lab.machine.current().unwrap().plan.model,
             public_key: vec![1; PUBLIC_KEY_BYTES],
