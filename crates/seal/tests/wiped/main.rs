@@ -162,7 +162,7 @@ impl Round {
         let mask = mask();
         let mut sum = vec![0; N];
         let mut sums_of_shares = vec![vec![0; N]; MEMBERS];
-        for from in 0..CONTRIBUTORS {
+        for (from, values) in values.iter().enumerate() {
             let shares: Vec<Vec<u64>> = (0..MEMBERS).map(|to| self.share(from, to)).collect();
             let slope = zip(&shares[1], &shares[0], modular::sub);
             let key = zip(&shares[0], &slope, modular::sub);
@@ -181,7 +181,7 @@ impl Round {
             ));
             secrets.push(Secret::words("a Shamir coefficient", &slope));
             secrets.push(Secret::small("the errors of a body", &as_drawn(&errors)));
-            secrets.push(Secret::small("an update", &integers(&values[from])));
+            secrets.push(Secret::small("an update", &integers(values)));
             for (to, share) in shares.iter().enumerate() {
                 secrets.push(Secret::words("a share of a key", share));
                 ciphertune_sum::add_assign(&mut sums_of_shares[to], share);

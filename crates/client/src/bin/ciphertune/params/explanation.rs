@@ -187,8 +187,8 @@ impl CoreSvp {
         Self {
             knowing: match leak {
                 Leak::None => "one body alone",
-                Leak::SumOfTwo => "and the sum of the keys of two honest members",
-                Leak::SumOfTwoByTheorem => "the same, by the Hint-MLWE theorem",
+                Leak::SumOfTwo => "the sum of two honest members' keys too",
+                Leak::SumOfTwoByTheorem => "that sum, by the Hint-MLWE theorem",
             },
             sigma: two_places(leak.sigma()),
             primal: attack(&|sieve| problem.primal(sieve)),
