@@ -8,7 +8,7 @@ mod freed;
 use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
 use ciphertune_identity::{Passphrase, SigningKey};
-use freed::{Secret, found, freed_during};
+use freed::{Secret, Turn, found};
 use pkcs8::{EncryptedPrivateKeyInfoRef, SecretDocument};
 
 #[global_allocator]
@@ -39,7 +39,7 @@ fn no_freed_block_holds_the_key_or_its_passphrase() {
         folder.path().join("passphrase"),
     );
     private_file(&text, &format!("{PASSPHRASE}\n"));
-    let ((), freed) = freed_during(|| {
+    let ((), freed) = Turn::take().freed_during(|| {
         let passphrase = Passphrase::read(&text).unwrap();
         SigningKey::generate()
             .unwrap()

@@ -8,12 +8,12 @@ use std::{
     collections::{BTreeMap, HashMap},
     ptr,
     sync::{
-        Mutex,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering},
     },
 };
 
-/// The system's allocator; while [`freed_during`] runs, blocks are copied before they go back to it.
+/// The system's allocator; while [`Turn::freed_during`] runs, blocks are copied before they go back to it.
 ///
 /// Blocks start as zeros, so that all that is found in one was written to it by its owner. `realloc` is the trait's
 /// own, which allocates, copies and frees: what a growing vector leaves behind is seen.
@@ -53,34 +53,47 @@ unsafe impl GlobalAlloc for Keeping {
     }
 }
 
-/// Every block that was freed while `work` ran (by any thread), one after the other, and what `work` returned.
-///
-/// One at a time: tests of one process run side by side.
-pub fn freed_during<T>(work: impl FnOnce() -> T) -> (T, Vec<u8>) {
-    static TURN: Mutex<()> = Mutex::new(());
-    let _turn = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let layout = Layout::from_size_align(CAPACITY, 4096).unwrap();
-    // SAFETY: the layout has a size; fresh pages of the system cost nothing before they are written.
-    let copies = unsafe { System.alloc_zeroed(layout) };
-    assert!(!copies.is_null());
-    COPIES.store(copies, Ordering::SeqCst);
-    USED.store(0, Ordering::SeqCst);
-    RUNNING.store(true, Ordering::SeqCst);
-    let result = work();
-    RUNNING.store(false, Ordering::SeqCst);
-    let used = USED.load(Ordering::SeqCst);
-    assert!(
-        used <= CAPACITY,
-        "{used} bytes were freed: too many to keep"
-    );
-    // SAFETY: `used` bytes of the region are initialised (it began as zeros). A thread that read RUNNING just before it
-    // was cleared could still be copying: this process has no thread that outlives `work` and frees blocks but the
-    // harness's, whose blocks nobody looks for.
-    let freed = unsafe { std::slice::from_raw_parts(copies, used) }.to_vec();
-    COPIES.store(ptr::null_mut(), Ordering::SeqCst);
-    // SAFETY: allocated above with this layout, and nothing refers to it any more.
-    unsafe { System.dealloc(copies, layout) };
-    (result, freed)
+/// A test's turn: it is alone from taking this to dropping it, as others may free what it looks for.
+pub struct Turn(#[allow(dead_code)] MutexGuard<'static, ()>);
+
+impl Turn {
+    /// Waits for it. To be taken first, so that it is dropped last.
+    pub fn take() -> Self {
+        static TURN: Mutex<()> = Mutex::new(());
+        Self(TURN.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What `work` returned, and every block that was freed while it ran (by any thread), one after the other.
+    pub fn freed_during<T>(&self, work: impl FnOnce() -> T) -> (T, Vec<u8>) {
+        let copies = region();
+        let dirty = USED.swap(0, Ordering::SeqCst);
+        // SAFETY: `dirty` bytes of the region were written in an earlier turn, and nobody writes now.
+        unsafe { ptr::write_bytes(copies, 0, dirty) };
+        RUNNING.store(true, Ordering::SeqCst);
+        let result = work();
+        RUNNING.store(false, Ordering::SeqCst);
+        let used = USED.load(Ordering::SeqCst);
+        assert!(
+            used <= CAPACITY,
+            "{used} bytes were freed: too many to keep"
+        );
+        // SAFETY: `used` bytes of the region are initialised, for it began as zeros. No thread but the harness's could be
+        // in the middle of a copy, and nobody looks for what that frees.
+        let freed = unsafe { std::slice::from_raw_parts(copies, used) }.to_vec();
+        (result, freed)
+    }
+}
+
+/// Where copies go: pages that cost nothing before they are written, and are never given back.
+fn region() -> *mut u8 {
+    if COPIES.load(Ordering::SeqCst).is_null() {
+        let layout = Layout::from_size_align(CAPACITY, 4096).unwrap();
+        // SAFETY: the layout has a size.
+        COPIES.store(unsafe { System.alloc_zeroed(layout) }, Ordering::SeqCst);
+    }
+    let region = COPIES.load(Ordering::SeqCst);
+    assert!(!region.is_null());
+    region
 }
 
 /// Bytes that must not be found, and in pieces of what size they are looked for.
@@ -122,17 +135,19 @@ pub fn little_endian(words: &[u64]) -> Vec<u8> {
 /// How many pieces of each secret are in `freed`, at any byte; secrets that are not found are left out.
 pub fn found(freed: &[u8], secrets: &[Secret]) -> BTreeMap<&'static str, usize> {
     let mut by_start: HashMap<&[u8], Vec<(&'static str, &[u8])>> = HashMap::new();
+    // Which first two bytes there are: most places are passed over at a glance.
+    let mut begins = vec![false; 1 << 16];
+    let first_two = |bytes: &[u8]| usize::from(u16::from_le_bytes([bytes[0], bytes[1]]));
     for secret in secrets {
         for piece in &secret.pieces {
-            by_start
-                .entry(&piece[..16])
-                .or_default()
-                .push((secret.name, piece));
+            let named = (secret.name, piece.as_slice());
+            by_start.entry(&piece[..16]).or_default().push(named);
+            begins[first_two(piece)] = true;
         }
     }
     let mut found = BTreeMap::new();
     for (at, start) in freed.windows(16).enumerate() {
-        if start[..8] == [0; 8] && start[8..] == [0; 8] {
+        if !begins[first_two(start)] || start == [0; 16] {
             continue;
         }
         for (name, piece) in by_start.get(start).into_iter().flatten() {
