@@ -19,16 +19,33 @@
 //! "Efficient Differentially Private Secure Aggregation for Federated Learning via Hardness of
 //! Learning with Errors", USENIX Security 2022).
 //!
-//! Secrets are neither cloned, printed, serialised nor compared in variable time, and are wiped
-//! when dropped:
+//! Secrets are neither cloned, printed, serialised nor compared in variable time, and are wiped when dropped
+//! (`tests/wiped` looks through freed memory for them). What is public may be all of that:
+//!
+//! ```
+//! use std::fmt::Debug;
+//! use ciphertune_seal::{CheckValue, KeySum, OneTimeKey, SealingKey};
+//!
+//! fn may_be_seen<T: Clone + Debug + PartialEq>() {}
+//! may_be_seen::<SealingKey>();
+//! may_be_seen::<CheckValue>();
+//! static_assertions::assert_not_impl_any!(KeySum: Clone, Debug, PartialEq);
+//! static_assertions::assert_not_impl_any!(OneTimeKey: Clone, Debug, PartialEq);
+//! ```
+//!
+//! The same lines about the other half do not compile:
 //!
 //! ```compile_fail,E0277
-//! fn printable<T: std::fmt::Debug>() {}
-//! printable::<ciphertune_seal::KeySum>();
+//! fn may_be_printed<T: std::fmt::Debug>() {}
+//! may_be_printed::<ciphertune_seal::KeySum>();
 //! ```
 //! ```compile_fail,E0277
-//! fn copyable<T: Clone>() {}
-//! copyable::<ciphertune_seal::OneTimeKey>();
+//! fn may_be_copied<T: Clone>() {}
+//! may_be_copied::<ciphertune_seal::OneTimeKey>();
+//! ```
+//! ```compile_fail,E0283
+//! use std::fmt::Debug;
+//! static_assertions::assert_not_impl_any!(ciphertune_seal::SealingKey: Clone, Debug, PartialEq);
 //! ```
 
 mod agreement_key;

@@ -13,6 +13,8 @@ mod open;
 mod release;
 mod vet;
 
+pub use vet::MOST_SEATS;
+
 use std::{
     collections::VecDeque,
     path::PathBuf,

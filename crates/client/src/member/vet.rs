@@ -15,6 +15,9 @@ use crate::{
     site::verify_policy,
 };
 
+/// The most seats whose sealed shares fit one message, with room for what else is in it.
+pub const MOST_SEATS: usize = (MESSAGE_BYTES - (64 << 10)) / (SEALED_SHARE_BYTES + 64);
+
 /// A plan that this member takes part in: proof that it was vetted.
 pub(super) struct Vetted {
     pub plan: Signed<Plan>,
@@ -49,10 +52,9 @@ impl Member {
             );
         }
         self.check_cohort(&plan)?;
-        let sealed = plan.seats.len() * (SEALED_SHARE_BYTES + 64);
-        if sealed > MESSAGE_BYTES - (64 << 10) {
+        if plan.seats.len() > MOST_SEATS {
             return refused(format!(
-                "sealed shares for {} seats do not fit one message of {MESSAGE_BYTES} bytes",
+                "sealed shares for {} seats do not fit one message of {MESSAGE_BYTES} bytes; those for {MOST_SEATS} do",
                 plan.seats.len()
             ));
         }
