@@ -194,12 +194,14 @@ impl Member {
             Ok(_) => return Ok(()),
             Err(error) => return self.complain("plan", &error),
         };
-        if plan.round <= engaged.model.round || plan.seat_of(&self.site.fingerprint()).is_none() {
-            return Ok(()); // finished in an earlier life, or for others
+        if plan.seat_of(&self.site.fingerprint()).is_none() {
+            return Ok(()); // for others
         }
         let context = plan.context();
-        if engaged.desk.attempt(context)?.is_over() {
-            return Ok(()); // left, in this life or an earlier one: nothing is ever sent for it again
+        let finished = plan.round <= engaged.model.round;
+        if finished || engaged.desk.attempt(context)?.is_over() {
+            // Nothing is ever sent for it again. An earlier life may have ended before it had cleared up.
+            return self.leave(&engaged.desk, context);
         }
         match self.attempt(engaged, plan).await {
             Ok(report) => {
@@ -225,10 +227,11 @@ impl Member {
             // Others may have sealed to the key that the plan names: it opens nothing from now on.
             Err(error) if !matches!(error, Error::Fault(_)) => {
                 if let Some(offer) = own
-                    && self.stock.bind(&offer, context).is_ok()
+                    && let Err(fault @ Error::Fault(_)) = self.stock.bind(&offer, context)
                 {
-                    self.stock.erase(&offer)?;
+                    return Err(fault);
                 }
+                self.leave(&engaged.desk, context)?;
                 return Err(error);
             }
             vetted => vetted?,
@@ -255,10 +258,15 @@ impl Member {
             finished,
             Ok(_) | Err(Error::Void(_) | Error::Refused(_) | Error::Malformed { .. })
         ) {
-            vetted.attempt.clear()?;
-            self.stock.erase(&vetted.offer)?;
+            self.leave(&engaged.desk, context)?;
         }
         finished
+    }
+
+    /// Leaves an attempt for good: the key that opens what was sealed in it is erased, its bulk removed.
+    fn leave(&self, desk: &Desk, context: Context) -> Result<()> {
+        self.stock.erase_bound_to(context)?;
+        desk.attempt(context)?.clear()
     }
 
     /// This member's own one-time key in a plan.
