@@ -17,9 +17,7 @@ use ciphertune_round::{
 use ciphertune_wire::{
     Client, ConnectInfo, Meter, accept, connect,
     limits::{CHUNK_BYTES, MESSAGE_BYTES},
-    proto::{
-        self, Event, EventKind, PutSharesRequest, SealedShare, ShareKind, federation_server,
-    },
+    proto::{self, Event, EventKind, PutSharesRequest, SealedShare, ShareKind, federation_server},
 };
 use tokio::{
     net::TcpListener,
@@ -243,7 +241,11 @@ impl Tape {
         let tape = self.clone();
         move || {
             let taped = tape.taped();
-            taped.seen.iter().filter(|(sender, _)| *sender == by).count()
+            taped
+                .seen
+                .iter()
+                .filter(|(sender, _)| *sender == by)
+                .count()
         }
     }
 
@@ -616,10 +618,7 @@ impl federation_server::Federation for Forwarding {
         Ok(Response::new(Box::pin(ReceiverStream::new(told))))
     }
 
-    async fn put_shares(
-        &self,
-        request: Request<PutSharesRequest>,
-    ) -> Reply<proto::PutSharesReply> {
+    async fn put_shares(&self, request: Request<PutSharesRequest>) -> Reply<proto::PutSharesReply> {
         let (caller, mut client) = self.caller(&request).await?;
         let mut request = request.into_inner();
         let put = match request.kind() {
@@ -638,9 +637,8 @@ impl federation_server::Federation for Forwarding {
         (self.lies.shares_sent)(&caller, &self.papers.parties[&caller].1, &mut request);
         if self.lies.relays && put == Put::Release {
             let mut releases = self.relay.releases.lock().unwrap();
-            releases.retain(|(sender, held)| {
-                (*sender, &held.context) != (caller, &request.context)
-            });
+            releases
+                .retain(|(sender, held)| (*sender, &held.context) != (caller, &request.context));
             releases.push((caller, request.clone()));
             drop(releases);
             self.relay.say(EventKind::Release, &request.signed);
@@ -776,7 +774,9 @@ impl federation_server::Federation for Forwarding {
     ) -> Reply<proto::PutSignedReply> {
         let (caller, mut client) = self.caller(&request).await?;
         let envelope = &request.get_ref().envelope;
-        self.keep_signed((caller, Put::Agreement), envelope, |said: &Agreement| said.context);
+        self.keep_signed((caller, Put::Agreement), envelope, |said: &Agreement| {
+            said.context
+        });
         let forwards = self.forwards(&caller, Put::Agreement);
         if self.lies.relays {
             self.relay.say(EventKind::Agreement, envelope);

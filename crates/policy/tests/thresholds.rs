@@ -58,18 +58,8 @@ fn broken(policy: &Policy, asked: &Proposal) -> Vec<(String, String, String)> {
         m,
         at_least(least_m),
     );
-    unless(
-        c >= least_c,
-        "aggregation.colluders",
-        c,
-        at_least(least_c),
-    );
-    unless(
-        n >= least_n,
-        "aggregation.min_cohort",
-        n,
-        at_least(least_n),
-    );
+    unless(c >= least_c, "aggregation.colluders", c, at_least(least_c));
+    unless(n >= least_n, "aggregation.min_cohort", n, at_least(least_n));
     unless(
         m <= n,
         "min_contributors within the cohort",
@@ -144,7 +134,10 @@ fn every_threshold_of_every_cohort_to_64_is_admitted_or_refused_by_name_and_numb
             }
         }
     }
-    assert!(admitted > 10_000 && refused > 50_000, "{admitted} {refused}");
+    assert!(
+        admitted > 10_000 && refused > 50_000,
+        "{admitted} {refused}"
+    );
 }
 
 #[test]

@@ -66,13 +66,9 @@ impl Object for OneTimeKeyOffer {
 /// much, which is all: a key that fails would have every member refuse each plan that names it.
 fn is_reduced(public_key: &[u8]) -> bool {
     let vector = public_key.get(..KEM_VECTOR_BYTES).unwrap_or_default();
-    vector
-        .as_chunks::<3>()
-        .0
-        .iter()
-        .all(|[low, middle, high]| {
-            let first = u16::from(*low) | u16::from(middle & 0x0F) << 8;
-            let second = u16::from(middle >> 4) | u16::from(*high) << 4;
-            first < KEM_Q && second < KEM_Q
-        })
+    vector.as_chunks::<3>().0.iter().all(|[low, middle, high]| {
+        let first = u16::from(*low) | u16::from(middle & 0x0F) << 8;
+        let second = u16::from(middle >> 4) | u16::from(*high) << 4;
+        first < KEM_Q && second < KEM_Q
+    })
 }

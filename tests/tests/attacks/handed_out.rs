@@ -9,7 +9,7 @@ use std::{
 use ciphertune_client::Error;
 use ciphertune_round::{Digest, Roster};
 use ciphertune_tests::{
-    federation::{Federation, INSTITUTION, LABORATORY, Wish, until, until_job},
+    federation::{Federation, INSTITUTION, LABORATORY, Wish, until_job},
     front::{Lies, Put},
     learner::{Gate, Vectors},
 };
@@ -32,9 +32,7 @@ async fn another_sum(summed: impl Fn(&[Vec<u8>; 3]) -> Vec<Vec<u8>> + Send + Syn
     let members = [0, 1, 2].map(|member| federation.fingerprint(member));
     let lies = Lies::none();
     let tape = lies.tape();
-    let sum = Arc::new(move || {
-        sum_of(&summed(&members.map(|member| tape.body_of(&member))))
-    });
+    let sum = Arc::new(move || sum_of(&summed(&members.map(|member| tape.body_of(&member)))));
     let handed_out = Arc::clone(&sum);
     let lies = lies
         .about(EventKind::Roster, key, move |roster: &mut Roster| {
@@ -149,7 +147,13 @@ async fn a_sum_cut_short_is_opened_by_nobody() {
 async fn a_changed_body_of_a_contributor_is_noticed_by_whoever_spot_checks_it() {
     let federation = Federation::found(3, LABORATORY).await;
     let lies = Lies::none().about_bodies(|_, _, body| add_to_word(body, 7, 1));
-    refused_by_all(lies, federation, [3, 3], "is not the one that its header signs").await;
+    refused_by_all(
+        lies,
+        federation,
+        [3, 3],
+        "is not the one that its header signs",
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -174,7 +178,13 @@ async fn a_changed_share_of_a_key_is_not_added_up() {
         }
         Some(share)
     });
-    refused_by_all(lies, federation, [3, 0], "is not the one that its sender signed").await;
+    refused_by_all(
+        lies,
+        federation,
+        [3, 0],
+        "is not the one that its sender signed",
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -216,7 +226,13 @@ async fn a_share_of_a_key_that_is_kept_back_voids_the_attempt() {
     let lies = Lies::none().about_shares(|_, kind, share| {
         (kind != ShareKind::Key || share.sender != 2).then_some(share)
     });
-    refused_by_all(lies, federation, [3, 0], "2 of 3 sealed shares for this member").await;
+    refused_by_all(
+        lies,
+        federation,
+        [3, 0],
+        "2 of 3 sealed shares for this member",
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -228,7 +244,13 @@ async fn a_changed_share_of_the_sum_of_keys_is_not_used() {
         }
         Some(share)
     });
-    refused_by_all(lies, federation, [3, 3], "is not the one that its sender signed").await;
+    refused_by_all(
+        lies,
+        federation,
+        [3, 3],
+        "is not the one that its sender signed",
+    )
+    .await;
 }
 
 /// t = 2 of 3: one share of the sum of keys may be missing.
@@ -356,8 +378,7 @@ async fn contributions_of_the_last_round_make_no_roster_of_this_one() {
         EventKind::Roster,
         federation.server_key(),
         move |roster: &mut Roster| {
-            let (context, headers) =
-                first.get_or_init(|| (roster.context, roster.headers.clone()));
+            let (context, headers) = first.get_or_init(|| (roster.context, roster.headers.clone()));
             if roster.context != *context {
                 roster.headers = headers.clone();
             }

@@ -11,7 +11,9 @@ use ciphertune_round::{
     Context, Digest, Envelope, Fingerprint, Header, Object, OneTimeKeyOffer, Plan, Release, Roster,
     ShareIndex, Signed,
 };
-use ciphertune_seal::{OneTimeKey, SealedContribution, SealingKey, check_value, contribute, sum_shares};
+use ciphertune_seal::{
+    OneTimeKey, SealedContribution, SealingKey, check_value, contribute, sum_shares,
+};
 use ciphertune_sum::Parameters;
 use ciphertune_tests::{
     federation::{Federation, INSTITUTION, LABORATORY, Member, Server, Wish, changed},
@@ -107,7 +109,9 @@ impl Liar {
 
     fn check_of(&self, roster: &Digest, body: &[u8]) -> [u64; 2] {
         let length = self.plan().1.length().unwrap();
-        check_value(&self.parameters(), length, roster, body).unwrap().0
+        check_value(&self.parameters(), length, roster, body)
+            .unwrap()
+            .0
     }
 }
 
@@ -131,7 +135,9 @@ fn resign_header(
     key: &SigningKey,
     change: impl FnOnce(&mut Header, &mut Vec<Vec<u8>>),
 ) {
-    resign(request, key, change, |header: &mut Header, shares| header.shares = shares);
+    resign(request, key, change, |header: &mut Header, shares| {
+        header.shares = shares
+    });
 }
 
 fn resign_release(
@@ -139,7 +145,9 @@ fn resign_release(
     key: &SigningKey,
     change: impl FnOnce(&mut Release, &mut Vec<Vec<u8>>),
 ) {
-    resign(request, key, change, |release: &mut Release, shares| release.shares = shares);
+    resign(request, key, change, |release: &mut Release, shares| {
+        release.shares = shares
+    });
 }
 
 /// A federation whose last member lies in what it sends; `lie` is called for each header and release of its.
@@ -345,7 +353,8 @@ async fn a_value_beyond_what_all_could_add_up_to_voids_the_attempt() {
 /// The server changes the sum and vouches for it, and the liar signs the check value that its body would have to have:
 /// all check values add up. With two members each spot-checks the other, so the liar is caught for certain.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_check_value_that_covers_a_changed_sum_is_caught_by_the_spot_check_and_its_signer_named() {
+async fn a_check_value_that_covers_a_changed_sum_is_caught_by_the_spot_check_and_its_signer_named()
+{
     const WORD: usize = 4_097;
     let scene = Scene::of(2, INSTITUTION, |liar, key, request| {
         if request.kind() == ShareKind::KeySum {
@@ -401,6 +410,10 @@ async fn a_check_value_that_covers_a_changed_sum_is_caught_by_the_spot_check_and
     assert!(named.len() == 1 && named[0]["seat"] == 2 && named[0]["member"] == liar.as_str());
     assert_eq!(front.count(Put::Release), 2);
     let agreements = front.of(Put::Agreement);
-    assert!(agreements.iter().all(|sent| sent.by == federation.fingerprint(1)));
+    assert!(
+        agreements
+            .iter()
+            .all(|sent| sent.by == federation.fingerprint(1))
+    );
     server.stop().await;
 }

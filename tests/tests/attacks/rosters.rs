@@ -59,7 +59,9 @@ async fn a_roster_with_a_contributor_from_outside_the_cohort_is_refused() {
                 body: Digest::sha256(b"a body"),
                 shares: vec![Digest::sha256(b"a share"); 3],
             };
-            roster.headers.push(Signed::sign(header, &key).envelope().clone());
+            roster
+                .headers
+                .push(Signed::sign(header, &key).envelope().clone());
         }
     };
     // Four members, of whom three take part.
@@ -322,7 +324,13 @@ async fn of_two_rosters_the_one_with_enough_echoes_is_opened_and_the_other_never
     let models = [0, 1].map(|member| federation.model(member, &job).expect("a model"));
     assert!(models[0].parameters == models[1].parameters);
     // The third has one echo of its roster, and whatever was released for the other is sealed under that.
-    left_with(&federation, 2, &members[2], &job, "0 members released in time");
+    left_with(
+        &federation,
+        2,
+        &members[2],
+        &job,
+        "0 members released in time",
+    );
     assert_ne!(echoed_by(&federation, &front, 2), opened);
     assert_eq!(federation.log(2, "release").len(), 0);
     assert_eq!(front.contradictions(), Vec::<String>::new());
@@ -352,13 +360,17 @@ async fn a_member_that_released_for_one_roster_releases_for_no_other_after_a_res
     members[0].drop_out().await;
 
     teller.now_tells(0, &[0, 1]);
-    *teller.colluders.lock().unwrap() = vec![federation.member(1).key(), federation.member(2).key()];
+    *teller.colluders.lock().unwrap() =
+        vec![federation.member(1).key(), federation.member(2).key()];
     members[0] = federation.join(Vectors::of(0, DIMENSION));
     let outcome = members[0].end().await.unwrap();
     assert!(!outcome.completed && outcome.rounds == 0, "{outcome:?}");
     let words = "this member echoed another roster in this context";
     left_with(&federation, 0, &members[0], &job, words);
-    let [first, second] = released().try_into().map_err(|all: Vec<_>| all.len()).unwrap();
+    let [first, second] = released()
+        .try_into()
+        .map_err(|all: Vec<_>| all.len())
+        .unwrap();
     assert!(first.bytes == second.bytes && first.shares == second.shares);
     assert_eq!(federation.log(0, "release").len(), 1, "sealed once");
     assert_eq!(federation.log(0, "contribution").len(), 1, "sealed once");

@@ -49,13 +49,7 @@ pub fn average() -> Vec<f32> {
 /// A victim left its one attempt with `words`: it has no model, its audit log says why, and the key that would open
 /// what was sealed to it is erased.
 #[track_caller]
-pub fn left_with(
-    federation: &Federation,
-    member: usize,
-    run: &Member,
-    job: &Digest,
-    words: &str,
-) {
+pub fn left_with(federation: &Federation, member: usize, run: &Member, job: &Digest, words: &str) {
     let said = run.voided();
     assert_eq!(said.len(), 1, "{said:?}");
     assert!(said[0].contains(words), "{said:?} does not say {words:?}");
@@ -80,12 +74,7 @@ pub fn keys_of_contexts_are_erased(federation: &Federation, member: usize, conte
 
 /// Runs three members under a lying server. Every one of them must leave the attempt with `words`; nobody agrees to
 /// anything, nobody says two things in one context. `said` is how many echoes and how many releases there are.
-pub async fn refused_by_all(
-    lies: Lies,
-    mut federation: Federation,
-    said: [usize; 2],
-    words: &str,
-) {
+pub async fn refused_by_all(lies: Lies, mut federation: Federation, said: [usize; 2], words: &str) {
     let (server, front) = federation.serve_behind(lies).await;
     let mut members: Vec<_> = (0..3)
         .map(|member| federation.join(Vectors::of(member, DIMENSION)))
