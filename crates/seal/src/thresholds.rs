@@ -186,11 +186,8 @@ fn releases_for_three_rosters_leak_a_sum_of_keys_although_none_has_t() {
     ];
     let mut leaked = [0; WORDS];
     combine(&coefficients, &released, &mut leaked);
-    for word in 0..WORDS {
-        let expected = modular::add(
-            modular::mul(alpha, a.secret[word]),
-            modular::mul(beta, b.secret[word]),
-        );
-        assert_eq!(leaked[word], expected);
+    for ((leaked, a), b) in leaked.iter().zip(&a.secret).zip(&b.secret) {
+        let expected = modular::add(modular::mul(alpha, *a), modular::mul(beta, *b));
+        assert_eq!(*leaked, expected);
     }
 }
