@@ -86,6 +86,8 @@ pub struct Vectors {
     pub norm: f64,
     /// What training waits for, from which round on.
     pub gate: Option<(u32, Gate)>,
+    /// What the evaluation of a new model waits for.
+    pub evaluation: Option<Gate>,
 }
 
 impl Vectors {
@@ -96,6 +98,7 @@ impl Vectors {
             dimension,
             norm: 1.0,
             gate: None,
+            evaluation: None,
         }
     }
 
@@ -113,6 +116,14 @@ impl Vectors {
     pub fn behind_in(self, round: u32, gate: &Gate) -> Self {
         Self {
             gate: Some((round, gate.clone())),
+            ..self
+        }
+    }
+
+    /// With the evaluation of every model but the first behind a gate.
+    pub fn evaluating_behind(self, gate: &Gate) -> Self {
+        Self {
+            evaluation: Some(gate.clone()),
             ..self
         }
     }
@@ -148,7 +159,12 @@ impl Learner for Vectors {
         })
     }
 
-    fn evaluate(&mut self, _: &[f32]) -> Result<Option<Evaluation>> {
+    fn evaluate(&mut self, model: &[f32]) -> Result<Option<Evaluation>> {
+        if let Some(gate) = &self.evaluation
+            && *model != first_model(self.dimension)
+        {
+            gate.pass(&AtomicBool::new(false))?;
+        }
         Ok(None)
     }
 }

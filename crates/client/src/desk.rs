@@ -98,6 +98,19 @@ impl Desk {
             .map_err(|error| Error::fault("counting plans", error))
     }
 
+    /// The contexts of all attempts that were taken up, in every life.
+    pub fn attempts(&self) -> Result<Vec<Context>> {
+        let doing = |error| Error::fault("listing attempts", error);
+        fs::read_dir(self.folder.join("attempts"))
+            .map_err(doing)?
+            .map(|entry| {
+                let name = entry.map_err(doing)?.file_name();
+                let digest = Digest::from_hex(&name.to_string_lossy())?;
+                Ok(Context::from_digest(digest))
+            })
+            .collect()
+    }
+
     /// The folder of one attempt.
     pub fn attempt(&self, context: Context) -> Result<Attempt> {
         let folder = self.folder.join("attempts").join(context.to_string());
@@ -262,6 +275,21 @@ mod tests {
             Err(Error::Refused(_))
         ));
         desk.accept_plan(1, 2, context(b"b")).unwrap();
+    }
+
+    #[test]
+    fn every_attempt_that_was_taken_up_is_known_by_its_context() {
+        let folder = tempfile::tempdir().unwrap();
+        let desk = Desk::open(folder.path().to_owned()).unwrap();
+        assert_eq!(desk.attempts().unwrap(), []);
+        for plan in [b"a", b"b"] {
+            desk.attempt(context(plan)).unwrap();
+        }
+        let mut expected = [context(b"a"), context(b"b")];
+        expected.sort();
+        let mut known = desk.attempts().unwrap();
+        known.sort();
+        assert_eq!(known, expected);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A member's stock of one-time sealing keys: private halves at home, public halves at the server, each used in one
 //! context and erased when that ends.
 
-use std::path::PathBuf;
+use std::{fs, path::PathBuf};
 
 use ciphertune_gauss::Entropy;
 use ciphertune_round::{Context, OneTimeKeyOffer, Signed, Signer};
@@ -36,10 +36,18 @@ impl Stock {
         signer: &dyn Signer,
         count: u64,
     ) -> Result<u32> {
-        let mut keys = Vec::new();
-        let mut serial = self.reserve_serials(count)?;
-        for _ in 0..count {
-            serial += 1;
+        let offers = self.make(signer, count)?;
+        let keys = offers.iter().map(Signed::encode).collect();
+        let reply = client
+            .put_one_time_keys(proto::PutOneTimeKeysRequest { keys })
+            .await?;
+        Ok(reply.into_inner().stock)
+    }
+
+    /// New keys: the private halves are on the disk before anybody hears of the public ones.
+    fn make(&self, signer: &dyn Signer, count: u64) -> Result<Vec<Signed<OneTimeKeyOffer>>> {
+        let last = self.reserve_serials(count)?;
+        let make = |serial| {
             let mut entropy = Entropy::from_os().map_err(|error| Error::fault("entropy", error))?;
             let key = OneTimeKey::generate(&mut entropy)?;
             durable::write(&self.path(serial), &key.store_bytes())?;
@@ -48,12 +56,9 @@ impl Stock {
                 serial,
                 public_key: key.public(),
             };
-            keys.push(Signed::sign(offer, signer).encode());
-        }
-        let reply = client
-            .put_one_time_keys(proto::PutOneTimeKeysRequest { keys })
-            .await?;
-        Ok(reply.into_inner().stock)
+            Ok(Signed::sign(offer, signer))
+        };
+        (last + 1..=last + count).map(make).collect()
     }
 
     /// The private half for an offer that a plan names.
@@ -94,9 +99,18 @@ impl Stock {
     }
 
     /// Erases the private half at the end of its context: overwritten, synced, removed. (A file system that copies on
-    /// write, or a flash disk, may keep the old block: SECURITY.md.)
-    pub fn erase(&self, offer: &OneTimeKeyOffer) -> Result<()> {
-        durable::erase(&self.path(offer.serial))
+    /// write, or a flash disk, may keep the old block: SECURITY.md.) That it was bound stays noted.
+    pub fn erase_bound_to(&self, context: Context) -> Result<()> {
+        let doing = |error| Error::fault("reading the stock of one-time keys", error);
+        let noted = context.to_string();
+        for entry in fs::read_dir(&self.folder).map_err(doing)? {
+            let path = entry.map_err(doing)?.path();
+            let is_note = path.extension().is_some_and(|kind| kind == "context");
+            if is_note && durable::read(&path)?.is_some_and(|bound| bound == noted.as_bytes()) {
+                durable::erase(&path.with_extension("key"))?;
+            }
+        }
+        Ok(())
     }
 
     /// Takes the next serial numbers; returns the last one taken before. Its file survives every erasure.
@@ -115,5 +129,110 @@ impl Stock {
 
     fn path(&self, serial: u64) -> PathBuf {
         self.folder.join(format!("{serial}.key"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ciphertune_identity::SigningKey;
+
+    use super::*;
+
+    fn context(plan: &[u8]) -> Context {
+        Context::of_plan(plan)
+    }
+
+    /// A stock in a new folder, and some offers of it.
+    fn stocked(count: u64) -> (tempfile::TempDir, Stock, SigningKey, Vec<OneTimeKeyOffer>) {
+        let folder = tempfile::tempdir().unwrap();
+        let stock = Stock::open(folder.path().join("keys")).unwrap();
+        let key = SigningKey::generate().unwrap();
+        let offers = stock.make(&key, count).unwrap();
+        let offers = offers.iter().map(|offer| offer.value().clone()).collect();
+        (folder, stock, key, offers)
+    }
+
+    fn words(refused: Result<impl Sized>) -> String {
+        match refused {
+            Err(Error::Refused(said)) => said,
+            Err(error) => panic!("{error}"),
+            Ok(_) => panic!("not refused"),
+        }
+    }
+
+    #[test]
+    fn every_key_has_a_serial_of_its_own_even_after_erasures_and_restarts() {
+        let (folder, stock, key, offers) = stocked(3);
+        let serials = |offers: &[OneTimeKeyOffer]| -> Vec<u64> {
+            offers.iter().map(|offer| offer.serial).collect()
+        };
+        assert_eq!(serials(&offers), [1, 2, 3]);
+        for offer in &offers {
+            assert!(stock.take(offer).unwrap().public() == offer.public_key);
+            stock.bind(offer, context(b"a")).unwrap();
+        }
+        stock.erase_bound_to(context(b"a")).unwrap();
+        drop(stock);
+        let stock = Stock::open(folder.path().join("keys")).unwrap();
+        let more = stock.make(&key, 2).unwrap();
+        let more: Vec<_> = more.iter().map(|offer| offer.value().clone()).collect();
+        assert_eq!(serials(&more), [4, 5]);
+    }
+
+    #[test]
+    fn a_key_is_bound_to_one_context_even_after_a_restart() {
+        let (folder, stock, _, offers) = stocked(2);
+        stock.bind(&offers[0], context(b"a")).unwrap();
+        stock.bind(&offers[0], context(b"a")).unwrap();
+        drop(stock);
+        let stock = Stock::open(folder.path().join("keys")).unwrap();
+        let said = words(stock.bind(&offers[0], context(b"b")));
+        assert!(said.contains("that another plan named before"), "{said}");
+        stock.bind(&offers[1], context(b"b")).unwrap();
+    }
+
+    #[test]
+    fn an_erased_key_is_overwritten_gone_and_never_taken_again() {
+        let (folder, stock, _, offers) = stocked(2);
+        stock.bind(&offers[0], context(b"a")).unwrap();
+        // A second name for the file shows what became of its bytes.
+        let witness = folder.path().join("witness");
+        fs::hard_link(stock.path(1), &witness).unwrap();
+        assert!(fs::read(&witness).unwrap().iter().any(|byte| *byte != 0));
+        stock.erase_bound_to(context(b"a")).unwrap();
+        stock.erase_bound_to(context(b"a")).unwrap();
+        assert_eq!(fs::read(&witness).unwrap(), [0; 32]);
+        assert!(!stock.path(1).exists() && stock.path(2).exists());
+        for refused in [
+            words(stock.take(&offers[0])),
+            words(stock.bind(&offers[0], context(b"a"))),
+        ] {
+            assert!(refused.contains("used before and is erased"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_context_erases_the_keys_bound_to_it_and_no_other() {
+        let (_folder, stock, _, offers) = stocked(3);
+        stock.bind(&offers[0], context(b"a")).unwrap();
+        stock.bind(&offers[1], context(b"b")).unwrap();
+        stock.erase_bound_to(context(b"a")).unwrap();
+        stock.erase_bound_to(context(b"c")).unwrap();
+        let held = [1, 2, 3].map(|serial| stock.path(serial).exists());
+        assert_eq!(held, [false, true, true]);
+    }
+
+    #[test]
+    fn an_offer_that_was_not_made_here_is_refused() {
+        let (_folder, stock, key, offers) = stocked(1);
+        let (_other_folder, other, ..) = stocked(0);
+        let foreign = other.make(&key, 1).unwrap();
+        let said = words(stock.bind(foreign[0].value(), context(b"a")));
+        assert!(said.contains("is not the one made here"), "{said}");
+        let unknown = OneTimeKeyOffer {
+            serial: 9,
+            ..offers[0].clone()
+        };
+        assert!(words(stock.take(&unknown)).contains("used before"));
     }
 }

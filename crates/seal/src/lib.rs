@@ -64,6 +64,8 @@ mod second;
 mod secret;
 mod shamir;
 #[cfg(test)]
+mod thresholds;
+#[cfg(test)]
 mod vectors;
 mod words;
 

@@ -18,18 +18,37 @@ pub(crate) fn split(
 ) -> Vec<SecretBlock> {
     let mut shares: Vec<SecretBlock> = (0..members).map(|_| SecretBlock::zero()).collect();
     let mut coefficient = SecretBlock::zero();
-    for _ in 1..threshold {
-        uniform_words(rng, coefficient.expose_mut());
-        horner_step(&mut shares, &coefficient);
-    }
-    horner_step(&mut shares, secret);
+    let mut words: Vec<&mut [u64]> = shares.iter_mut().map(SecretBlock::expose_mut).collect();
+    split_words(
+        secret.expose(),
+        threshold,
+        &mut words,
+        coefficient.expose_mut(),
+        rng,
+    );
     shares
 }
 
+/// [`split`] for a secret of any length: fills `shares`, all zeros, one for each point. `coefficient` is scratch space
+/// of the secret's length, the caller's to wipe.
+pub(crate) fn split_words(
+    secret: &[u64],
+    threshold: usize,
+    shares: &mut [&mut [u64]],
+    coefficient: &mut [u64],
+    rng: &mut impl Rng,
+) {
+    for _ in 1..threshold {
+        uniform_words(rng, coefficient);
+        horner_step(shares, coefficient);
+    }
+    horner_step(shares, secret);
+}
+
 /// f_j ← f_j·j + c for the share at each point j.
-fn horner_step(shares: &mut [SecretBlock], coefficient: &SecretBlock) {
+fn horner_step(shares: &mut [&mut [u64]], coefficient: &[u64]) {
     for (point, share) in (1_u64..).zip(shares) {
-        for (word, c) in share.expose_mut().iter_mut().zip(coefficient.expose()) {
+        for (word, c) in share.iter_mut().zip(coefficient) {
             *word = modular::add(modular::mul(*word, point), *c);
         }
     }

@@ -268,6 +268,19 @@ fn every_set_of_t_members_rebuilds_a_key_that_opens() {
     }
 }
 
+/// n = 64, t = 33: the last 33 open what the first, the last and one in the middle sent; 32 do not.
+#[test]
+fn a_cohort_of_64_opens_with_33_members_and_not_with_32() {
+    let cohort = Cohort::contributing(64, &[0, 31, 63], 10);
+    let releasing: Vec<usize> = (31..64).collect();
+    let released = cohort.released(&releasing).unwrap();
+    let key = cohort.rebuild(released).unwrap();
+    let opened = cohort.open(&key, &cohort.sum()).unwrap().0;
+    assert_eq!(opened.into_values(), cohort.plain_sum());
+    let refused = cohort.rebuild(cohort.released(&releasing[1..]).unwrap());
+    assert!(matches!(refused, Err(Error::Refused(_))));
+}
+
 #[test]
 fn two_seals_of_the_same_values_share_nothing() {
     let cohort = Cohort::all(3, 10);

@@ -40,8 +40,13 @@ impl Member {
             }
         };
         if self.is_over(&job).await? {
-            // Away when it ended: what was reserved and never charged is free again.
-            if self.site.home().job(&job.digest()).exists() {
+            // Away when it ended: its attempts are over, and what was reserved and never charged is free again.
+            let folder = self.site.home().job(&job.digest());
+            if folder.exists() {
+                let desk = Desk::open(folder)?;
+                for context in desk.attempts()? {
+                    self.leave(&desk, context)?;
+                }
                 self.ledger(&self.site.policy()?)
                     .await?
                     .end(*job.digest().as_bytes(), SystemTime::now())

@@ -36,7 +36,7 @@ use ciphertune_wire::{
 use serde_json::{Map, Value};
 
 use crate::{
-    desk::{Attempt, Desk},
+    desk::Desk,
     error::{Error, Result},
     inbox::{Inbox, kind},
     learner::Learner,
@@ -208,20 +208,14 @@ impl Member {
             Ok(_) => return Ok(()),
             Err(error) => return self.complain("plan", &error),
         };
-        let context = plan.context();
         if plan.seat_of(&self.site.fingerprint()).is_none() {
             return Ok(()); // for others
         }
-        if plan.round <= engaged.model.round {
-            // Finished in an earlier life, which may have ended before it had cleared up.
-            let attempt = engaged.desk.attempt(context)?;
-            if !attempt.is_over() {
-                self.leave(&attempt, self.own_offer(&plan).as_ref(), context)?;
-            }
-            return Ok(());
-        }
-        if engaged.desk.attempt(context)?.is_over() {
-            return Ok(()); // left, in this life or an earlier one: nothing is ever sent for it again
+        let context = plan.context();
+        let finished = plan.round <= engaged.model.round;
+        if finished || engaged.desk.attempt(context)?.is_over() {
+            // Nothing is ever sent for it again. An earlier life may have ended before it had cleared up.
+            return self.leave(&engaged.desk, context);
         }
         match self.attempt(engaged, plan).await {
             Ok(report) => {
@@ -246,8 +240,12 @@ impl Member {
         let vetted = match self.caught_up(engaged, plan).await {
             // Others may have sealed to the key that the plan names: it opens nothing from now on.
             Err(error) if ends_attempt(&error) => {
-                let attempt = engaged.desk.attempt(context)?;
-                self.leave(&attempt, own.as_ref(), context)?;
+                if let Some(offer) = own
+                    && let Err(fault @ Error::Fault(_)) = self.stock.bind(&offer, context)
+                {
+                    return Err(fault);
+                }
+                self.leave(&engaged.desk, context)?;
                 return Err(error);
             }
             vetted => vetted?,
@@ -272,24 +270,15 @@ impl Member {
         // Once the attempt is over, the context's bulk and the keys that open what was sealed in it go. While the
         // server is away, or this machine is at fault, it is not over: a restart takes it up.
         if finished.as_ref().err().is_none_or(ends_attempt) {
-            self.leave(&vetted.attempt, Some(&vetted.offer), vetted.context)?;
+            self.leave(&engaged.desk, context)?;
         }
         finished
     }
 
-    /// Leaves an attempt for good: its bulk goes, and this member's own one-time key for it.
-    fn leave(
-        &self,
-        attempt: &Attempt,
-        own: Option<&OneTimeKeyOffer>,
-        context: Context,
-    ) -> Result<()> {
-        if let Some(offer) = own
-            && self.stock.bind(offer, context).is_ok()
-        {
-            self.stock.erase(offer)?;
-        }
-        attempt.clear()
+    /// Leaves an attempt for good: the keys that open what was sealed in it are erased, its bulk removed.
+    fn leave(&self, desk: &Desk, context: Context) -> Result<()> {
+        self.stock.erase_bound_to(context)?;
+        desk.attempt(context)?.clear()
     }
 
     /// Gets the model that the plan starts from, if this member missed it, and vets the plan.
