@@ -99,7 +99,7 @@ fn sealed() {
     keep("body", "zeros", &[0; BLOCK_BYTES]);
     keep("sum", "unchanged", &[]);
     let record = |place: u16, word: u64| [&place.to_le_bytes()[..], &word.to_le_bytes()].concat();
-    keep("sum", "a-value-more", &record(0, 1 << 8));
+    keep("sum", "a-value-less", &record(0, Q - (1 << 8)));
     keep(
         "sum",
         "an-error-more",
@@ -379,7 +379,7 @@ fn messages() {
     let chunk = proto::BodyChunk {
         context: context.clone(),
         offset: 32_768,
-        data: vec![0; 64],
+        data: vec![0; 64].into(),
     };
     let range = proto::GetBodyRequest {
         context,
@@ -474,7 +474,7 @@ fn data_files() {
             { "SpecialToken": { "id": "<s>", "type_id": 0 } }, { "Sequence": { "id": "A", "type_id": 0 } }],
             "pair": [{ "Sequence": { "id": "A", "type_id": 0 } }, { "Sequence": { "id": "B", "type_id": 0 } }],
             "special_tokens": { "<s>": { "id": "<s>", "ids": [0], "tokens": ["<s>"] } } },
-        "decoder": { "type": "ByteLevel" },
+        "decoder": { "type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true },
         "model": { "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
                    "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
                    "vocab": { "<s>": 0, "r": 1, "o": 2, "s": 3, "e": 4, "ro": 5, "se": 6, "rose": 7 },
