@@ -10,19 +10,14 @@ use std::{
 
 use ciphertune_tests::fuzz::{TARGETS, Target, corpora, corpus, mutate::Mutator};
 
-/// Runs a target; a panic in it is reported with its input.
+/// Runs a target; an input that breaks it is left where it can be copied from.
 fn run(target: &Target, data: &[u8]) -> bool {
     catch_unwind(AssertUnwindSafe(|| (target.run)(data))).unwrap_or_else(|_| {
-        let shown: String = data
-            .iter()
-            .take(4_096)
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let path = format!("{}/{}", env!("CARGO_TARGET_TMPDIR"), target.name);
+        let _ = fs::write(&path, data);
         panic!(
-            "{} broke on these {} bytes; mend the parser and keep them in tests/corpus/{}: {shown}",
-            target.name,
-            data.len(),
-            target.name
+            "{name} broke on {path}: mend the parser and keep that input in tests/corpus/{name}",
+            name = target.name
         )
     })
 }

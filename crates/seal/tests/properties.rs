@@ -211,7 +211,7 @@ fn values(rng: &mut InsecureEntropy, bound: i64, length: usize) -> Vec<i64> {
 }
 
 proptest! {
-    #![proptest_config(few(24))]
+    #![proptest_config(few(12))]
 
     #[test]
     fn what_was_sealed_and_added_opens_to_the_sum_in_any_order(case in a_case()) {

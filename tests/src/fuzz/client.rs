@@ -6,7 +6,7 @@ use ciphertune_client::{draft::Draft, model, model::Model, tuning::Tuning};
 use ciphertune_policy::Policy;
 use ciphertune_round::{Digest, Job, Object as _};
 
-use super::text;
+use super::{scratch, text};
 
 /// A researcher's job file, up to the job that it leads to.
 pub fn draft(data: &[u8]) -> bool {
@@ -40,7 +40,7 @@ pub fn tuning(data: &[u8]) -> bool {
 
 /// A member's model in a file.
 pub fn model(data: &[u8]) -> bool {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = scratch();
     let path = folder.path().join("model.safetensors");
     fs::write(&path, data).unwrap();
     let Ok(Some(read)) = Model::read(&path) else {

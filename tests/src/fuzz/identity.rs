@@ -8,7 +8,7 @@ use ciphertune_identity::{
 };
 use ciphertune_round::Signer as _;
 
-use super::{corpora, parts, text};
+use super::{corpora, parts, scratch, text};
 use crate::keys;
 
 /// A name, of a federation or a party; or a role.
@@ -115,7 +115,7 @@ pub fn revocations(data: &[u8]) -> bool {
     }
     static SERVER: OnceLock<Server> = OnceLock::new();
     let server = SERVER.get_or_init(|| {
-        let (authority, folder) = (keys::authority("lab"), tempfile::tempdir().unwrap());
+        let (authority, folder) = (keys::authority("lab"), scratch());
         let hub = keys::Holder::new(&authority, folder.path(), "hub", Role::Server);
         Server {
             ca: authority.certificate_pem().to_owned(),
@@ -143,7 +143,7 @@ fn private(path: &Path, data: &[u8]) {
 
 /// A pass-phrase in a file.
 pub fn passphrase(data: &[u8]) -> bool {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = scratch();
     let path = folder.path().join("passphrase");
     private(&path, data);
     Passphrase::read(&path).is_ok()
@@ -151,7 +151,7 @@ pub fn passphrase(data: &[u8]) -> bool {
 
 /// An encrypted key in a file.
 pub fn key_file(data: &[u8]) -> bool {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = scratch();
     let path = folder.path().join("key.pem");
     private(&path, data);
     let Ok(key) = SigningKey::load(&path, &keys::passphrase()) else {
@@ -172,7 +172,7 @@ pub fn kit(data: &[u8]) -> bool {
         "policy.bin",
         "address.txt",
     ];
-    let folder = tempfile::tempdir().unwrap();
+    let folder = scratch();
     for (name, part) in files.into_iter().zip(parts::<5>(data)) {
         fs::write(folder.path().join(name), part).unwrap();
     }

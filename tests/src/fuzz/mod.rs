@@ -44,24 +44,24 @@ macro_rules! targets {
 
 targets! {
     round:
-        envelope 100_000, manifest 100_000, policy_document 100_000, job 100_000, admission 100_000,
-        one_time_key 100_000, plan 50_000, header 100_000, roster 50_000, echo 100_000, release 100_000,
+        envelope 30_000, manifest 100_000, policy_document 100_000, job 100_000, admission 100_000,
+        one_time_key 100_000, plan 30_000, header 100_000, roster 30_000, echo 100_000, release 100_000,
         agreement 100_000, void 100_000, ended 100_000, abort 100_000, digest 100_000;
     seal:
-        words 100_000, sealing_key 2_000, stored_key 2_000, sealed_share 2_000, body 4_000, sum 100;
+        words 100_000, sealing_key 1_000, stored_key 2_000, sealed_share 2_000, body 4_000, sum 40;
     policy:
         policy 30_000, decimal 100_000, setting 100_000;
     identity:
         name 100_000, endpoint 100_000, serial 100_000, certificate 100_000, certificate_pem 50_000,
-        authority_pem 20_000, request 20_000, revocations 5_000, passphrase 5_000, key_file 500, kit 2_000;
+        authority_pem 20_000, request 20_000, revocations 2_000, passphrase 2_000, key_file 300, kit 2_000;
     records:
         checkpoint 100_000, audit_log 5_000, ledger 200, journal 100_000;
     wire:
         message 100_000, refusal 100_000;
     client:
-        draft 20_000, tuning 100_000, model 10_000;
+        draft 20_000, tuning 100_000, model 5_000;
     tune:
-        csv 100_000, json_lines 100_000, sentence_label 100_000, template 100_000, tokenizer 5_000,
+        csv 20_000, json_lines 100_000, sentence_label 100_000, template 100_000, tokenizer 5_000,
         backbone 4_000, adapter 4_000;
 }
 
@@ -93,6 +93,11 @@ pub fn corpus(target: &Target) -> Vec<Vec<u8>> {
         .iter()
         .map(|path| std::fs::read(path).unwrap())
         .collect()
+}
+
+/// A folder for a parser of files: in memory where there is such a thing, for a fuzzer makes thousands.
+fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap())
 }
 
 /// Bytes that are text, or nothing for a parser of text.

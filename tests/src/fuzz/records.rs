@@ -13,6 +13,7 @@ use ciphertune_server::storage::Entry;
 use prost::Message as _;
 use tokio::runtime::{Builder, Runtime};
 
+use super::scratch;
 use crate::vectors::Vectors;
 
 /// A checkpoint of a log.
@@ -26,7 +27,7 @@ pub fn checkpoint(data: &[u8]) -> bool {
 
 /// An audit log's file: the reader that verifies and the one that goes on writing agree.
 pub fn audit_log(data: &[u8]) -> bool {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = scratch();
     let path = folder.path().join("audit.jsonl");
     fs::write(&path, data).unwrap();
     let verified = verify_file(&path);
@@ -67,7 +68,7 @@ fn runtime() -> &'static Runtime {
 
 /// A ledger's file. What is taken has spent no more than its budget.
 pub fn ledger(data: &[u8]) -> bool {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = scratch();
     let path = folder.path().join("ledger.sqlite");
     fs::write(&path, data).unwrap();
     runtime().block_on(async {

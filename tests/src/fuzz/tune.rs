@@ -12,7 +12,7 @@ use ciphertune_tune::{
     tokenizer::Tokenizer,
 };
 
-use super::{parts, text};
+use super::{parts, scratch, text};
 
 fn dataset(data: &[u8], extension: &str) -> bool {
     let Ok(read) = Dataset::parse(data, extension, "fuzz", &Schema::default()) else {
@@ -79,7 +79,7 @@ pub fn tokenizer(data: &[u8]) -> bool {
 /// A model folder: config.json, the index of shards (empty: none), and the weights.
 pub fn backbone(data: &[u8]) -> bool {
     let [config, index, weights] = parts::<3>(data);
-    let folder = tempfile::tempdir().unwrap();
+    let folder = scratch();
     let write = |name: &str, bytes: &[u8]| fs::write(folder.path().join(name), bytes).unwrap();
     write("config.json", config);
     if index.is_empty() {
@@ -109,7 +109,7 @@ fn loads(folder: &Path) -> bool {
 
 /// Trained parameters in safetensors.
 pub fn adapter(data: &[u8]) -> bool {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = scratch();
     let path = folder.path().join("adapter.safetensors");
     fs::write(&path, data).unwrap();
     let encoder = Mlp::random(2, 4, 3, 1, &Device::Cpu).unwrap();
