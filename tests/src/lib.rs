@@ -3,10 +3,13 @@
 //! [`federation`]: a whole federation on this machine, by the functions that production calls, over real sockets with
 //! mutual TLS. [`keys`]: its parties' keys and certificates. [`learner`]: members that "train" by giving plain vectors.
 //! [`plaintext`]: what the sealed path must come to, worked out anew. [`front`]: a malicious server, as a front before
-//! the honest one.
+//! the honest one. [`vectors`]: the known-answer vectors of signed objects. [`fuzz`]: every parser of bytes from outside,
+//! as a plain function.
 
 pub mod federation;
 pub mod front;
+pub mod fuzz;
 pub mod keys;
 pub mod learner;
 pub mod plaintext;
+pub mod vectors;

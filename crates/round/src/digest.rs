@@ -29,7 +29,8 @@ impl Digest {
     /// Parses 64 hexadecimal digits.
     pub fn from_hex(text: &str) -> Result<Self> {
         let malformed = || malformed("digest", format!("{text:?} is not 64 hexadecimal digits"));
-        if text.len() != 64 || !text.is_ascii() {
+        // from_str_radix would take a sign for a digit.
+        if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(malformed());
         }
         let mut bytes = [0; 32];
@@ -172,6 +173,7 @@ mod tests {
         assert!(Digest::from_hex("ab").is_err());
         assert!(Digest::from_hex(&"é".repeat(32)).is_err());
         assert!(Digest::from_hex(&"g".repeat(64)).is_err());
+        assert!(Digest::from_hex(&"+a".repeat(32)).is_err());
     }
 
     #[test]

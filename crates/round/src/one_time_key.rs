@@ -35,19 +35,10 @@ impl Object for OneTimeKeyOffer {
     fn parse(payload: &[u8]) -> Result<Self> {
         const NAME: &str = "one-time key";
         let raw: message::OneTimeKey = decode(NAME, payload)?;
-        if raw.public_key.len() != PUBLIC_KEY_BYTES {
-            return Err(malformed(
-                NAME,
-                format!("{} bytes, not {PUBLIC_KEY_BYTES}", raw.public_key.len()),
-            ));
-        }
-        if !is_reduced(&raw.public_key) {
-            return Err(malformed(NAME, "not an X-Wing public key"));
-        }
         Ok(Self {
             member: Fingerprint::parse(&raw.member)?,
             serial: raw.serial,
-            public_key: raw.public_key,
+            public_key: checked_key(NAME, raw.public_key)?,
         })
     }
 
@@ -59,6 +50,23 @@ impl Object for OneTimeKeyOffer {
         }
         .encode_to_vec()
     }
+}
+
+/// An X-Wing public key of a peer, as far as it can be checked without the code that seals to it.
+pub(crate) fn checked_key(object: &'static str, public_key: Vec<u8>) -> Result<Vec<u8>> {
+    if public_key.len() != PUBLIC_KEY_BYTES {
+        return Err(malformed(
+            object,
+            format!(
+                "a key of {} bytes, not {PUBLIC_KEY_BYTES}",
+                public_key.len()
+            ),
+        ));
+    }
+    if !is_reduced(&public_key) {
+        return Err(malformed(object, "not an X-Wing public key"));
+    }
+    Ok(public_key)
 }
 
 /// ML-KEM's check of an encapsulation key (FIPS 203, section 7.2): every coefficient of t̂ is below q. The rest of an

@@ -6,10 +6,10 @@ use prost::Message as _;
 use crate::{
     digest::{Context, Digest, Fingerprint},
     envelope::Envelope,
-    error::{Result, malformed},
+    error::Result,
     label::{self, Label},
     message,
-    one_time_key::PUBLIC_KEY_BYTES,
+    one_time_key::checked_key,
     signed::{Object, decode},
 };
 
@@ -38,20 +38,11 @@ impl Object for ParcelRequest {
     fn parse(payload: &[u8]) -> Result<Self> {
         const NAME: &str = "parcel request";
         let raw: message::ParcelRequest = decode(NAME, payload)?;
-        if raw.public_key.len() != PUBLIC_KEY_BYTES {
-            return Err(malformed(
-                NAME,
-                format!(
-                    "a key of {} bytes, not {PUBLIC_KEY_BYTES}",
-                    raw.public_key.len()
-                ),
-            ));
-        }
         Ok(Self {
             member: Fingerprint::parse(&raw.member)?,
             context: Context::from_digest(Digest::parse(&raw.context)?),
             model: Digest::parse(&raw.model)?,
-            public_key: raw.public_key,
+            public_key: checked_key(NAME, raw.public_key)?,
         })
     }
 
@@ -141,6 +132,7 @@ impl Object for Parcel {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::PUBLIC_KEY_BYTES;
 
     #[test]
     fn a_request_survives_its_bytes_and_one_with_another_key_length_is_refused() {

@@ -72,6 +72,7 @@ pub(crate) fn unpack(parameters: &Parameters, words: &[u64], values: &mut [i64])
 mod tests {
     use super::*;
     use ciphertune_sum::{CohortSize, ValueBound};
+    use proptest::prelude::*;
 
     fn parameters(n: usize, bits: u32) -> Parameters {
         let bound = ValueBound::new((1 << bits) - 1).unwrap();
@@ -123,5 +124,29 @@ mod tests {
         words[17] = modular::from_i64(1 << (p.delta_log2() + 2 * p.slot_bits()));
         let found = unpack(&p, &words, &mut vec![0; p.values_per_block()]);
         assert!(found.overflow);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// One past 9·σ·√|U| is seen as such for every cohort, whether it moves a value (at Δ/2) or not.
+        #[test]
+        fn an_error_just_outside_is_reported_as_it_is(
+            n in 2..=1000_usize,
+            bits in 1..=20_u32,
+            place in 0..N,
+            negative in any::<bool>(),
+        ) {
+            let p = parameters(n, bits);
+            let outside = p.error_bound(n) as i64 + 1;
+            let mut words = vec![0; N];
+            words[place] = modular::from_i64(if negative { -outside } else { outside });
+            let sent = vec![p.value_bound() as i64; p.values_per_block()];
+            add_packed(&p, &sent, &mut words);
+            let mut opened = vec![0; sent.len()];
+            let found = unpack(&p, &words, &mut opened);
+            prop_assert_eq!(found.residual, outside as u64);
+            prop_assert!(opened == sent || 2 * outside >= 1 << p.delta_log2());
+        }
     }
 }

@@ -109,6 +109,7 @@ pub(crate) fn combine(coefficients: &[u64], shares: &[&SecretBlock], out: &mut [
 mod tests {
     use super::*;
     use ciphertune_gauss::insecure::InsecureEntropy;
+    use proptest::prelude::*;
 
     fn rebuild(shares: &[SecretBlock], points: &[u64], x: u64) -> Vec<u64> {
         let chosen: Vec<&SecretBlock> = points.iter().map(|p| &shares[*p as usize - 1]).collect();
@@ -160,6 +161,29 @@ mod tests {
         for (zero, five) in zero.iter().zip(&five) {
             for (z, f) in zero.expose().iter().zip(five.expose()) {
                 assert_eq!(modular::sub(*f, *z), 5);
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn any_t_of_n_shares_give_the_secret_and_one_fewer_does_not(
+            (t, points) in (2..=20_usize).prop_flat_map(|n| {
+                (2..=n, Just((1..=n as u64).collect::<Vec<_>>()).prop_shuffle())
+            }),
+            seed in any::<u64>(),
+        ) {
+            let mut rng = InsecureEntropy::from_seed(seed);
+            let mut secret = SecretBlock::zero();
+            uniform_words(&mut rng, secret.expose_mut());
+            let shares = split(&secret, t, points.len(), &mut rng);
+            prop_assert!(rebuild(&shares, &points[..t], 0) == secret.expose());
+            prop_assert!(rebuild(&shares, &points[..t - 1], 0) != secret.expose());
+            let (others, &one) = (&points[..t], points.last().unwrap());
+            if !others.contains(&one) {
+                prop_assert!(rebuild(&shares, others, one) == shares[one as usize - 1].expose());
             }
         }
     }
