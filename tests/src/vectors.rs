@@ -10,7 +10,7 @@ use ring::signature::{Ed25519KeyPair, KeyPair};
 use serde_json::Value;
 
 /// What is said in a round, each under its label.
-const LABELS: [Label; 14] = [
+const LABELS: [Label; 17] = [
     label::MANIFEST,
     label::POLICY,
     label::JOB,
@@ -22,6 +22,9 @@ const LABELS: [Label; 14] = [
     label::ECHO,
     label::RELEASE,
     label::AGREEMENT,
+    label::PARCEL_REQUEST,
+    label::PARCEL_CALL,
+    label::PARCEL,
     label::VOID,
     label::ENDED,
     label::ABORT,
