@@ -13,10 +13,12 @@ pub mod codec;
 mod error;
 pub mod modular;
 mod parameters;
+mod vectorised;
 
-pub use accumulate::{add_assign, add_bodies, expect_end, read_block};
+pub use accumulate::{add_assign, add_bodies, add_encoded, expect_end, read_block, read_bytes};
 pub use error::Error;
 pub use parameters::{CohortSize, Parameters, SIGMA_SQUARED, ValueBound};
+pub use vectorised::vectorised;
 
 /// The modulus q = 2^64 − 2^32 + 1, a prime ("Goldilocks").
 ///
