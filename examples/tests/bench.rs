@@ -56,7 +56,7 @@ fn every_figure_of_sealing_is_in_the_json() {
         );
     }
     assert_eq!(report["peak_memory"]["vector"], 320_000);
-    for reference in ["chacha12", "sha256", "memcpy"] {
+    for reference in ["chacha12", "sha256", "memcpy", "fresh_memory"] {
         assert!(
             report["reference"][format!("{reference}_bytes_per_second")]
                 .as_f64()

@@ -1,4 +1,4 @@
-//! What bounds sealing on this machine: one core's ChaCha12, SHA-256 and copying.
+//! What bounds sealing on this machine: one core's ChaCha12, SHA-256, copying, and memory that was never touched.
 
 use std::{hint::black_box, time::Instant};
 
@@ -16,6 +16,8 @@ pub struct Reference {
     pub sha256_bytes_per_second: f64,
     /// Copying between buffers that do not fit into the cache; each byte is read once and written once.
     pub memcpy_bytes_per_second: f64,
+    /// Writing memory that the system has just handed out, page by page: what the opened vector costs at least.
+    pub fresh_memory_bytes_per_second: f64,
 }
 
 const CACHED: usize = 256 << 10;
@@ -32,10 +34,14 @@ pub fn measure() -> Reference {
     let (from, mut to) = (vec![1_u8; LARGE], vec![2_u8; LARGE]);
     let memcpy = throughput(LARGE, || to.copy_from_slice(black_box(&from)));
     black_box(&to);
+    let fresh = throughput(LARGE, || {
+        black_box(vec![3_u8; LARGE]);
+    });
     Reference {
         chacha12_bytes_per_second: chacha12,
         sha256_bytes_per_second: sha256,
         memcpy_bytes_per_second: memcpy,
+        fresh_memory_bytes_per_second: fresh,
     }
 }
 

@@ -119,10 +119,11 @@ impl Report {
         let reference = &self.reference;
         let _ = writeln!(
             text,
-            "\nOne core: ChaCha12 {:.2} GB/s (rand_chacha), SHA-256 {:.2} GB/s, copying {:.2} GB/s.",
+            "\nOne core: ChaCha12 {:.2} GB/s (rand_chacha), SHA-256 {:.2} GB/s, copying {:.2} GB/s, fresh memory {:.2} GB/s.",
             reference.chacha12_bytes_per_second / 1e9,
             reference.sha256_bytes_per_second / 1e9,
             reference.memcpy_bytes_per_second / 1e9,
+            reference.fresh_memory_bytes_per_second / 1e9,
         );
         text
     }
