@@ -1,5 +1,7 @@
 //! Errors and noise, draw by draw. `cargo bench -p ciphertune-gauss`.
 
+#![allow(missing_docs)] // of the function that criterion's macro makes
+
 use ciphertune_gauss::{DiscreteGaussian, Entropy, Variance};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use rand_core::Rng as _;

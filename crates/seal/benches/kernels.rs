@@ -1,5 +1,7 @@
 //! What sealing and opening a block cost, kernel by kernel. `cargo bench -p ciphertune-seal`.
 
+#![allow(missing_docs)] // of the function that criterion's macro makes
+
 use ciphertune_seal::kernels::Kernels;
 use ciphertune_sum::{BLOCK_BYTES, CohortSize, Parameters, ValueBound};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};

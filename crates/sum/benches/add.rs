@@ -1,5 +1,7 @@
 //! What a server does with a block. `cargo bench -p ciphertune-sum`.
 
+#![allow(missing_docs)] // of the function that criterion's macro makes
+
 use ciphertune_sum::{
     BLOCK_BYTES, CohortSize, N, Parameters, Q, ValueBound, add_assign, add_bodies, add_encoded,
     codec,
