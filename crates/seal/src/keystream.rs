@@ -198,10 +198,7 @@ pub(crate) mod wide {
     #[inline(always)]
     fn transpose(simd: V4, rows: Rows) -> [u64x8; 16] {
         let f = simd.avx512f;
-        let rows = rows.map(
-            #[inline(always)]
-            |row| cast(row),
-        );
+        let rows = rows.map(cast);
         // Within each quarter of 128 bits: pairs of words, then fours.
         let mut fours = rows;
         for group in 0..4 {
