@@ -53,8 +53,11 @@ mod body;
 mod check;
 mod contribute;
 mod error;
+#[doc(hidden)]
+pub mod kernels;
 mod key_sum;
 mod key_sum_share;
+mod keystream;
 mod one_time_key;
 mod open;
 mod packing;
@@ -71,10 +74,10 @@ mod words;
 
 pub use agreement_key::AgreementKey;
 pub use check::{CheckValue, check_value};
-pub use contribute::{SealedContribution, contribute};
+pub use contribute::{SealedContribution, contribute, contribute_on};
 pub use error::{Check, Error, Result};
 pub use key_sum::KeySum;
 pub use key_sum_share::{KeySumShare, sum_shares};
 pub use one_time_key::{OneTimeKey, SEALED_SHARE_BYTES, SealingKey};
-pub use open::{OpenedSum, SecondOpening, open};
+pub use open::{OpenedSum, SecondOpening, open, open_on};
 pub use parcel::{open_parcel, seal_parcel};

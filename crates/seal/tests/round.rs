@@ -1,11 +1,13 @@
 //! A round through the public interface: seal, add, rebuild, open; and everything that must fail.
 
+use std::num::NonZeroUsize;
+
 use ciphertune_gauss::Entropy;
 use ciphertune_gauss::insecure::InsecureEntropy;
 use ciphertune_round::{Context, Digest, ShareIndex};
 use ciphertune_seal::{
     Check, CheckValue, Error, KeySum, KeySumShare, OneTimeKey, OpenedSum, SealedContribution,
-    SealingKey, SecondOpening, check_value, contribute, open, sum_shares,
+    SealingKey, SecondOpening, check_value, contribute, contribute_on, open, open_on, sum_shares,
 };
 use ciphertune_sum::{CohortSize, N, Parameters, ValueBound, add_bodies, modular};
 use rand_core::Rng;
@@ -240,6 +242,50 @@ fn the_opened_sum_is_the_plain_sum_bit_for_bit() {
                 "n = {n}, length = {length}"
             );
         }
+    }
+}
+
+/// Several batches for each thread, and a last one that does not reach all of them.
+#[test]
+fn any_number_of_threads_seals_and_opens_the_same_sum() {
+    let mut cohort = Cohort::all(3, 1);
+    let length = 26 * cohort.parameters.values_per_block() + 7;
+    let (sealed, t) = (&mut cohort.sealed, cohort.threshold);
+    for (at, threads) in [1, 2, 3].into_iter().enumerate() {
+        let (threads, values) = (
+            NonZeroUsize::new(threads).unwrap(),
+            values(at as u64, length),
+        );
+        let (p, context, seats) = (&cohort.parameters, &cohort.context, &cohort.seats);
+        let body = &mut cohort.bodies[at];
+        body.clear();
+        sealed[at] =
+            contribute_on(threads, p, context, seat(at), t, seats, &values, &mut *body).unwrap();
+        assert_eq!(sealed[at].body_sha256, Digest::sha256(body));
+        cohort.values[at] = values;
+    }
+    let (key, sum, checks) = (cohort.key(), cohort.sum(), cohort.checks());
+    let open = |threads, sum: &[u8]| {
+        let (p, context, roster) = (&cohort.parameters, &cohort.context, &cohort.roster);
+        let (threads, digest) = (NonZeroUsize::new(threads).unwrap(), Digest::sha256(sum));
+        open_on(
+            threads, p, length, context, roster, &key, 3, &checks, &digest, sum,
+        )
+    };
+    for threads in [1, 2, 3, 40] {
+        let (opened, _) = open(threads, &sum).unwrap();
+        assert!(
+            opened.into_values() == cohort.plain_sum(),
+            "{threads} threads"
+        );
+        // In the last whole block, and then not a word at all.
+        let mut changed = sum.clone();
+        changed[8 * 25 * N] ^= 1;
+        fails(open(threads, &changed), Check::CheckValue);
+        changed[8 * 25 * N..][..8].fill(0xFF);
+        assert!(matches!(open(threads, &changed), Err(Error::Malformed(_))));
+        let short = &sum[..sum.len() - 8];
+        assert!(matches!(open(threads, short), Err(Error::Malformed(_))));
     }
 }
 

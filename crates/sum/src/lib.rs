@@ -16,11 +16,13 @@ mod error;
 pub mod modular;
 mod parameters;
 pub mod security;
+mod vectorised;
 
-pub use accumulate::{add_assign, add_bodies, expect_end, read_block};
+pub use accumulate::{add_assign, add_bodies, add_encoded, expect_end, read_block, read_bytes};
 pub use decoding::DecodingFailure;
 pub use error::Error;
 pub use parameters::{CohortSize, Overflow, Parameters, SIGMA_SQUARED, ValueBound};
+pub use vectorised::vectorised;
 
 /// The modulus q = 2^64 − 2^32 + 1, a prime ("Goldilocks").
 ///

@@ -6,7 +6,7 @@ use ciphertune_sum::N;
 use super::{digest, encoded, expect_words, key_of, number, pair, parameters, read, small};
 use crate::body::{Masks, open_block, seal_block};
 use crate::check::check_value;
-use crate::packing::unpack;
+use crate::packing::{pack, unpack};
 use crate::ring::Ring;
 
 #[test]
@@ -23,9 +23,10 @@ fn a_body_and_its_check_value_are_those_of_the_vectors() {
     let (mut body, mut opened) = (Vec::new(), Vec::new());
     for (j, values) in values.chunks(p.values_per_block()).enumerate() {
         let errors = small(&vector["error_seed"], j as u64, N, magnitude);
-        let mut block = vec![0; N];
+        let (mut block, mut message) = (vec![0; N], vec![0; N]);
         masks.fill(j, &mut block);
-        seal_block(&ring, &p, &spectrum, &errors, values, &mut block);
+        pack(&p, values, &mut message);
+        seal_block(&ring, &spectrum, &errors, &message, &mut block);
         body.extend_from_slice(&block);
         let mut words = vec![0; N];
         masks.fill(j, &mut words);

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::body::{Masks, seal_block};
 use crate::contribute::seat_at;
+use crate::packing::pack;
 use crate::ring::Ring;
 use crate::secret::SecretBlock;
 use crate::{KeySum, KeySumShare, OneTimeKey, check_value, open, shamir, sum_shares};
@@ -116,16 +117,10 @@ impl Round {
             .enumerate()
         {
             let errors = small(&member["error_seed"], j as u64, N, self.magnitude());
-            let mut block = vec![0; N];
+            let (mut block, mut message) = (vec![0; N], vec![0; N]);
             masks.fill(j, &mut block);
-            seal_block(
-                &ring,
-                &self.parameters,
-                &spectrum,
-                &errors,
-                values,
-                &mut block,
-            );
+            pack(&self.parameters, values, &mut message);
+            seal_block(&ring, &spectrum, &errors, &message, &mut block);
             body.extend_from_slice(&block);
         }
         expect_words(&body, &member["body"]);
