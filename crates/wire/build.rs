@@ -6,6 +6,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         .bytes(".ciphertune.wire.Chunk.data")
         .bytes(".ciphertune.wire.BodyChunk.data")
+        .bytes(".ciphertune.wire.ParcelChunk.data")
         .compile_fds(descriptors)?;
     Ok(())
 }

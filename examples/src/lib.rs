@@ -1,4 +1,6 @@
-//! The demonstration: a whole federation on one machine, by production's code, every party in a process of its own.
+//! Two programs: the demonstration, and [`bench`] (what the parts of a round cost).
+//!
+//! The demonstration is a whole federation on one machine, by production's code, every party in a process of its own.
 //!
 //! Read [`demo`] (what happens, in order), then what it stands on: [`setup`] (everything before the first process),
 //! [`corpus`] and [`headlines`] (sentences and a
@@ -6,6 +8,7 @@
 //! [`children`] (how it is started, heard and ended), [`tally`] (what the rounds gave), [`compare`] (the opened sums
 //! against plain ones), [`progress`], [`summary`] and [`table`] (what is told).
 
+pub mod bench;
 pub mod children;
 pub mod compare;
 pub mod corpus;

@@ -71,6 +71,9 @@ impl Progress {
                 100.0 * start.accuracy,
                 start.examples
             )),
+            Happening::CatchingUp { from, to } => self.note(&format!(
+                "{name} stands after round {from} and asks for the model of round {to}"
+            )),
             Happening::Planned {
                 round,
                 rounds,

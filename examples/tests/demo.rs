@@ -256,7 +256,7 @@ fn until(what: &str, holds: impl Fn() -> bool) {
     let start = Instant::now();
     while !holds() {
         assert!(
-            start.elapsed() < Duration::from_secs(60),
+            start.elapsed() < Duration::from_secs(90),
             "{what}: not within a minute"
         );
         std::thread::sleep(Duration::from_millis(50));
@@ -302,7 +302,8 @@ fn ctrl_c_and_even_a_killed_parent_leave_no_process_behind() {
 fn a_member_that_is_killed_does_not_hang_the_others_past_the_deadline() {
     let folder = tempfile::tempdir().unwrap();
     let out = fs::canonicalize(folder.path()).unwrap().join("out");
-    let mut child = under_way(&out, &["--deadline", "5"]);
+    // Long enough for a round on a machine that is busy with other tests.
+    let mut child = under_way(&out, &["--deadline", "20"]);
     let of_member = |pid: &u32| {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         String::from_utf8_lossy(&line).contains("member-2/")

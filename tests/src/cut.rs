@@ -16,7 +16,7 @@ use ciphertune_client::disk::{Does, Step, Watch, temporary};
 pub const WORDS: &str = "cut off";
 
 /// Where in a write the run ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Where {
     /// Nothing of it is on the disk.
     Before,
@@ -44,6 +44,19 @@ pub struct Taken {
     pub name: String,
     /// What `mark` said when it began.
     pub mark: usize,
+}
+
+impl Taken {
+    /// Where in the code it was taken, as far as its file's name tells: without serials, places and digests.
+    pub fn site(&self) -> (Does, String) {
+        let digest =
+            self.name.len() == 64 && self.name.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let name = if digest { "" } else { &self.name };
+        (
+            self.does,
+            name.replace(|one: char| one.is_ascii_digit(), ""),
+        )
+    }
 }
 
 /// The watcher.

@@ -2,7 +2,7 @@
 //! researcher and members, each with a home in a temporary folder; sockets and TLS are real.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::PathBuf,
     sync::{Arc, Mutex},
@@ -308,6 +308,41 @@ impl Federation {
         Site::open(self.members[member].home.clone(), &passphrase()).unwrap()
     }
 
+    /// What a member's audit log says of one kind, oldest first: the fields of each entry.
+    pub fn log(&self, member: usize, kind: &str) -> Vec<serde_json::Value> {
+        let lines = fs::read_to_string(self.members[member].home.audit()).unwrap_or_default();
+        lines
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+            .filter(|line| line["kind"] == kind)
+            .map(|mut line| line["fields"].take())
+            .collect()
+    }
+
+    /// Why a member refused or left something, in the words of its audit log.
+    pub fn refused(&self, member: usize) -> Vec<String> {
+        self.log(member, "refused")
+            .iter()
+            .map(|fields| fields["reason"].as_str().unwrap().to_owned())
+            .collect()
+    }
+
+    /// The serial numbers of the one-time keys that a member holds, and of those that were bound to a context.
+    pub fn one_time_keys(&self, member: usize) -> (BTreeSet<u64>, BTreeSet<u64>) {
+        let folder = self.members[member].home.root().join("one-time-keys");
+        let (mut held, mut bound) = (BTreeSet::new(), BTreeSet::new());
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = PathBuf::from(entry.unwrap().file_name());
+            let serial = || path.file_stem().unwrap().to_str().unwrap().parse().unwrap();
+            match path.extension().and_then(|extension| extension.to_str()) {
+                Some("key") => drop(held.insert(serial())),
+                Some("context") => drop(bound.insert(serial())),
+                _ => {}
+            }
+        }
+        (held, bound)
+    }
+
     /// A folder for what `dangerous_plaintext` writes.
     pub fn plaintext_folder(&self) -> PathBuf {
         let folder = self.folder.path().join("plaintext");
@@ -506,6 +541,12 @@ impl Member {
     /// Waits for its end.
     pub async fn end(&mut self) -> ciphertune_client::Result<Outcome> {
         within(&mut self.task).await.unwrap()
+    }
+
+    /// Stops it if it still runs.
+    pub async fn stop(&mut self) {
+        let _ = self.stop.take().map(|stop| stop.send(()));
+        let _ = self.end().await;
     }
 
     /// Stops it in the middle of whatever it does.

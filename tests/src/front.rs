@@ -1,5 +1,8 @@
 //! A malicious server: the honest one, behind a front that has its certificate and changes, hides or swallows what
 //! passes. To the honest server it speaks as the member whose call it forwards.
+//!
+//! The front has every party's key, so it plays malicious members too: what one of them sends is changed and signed
+//! anew on its way to the honest server, as that member could have sent it.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -8,11 +11,14 @@ use std::{
 };
 
 use ciphertune_identity::{SigningKey, tls};
-use ciphertune_round::{Agreement, Context, Digest, Echo, Envelope, Fingerprint, Object, Signed};
+use ciphertune_round::{
+    Agreement, Context, Digest, Echo, Envelope, Fingerprint, Object, Parcel, Plan, ShareIndex,
+    Signed,
+};
 use ciphertune_wire::{
     Client, ConnectInfo, Meter, accept, connect,
     limits::{CHUNK_BYTES, MESSAGE_BYTES},
-    proto::{self, Event, EventKind, SealedShare, ShareKind, federation_server},
+    proto::{self, Event, EventKind, PutSharesRequest, SealedShare, ShareKind, federation_server},
 };
 use tokio::{
     net::TcpListener,
@@ -39,13 +45,20 @@ pub enum Put {
     Release,
     /// An agreement.
     Agreement,
+    /// A request for the model of a round that was missed.
+    ParcelRequest,
+    /// A parcel.
+    Parcel,
 }
 
-type OnEvent = dyn Fn(&Fingerprint, Event) -> Option<Event> + Send + Sync;
+type OnEvent = dyn Fn(&Fingerprint, Event) -> Vec<Event> + Send + Sync;
 type OnSum = dyn Fn(&Fingerprint, &mut Vec<u8>) + Send + Sync;
 type OnBody = dyn Fn(&Fingerprint, u32, &mut Vec<u8>) + Send + Sync;
 type OnShare = dyn Fn(&Fingerprint, ShareKind, SealedShare) -> Option<SealedShare> + Send + Sync;
+type OnParcel = dyn Fn(&Fingerprint, &mut Vec<u8>) + Send + Sync;
 type OnPut = dyn Fn(&Fingerprint, Put) -> bool + Send + Sync;
+type OnSharesSent = dyn Fn(&Fingerprint, &SigningKey, &mut PutSharesRequest) + Send + Sync;
+type OnBodySent = dyn Fn(&Fingerprint, &mut Vec<u8>) + Send + Sync;
 
 /// How the front lies; where nothing is said it forwards.
 pub struct Lies {
@@ -53,27 +66,52 @@ pub struct Lies {
     sum: Box<OnSum>,
     body: Box<OnBody>,
     share: Box<OnShare>,
+    parcel: Box<OnParcel>,
+    garbled: Option<Fingerprint>,
     put: Box<OnPut>,
+    shares_sent: Box<OnSharesSent>,
+    body_sent: Box<OnBodySent>,
+    relays: bool,
+    tape: Tape,
 }
 
 impl Lies {
     /// None.
     pub fn none() -> Self {
         Self {
-            event: Box::new(|_, event| Some(event)),
+            event: Box::new(|_, event| vec![event]),
             sum: Box::new(|_, _| {}),
             body: Box::new(|_, _, _| {}),
             share: Box::new(|_, _, share| Some(share)),
+            parcel: Box::new(|_, _| {}),
+            garbled: None,
             put: Box::new(|_, _| true),
+            shares_sent: Box::new(|_, _, _| {}),
+            body_sent: Box::new(|_, _| {}),
+            relays: false,
+            tape: Tape::default(),
         }
     }
 
-    /// About an event to a member. `None` hides it, and numbers what follows as if it had never been.
-    pub fn about_events(
+    /// What members send under these lies, for lies that are made of it.
+    pub fn tape(&self) -> Tape {
+        self.tape.clone()
+    }
+
+    /// About an event to a member: `None` hides it, several are told in its place, each with its number; they are told
+    /// without gaps. A number that the lie changes stays changed.
+    pub fn about_events<I: IntoIterator<Item = Event>>(
         mut self,
-        lie: impl Fn(&Fingerprint, Event) -> Option<Event> + Send + Sync + 'static,
+        lie: impl Fn(&Fingerprint, Event) -> I + Send + Sync + 'static,
     ) -> Self {
-        self.event = Box::new(lie);
+        self.event = Box::new(move |member, event| lie(member, event).into_iter().collect());
+        self
+    }
+
+    /// Echoes, releases and agreements go from member to member through the front alone: the honest server, which knows
+    /// one roster, never hears of them.
+    pub fn relaying(mut self) -> Self {
+        self.relays = true;
         self
     }
 
@@ -86,15 +124,9 @@ impl Lies {
     ) -> Self {
         self.about_events(move |_, event| {
             if event.kind != i32::from(kind) {
-                return Some(event);
+                return [event];
             }
-            let envelope = Envelope::decode(&event.envelope).unwrap();
-            let mut value = T::parse(envelope.payload()).unwrap();
-            lie(&mut value);
-            Some(Event {
-                envelope: Signed::sign(value, &key).encode(),
-                ..event
-            })
+            [resigned(event, &key, &lie)]
         })
     }
 
@@ -128,6 +160,39 @@ impl Lies {
         self
     }
 
+    /// About the parcel that a member fetches.
+    pub fn about_parcels(
+        mut self,
+        lie: impl Fn(&Fingerprint, &mut Vec<u8>) + Send + Sync + 'static,
+    ) -> Self {
+        self.parcel = Box::new(lie);
+        self
+    }
+
+    /// With a member that sends garbage for the model that it is asked for, and signs it.
+    pub fn with_garbled_parcels_of(mut self, sender: Fingerprint) -> Self {
+        self.garbled = Some(sender);
+        self
+    }
+
+    /// About a header or a release with its shares, as a malicious member sends it; the key is that member's.
+    pub fn about_shares_sent(
+        mut self,
+        lie: impl Fn(&Fingerprint, &SigningKey, &mut PutSharesRequest) + Send + Sync + 'static,
+    ) -> Self {
+        self.shares_sent = Box::new(lie);
+        self
+    }
+
+    /// About the body that a malicious member sends.
+    pub fn about_bodies_sent(
+        mut self,
+        lie: impl Fn(&Fingerprint, &mut Vec<u8>) + Send + Sync + 'static,
+    ) -> Self {
+        self.body_sent = Box::new(lie);
+        self
+    }
+
     /// Which of what members send reach the server; the rest is confirmed and swallowed.
     pub fn forwarding(
         mut self,
@@ -138,7 +203,18 @@ impl Lies {
     }
 }
 
-/// What a member sent for one context.
+/// An event with its signed object changed, and signed anew.
+pub fn resigned<T: Object>(event: Event, key: &SigningKey, change: impl FnOnce(&mut T)) -> Event {
+    let envelope = Envelope::decode(&event.envelope).unwrap();
+    let mut value = T::parse(envelope.payload()).unwrap();
+    change(&mut value);
+    Event {
+        envelope: Signed::sign(value, key).encode(),
+        ..event
+    }
+}
+
+/// What a member sent for one context, as it sent it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sent {
     /// The member.
@@ -155,36 +231,118 @@ pub struct Sent {
     pub shares: Vec<Vec<u8>>,
 }
 
-/// The front, serving.
-pub struct Front {
-    seen: Arc<Mutex<Vec<(Fingerprint, Put)>>>,
-    sent: Arc<Mutex<Vec<Sent>>>,
-    task: JoinHandle<()>,
+impl Sent {
+    /// The signed object.
+    pub fn object<T: Object>(&self) -> T {
+        T::parse(Envelope::decode(&self.bytes).unwrap().payload()).unwrap()
+    }
 }
 
-impl Front {
-    /// What members sent, in order, whether it was forwarded or not.
+/// What members sent, in order, whether it was forwarded or not.
+#[derive(Clone, Default)]
+pub struct Tape(Arc<Mutex<Taped>>);
+
+#[derive(Default)]
+struct Taped {
+    seen: Vec<(Fingerprint, Put)>,
+    sent: Vec<Sent>,
+    keys: Vec<(Fingerprint, Vec<u8>)>,
+}
+
+impl Tape {
+    /// Every call.
     pub fn seen(&self) -> Vec<(Fingerprint, Put)> {
-        self.seen.lock().unwrap().clone()
-    }
-
-    /// What was sent for contexts, in order, byte by byte.
-    pub fn sent(&self) -> Vec<Sent> {
-        self.sent.lock().unwrap().clone()
-    }
-
-    /// Counts, at any later time, what one member has sent.
-    pub fn counter(&self, by: Fingerprint) -> impl Fn() -> usize + Send + Sync + 'static {
-        let seen = Arc::clone(&self.seen);
-        move || {
-            let seen = seen.lock().unwrap();
-            seen.iter().filter(|(sender, _)| *sender == by).count()
-        }
+        self.taped().seen.clone()
     }
 
     /// How many times something was sent.
     pub fn count(&self, put: Put) -> usize {
-        self.seen().iter().filter(|(_, seen)| *seen == put).count()
+        let taped = self.taped();
+        taped.seen.iter().filter(|(_, seen)| *seen == put).count()
+    }
+
+    /// Counts, at any later time, what one member has sent.
+    pub fn counter(&self, by: Fingerprint) -> impl Fn() -> usize + Send + Sync + 'static {
+        let tape = self.clone();
+        move || {
+            let taped = tape.taped();
+            taped
+                .seen
+                .iter()
+                .filter(|(sender, _)| *sender == by)
+                .count()
+        }
+    }
+
+    /// What was sent for contexts, byte by byte.
+    pub fn sent(&self) -> Vec<Sent> {
+        self.taped().sent.clone()
+    }
+
+    /// Of that, what is of one kind.
+    pub fn of(&self, put: Put) -> Vec<Sent> {
+        let mut sent = self.sent();
+        sent.retain(|sent| sent.put == put);
+        sent
+    }
+
+    /// The bodies that a member sent, each whole, in the order of their contexts.
+    pub fn bodies_of(&self, by: &Fingerprint) -> Vec<Vec<u8>> {
+        let mut bodies: Vec<(Context, Vec<u8>)> = Vec::new();
+        for part in self.of(Put::Body).iter().filter(|part| part.by == *by) {
+            if bodies.iter().all(|(context, _)| *context != part.context) {
+                bodies.push((part.context, Vec::new()));
+            }
+            let (start, body) = (part.offset as usize, bodies.iter_mut());
+            for (_, body) in body.filter(|(context, _)| *context == part.context) {
+                body.resize(body.len().max(start + part.bytes.len()), 0);
+                body[start..start + part.bytes.len()].copy_from_slice(&part.bytes);
+            }
+        }
+        bodies.into_iter().map(|(_, body)| body).collect()
+    }
+
+    /// The last of them.
+    pub fn body_of(&self, by: &Fingerprint) -> Vec<u8> {
+        self.bodies_of(by).pop().expect("a body")
+    }
+
+    /// The one-time keys that a member offered, in envelopes.
+    pub fn keys_of(&self, by: &Fingerprint) -> Vec<Vec<u8>> {
+        let taped = self.taped();
+        let keys = taped.keys.iter().filter(|(member, _)| member == by);
+        keys.map(|(_, key)| key.clone()).collect()
+    }
+
+    /// What no member may do, in words: say two different things in one context.
+    pub fn contradictions(&self) -> Vec<String> {
+        let mut first: BTreeMap<_, Sent> = BTreeMap::new();
+        let mut contradictions = Vec::new();
+        for sent in self.sent() {
+            let place = (sent.by, sent.put, sent.context, sent.offset);
+            if *first.entry(place).or_insert_with(|| sent.clone()) != sent {
+                contradictions.push(format!("{} sent two of {:?}", sent.by, sent.put));
+            }
+        }
+        contradictions
+    }
+
+    fn taped(&self) -> std::sync::MutexGuard<'_, Taped> {
+        self.0.lock().unwrap()
+    }
+}
+
+/// The front, serving.
+pub struct Front {
+    tape: Tape,
+    task: JoinHandle<()>,
+}
+
+impl std::ops::Deref for Front {
+    type Target = Tape;
+
+    fn deref(&self) -> &Tape {
+        &self.tape
     }
 }
 
@@ -209,26 +367,26 @@ pub struct Papers {
 /// Serves on `listener` before the honest server at `hidden`.
 pub fn stand_before(hidden: String, listener: TcpListener, papers: Papers, lies: Lies) -> Front {
     let tls = tls::server_config(&papers.ca_pem, &papers.cert_pem, &papers.key).unwrap();
-    let seen = Arc::new(Mutex::new(Vec::new()));
-    let sent = Arc::new(Mutex::new(Vec::new()));
+    let tape = lies.tape();
     let service = Forwarding {
         hidden,
         papers: Arc::new(papers),
         lies: Arc::new(lies),
         clients: Arc::default(),
-        seen: Arc::clone(&seen),
-        sent: Arc::clone(&sent),
+        relay: Arc::default(),
+        plans: Arc::default(),
     };
+    // More than any member takes: the limit that is tested is the member's.
     let service = federation_server::FederationServer::new(service)
         .max_decoding_message_size(MESSAGE_BYTES)
-        .max_encoding_message_size(MESSAGE_BYTES);
+        .max_encoding_message_size(4 * MESSAGE_BYTES);
     let task = tokio::spawn(async move {
         let (_keep, tls) = watch::channel(tls);
         let incoming = accept(listener, tls, |_| {});
         let served = Server::builder().add_service(service);
         served.serve_with_incoming(incoming).await.unwrap();
     });
-    Front { seen, sent, task }
+    Front { tape, task }
 }
 
 struct Forwarding {
@@ -236,8 +394,48 @@ struct Forwarding {
     papers: Arc<Papers>,
     lies: Arc<Lies>,
     clients: Arc<tokio::sync::Mutex<HashMap<Fingerprint, Client>>>,
-    seen: Arc<Mutex<Vec<(Fingerprint, Put)>>>,
-    sent: Arc<Mutex<Vec<Sent>>>,
+    relay: Arc<Relay>,
+    plans: Arc<Mutex<HashMap<Context, Plan>>>,
+}
+
+/// What goes from member to member past the honest server.
+struct Relay {
+    said: Mutex<Vec<Event>>,
+    releases: Mutex<Vec<(Fingerprint, PutSharesRequest)>>,
+    length: watch::Sender<usize>,
+}
+
+impl Default for Relay {
+    fn default() -> Self {
+        Self {
+            said: Mutex::default(),
+            releases: Mutex::default(),
+            length: watch::channel(0).0,
+        }
+    }
+}
+
+impl Relay {
+    fn say(&self, kind: EventKind, envelope: &[u8]) {
+        let mut said = self.said.lock().unwrap();
+        said.push(Event {
+            sequence: 0,
+            kind: kind.into(),
+            envelope: envelope.to_vec(),
+        });
+        self.length.send_replace(said.len());
+    }
+
+    /// What was said after the first `heard`; waits for it.
+    async fn after(&self, heard: usize) -> Event {
+        let mut length = self.length.subscribe();
+        let _ = length.wait_for(|length| *length > heard).await;
+        self.said.lock().unwrap()[heard].clone()
+    }
+}
+
+fn context(bytes: &[u8]) -> Context {
+    Context::from_digest(Digest::parse(bytes).unwrap())
 }
 
 type Reply<T> = Result<Response<T>, Status>;
@@ -267,14 +465,14 @@ impl Forwarding {
         Ok((caller, client))
     }
 
-    /// Notes what a member sends, and says whether it is forwarded.
+    /// Notes that a member sends something, and says whether it is forwarded.
     fn forwards(&self, caller: &Fingerprint, put: Put) -> bool {
-        self.seen.lock().unwrap().push((*caller, put));
+        self.lies.tape.taped().seen.push((*caller, put));
         (self.lies.put)(caller, put)
     }
 
     fn keep(&self, sent: Sent) {
-        self.sent.lock().unwrap().push(sent);
+        self.lies.tape.taped().sent.push(sent);
     }
 
     /// Keeps a signed object, whose context `of` reads from it.
@@ -294,10 +492,46 @@ impl Forwarding {
             shares: Vec::new(),
         });
     }
+
+    /// The key-sum shares for a member of those releases that the front relayed.
+    fn relayed_shares(&self, caller: &Fingerprint, context: Context) -> Vec<SealedShare> {
+        let plans = self.plans.lock().unwrap();
+        let plan = &plans[&context];
+        let position = plan.seat_of(caller).map_or(0, ShareIndex::position);
+        let releases = self.relay.releases.lock().unwrap();
+        releases
+            .iter()
+            .filter(|(_, release)| release.context == context.as_bytes())
+            .filter_map(|(sender, release)| {
+                Some(SealedShare {
+                    sender: plan.seat_of(sender)?.get().into(),
+                    share: release.shares.get(position)?.clone(),
+                })
+            })
+            .collect()
+    }
 }
 
-fn context(bytes: &[u8]) -> Context {
-    Context::from_digest(Digest::parse(bytes).unwrap())
+impl Forwarding {
+    /// A member's parcel with one bit changed, signed again in its name.
+    fn garbled(
+        &self,
+        sender: &Fingerprint,
+        chunks: Vec<proto::ParcelChunk>,
+    ) -> Vec<proto::ParcelChunk> {
+        let envelope = Envelope::decode(&chunks[0].parcel).unwrap();
+        let mut sealed: Vec<u8> = chunks.into_iter().flat_map(|chunk| chunk.data).collect();
+        let last = sealed.len() - 1;
+        sealed[last] ^= 1;
+        let parcel = Parcel {
+            sealed: Digest::sha256(&sealed),
+            ..Parcel::parse(envelope.payload()).unwrap()
+        };
+        vec![proto::ParcelChunk {
+            parcel: Signed::sign(parcel, &self.papers.parties[sender].1).encode(),
+            data: sealed.into(),
+        }]
+    }
 }
 
 fn in_chunks(bytes: Vec<u8>, offset: u64) -> Replies<proto::Chunk> {
@@ -326,6 +560,7 @@ impl federation_server::Federation for Forwarding {
     type GetSharesStream = Replies<SealedShare>;
     type GetBodyStream = Replies<proto::Chunk>;
     type GetSumStream = Replies<proto::Chunk>;
+    type GetParcelStream = Replies<proto::Chunk>;
 
     async fn directory(
         &self,
@@ -372,6 +607,9 @@ impl federation_server::Federation for Forwarding {
         request: Request<proto::PutOneTimeKeysRequest>,
     ) -> Reply<proto::PutOneTimeKeysReply> {
         let (caller, mut client) = self.caller(&request).await?;
+        let keys = request.get_ref().keys.iter();
+        let keys = keys.map(|key| (caller, key.clone()));
+        self.lies.tape.taped().keys.extend(keys);
         if !self.forwards(&caller, Put::Keys) {
             return Ok(Response::new(proto::PutOneTimeKeysReply { stock: 8 }));
         }
@@ -380,47 +618,84 @@ impl federation_server::Federation for Forwarding {
 
     async fn events(&self, request: Request<proto::EventsRequest>) -> Reply<Self::EventsStream> {
         let (caller, mut client) = self.caller(&request).await?;
-        let events = client.events(request.into_inner()).await?.into_inner();
-        let lies = Arc::clone(&self.lies);
-        let mut hidden = 0;
-        let told = events.filter_map(move |event| match event {
-            Err(status) => Some(Err(status)),
-            Ok(event) => match (lies.event)(&caller, event) {
-                Some(event) => Some(Ok(Event {
-                    sequence: event.sequence - hidden,
-                    ..event
-                })),
-                None => {
-                    hidden += 1;
-                    None
+        // From the start, however much the member has heard: lies are numbered by what was told before them.
+        let from_start = proto::EventsRequest { after: 0 };
+        let mut arriving = client.events(from_start).await?.into_inner();
+        let after = request.into_inner().after;
+        let (lies, relay) = (Arc::clone(&self.lies), Arc::clone(&self.relay));
+        let plans = Arc::clone(&self.plans);
+        let (tell, told) = mpsc::channel(16);
+        tokio::spawn(async move {
+            let (mut sequence, mut relayed, mut has_roster) = (0, 0, false);
+            loop {
+                let event = tokio::select! {
+                    event = arriving.message() => match event {
+                        Ok(Some(event)) => event,
+                        Ok(None) => return,
+                        Err(status) => {
+                            let _ = tell.send(Err(status)).await;
+                            return;
+                        }
+                    },
+                    event = relay.after(relayed), if has_roster => {
+                        relayed += 1;
+                        event
+                    }
+                    () = tell.closed() => return,
+                };
+                if event.kind() == EventKind::Plan {
+                    let envelope = Envelope::decode(&event.envelope).unwrap();
+                    let plan = Plan::parse(envelope.payload()).unwrap();
+                    let context = Context::of_plan(envelope.payload());
+                    plans.lock().unwrap().insert(context, plan);
                 }
-            },
+                has_roster |= event.kind() == EventKind::Roster;
+                let honest = event.sequence;
+                for event in (lies.event)(&caller, event) {
+                    sequence += 1;
+                    let told = Event {
+                        sequence: sequence + event.sequence - honest,
+                        ..event
+                    };
+                    if sequence > after && tell.send(Ok(told)).await.is_err() {
+                        return;
+                    }
+                }
+            }
         });
-        Ok(Response::new(Box::pin(told)))
+        Ok(Response::new(Box::pin(ReceiverStream::new(told))))
     }
 
-    async fn put_shares(
-        &self,
-        request: Request<proto::PutSharesRequest>,
-    ) -> Reply<proto::PutSharesReply> {
+    async fn put_shares(&self, request: Request<PutSharesRequest>) -> Reply<proto::PutSharesReply> {
         let (caller, mut client) = self.caller(&request).await?;
-        let put = match request.get_ref().kind() {
+        let mut request = request.into_inner();
+        let put = match request.kind() {
             ShareKind::KeySum => Put::Release,
             _ => Put::KeyShares,
         };
-        let asked = request.get_ref();
         self.keep(Sent {
             by: caller,
             put,
-            context: context(&asked.context),
+            context: context(&request.context),
             offset: 0,
-            bytes: asked.signed.clone(),
-            shares: asked.shares.clone(),
+            bytes: request.signed.clone(),
+            shares: request.shares.clone(),
         });
-        if !self.forwards(&caller, put) {
+        let forwards = self.forwards(&caller, put);
+        (self.lies.shares_sent)(&caller, &self.papers.parties[&caller].1, &mut request);
+        if self.lies.relays && put == Put::Release {
+            let mut releases = self.relay.releases.lock().unwrap();
+            releases
+                .retain(|(sender, held)| (*sender, &held.context) != (caller, &request.context));
+            releases.push((caller, request.clone()));
+            drop(releases);
+            self.relay.say(EventKind::Release, &request.signed);
             return Ok(Response::new(proto::PutSharesReply {}));
         }
-        client.put_shares(request.into_inner()).await
+        if !forwards {
+            return Ok(Response::new(proto::PutSharesReply {}));
+        }
+        client.put_shares(request).await
     }
 
     async fn get_shares(
@@ -429,8 +704,17 @@ impl federation_server::Federation for Forwarding {
     ) -> Reply<Self::GetSharesStream> {
         let (caller, mut client) = self.caller(&request).await?;
         let kind = request.get_ref().kind();
-        let shares = client.get_shares(request.into_inner()).await?.into_inner();
         let lies = Arc::clone(&self.lies);
+        if self.lies.relays && kind == ShareKind::KeySum {
+            let context = context(&request.get_ref().context);
+            let shares: Vec<_> = self
+                .relayed_shares(&caller, context)
+                .into_iter()
+                .filter_map(|share| (lies.share)(&caller, kind, share).map(Ok))
+                .collect();
+            return Ok(Response::new(Box::pin(tokio_stream::iter(shares))));
+        }
+        let shares = client.get_shares(request.into_inner()).await?.into_inner();
         let told = shares.filter_map(move |share| match share {
             Err(status) => Some(Err(status)),
             Ok(share) => (lies.share)(&caller, kind, share).map(Ok),
@@ -445,33 +729,37 @@ impl federation_server::Federation for Forwarding {
         let (caller, mut client) = self.caller(&request).await?;
         let forwards = self.forwards(&caller, Put::Body);
         let mut chunks = request.into_inner();
-        let (passing, passed) = mpsc::channel(4);
-        let sent = Arc::clone(&self.sent);
-        let reading = tokio::spawn(async move {
-            let mut durable = 0;
-            while let Ok(Some(chunk)) = chunks.message().await {
-                durable = chunk.offset + chunk.data.len() as u64;
-                sent.lock().unwrap().push(Sent {
-                    by: caller,
-                    put: Put::Body,
-                    context: context(&chunk.context),
-                    offset: chunk.offset,
-                    bytes: chunk.data.to_vec(),
-                    shares: Vec::new(),
-                });
-                if forwards && passing.send(chunk).await.is_err() {
-                    break;
-                }
-            }
-            durable
-        });
-        if forwards {
-            return client.put_body(ReceiverStream::new(passed)).await;
+        let (mut named, mut offset, mut body) = (Vec::new(), None, Vec::new());
+        while let Ok(Some(chunk)) = chunks.message().await {
+            self.keep(Sent {
+                by: caller,
+                put: Put::Body,
+                context: context(&chunk.context),
+                offset: chunk.offset,
+                bytes: chunk.data.to_vec(),
+                shares: Vec::new(),
+            });
+            offset.get_or_insert(chunk.offset);
+            body.extend_from_slice(&chunk.data);
+            named = chunk.context;
         }
-        Ok(Response::new(proto::PutBodyReply {
-            durable: reading.await.unwrap_or_default(),
-            complete: true,
-        }))
+        if !forwards {
+            return Ok(Response::new(proto::PutBodyReply {
+                durable: offset.unwrap_or_default() + body.len() as u64,
+                complete: true,
+            }));
+        }
+        (self.lies.body_sent)(&caller, &mut body);
+        let (mut offset, mut passing) = (offset.unwrap_or_default(), Vec::new());
+        for data in body.chunks(CHUNK_BYTES) {
+            passing.push(proto::BodyChunk {
+                context: named.clone(),
+                offset,
+                data: data.to_vec().into(),
+            });
+            offset += data.len() as u64;
+        }
+        client.put_body(tokio_stream::iter(passing)).await
     }
 
     async fn body_offset(
@@ -516,9 +804,13 @@ impl federation_server::Federation for Forwarding {
         request: Request<proto::PutSignedRequest>,
     ) -> Reply<proto::PutSignedReply> {
         let (caller, mut client) = self.caller(&request).await?;
-        let bytes = &request.get_ref().envelope;
-        self.keep_signed((caller, Put::Echo), bytes, |echo: &Echo| echo.context);
-        if !self.forwards(&caller, Put::Echo) {
+        let envelope = &request.get_ref().envelope;
+        self.keep_signed((caller, Put::Echo), envelope, |said: &Echo| said.context);
+        let forwards = self.forwards(&caller, Put::Echo);
+        if self.lies.relays {
+            self.relay.say(EventKind::Echo, envelope);
+        }
+        if !forwards || self.lies.relays {
             return Ok(Response::new(proto::PutSignedReply {}));
         }
         client.put_echo(request.into_inner()).await
@@ -529,13 +821,64 @@ impl federation_server::Federation for Forwarding {
         request: Request<proto::PutSignedRequest>,
     ) -> Reply<proto::PutSignedReply> {
         let (caller, mut client) = self.caller(&request).await?;
-        let bytes = &request.get_ref().envelope;
-        self.keep_signed((caller, Put::Agreement), bytes, |said: &Agreement| {
+        let envelope = &request.get_ref().envelope;
+        self.keep_signed((caller, Put::Agreement), envelope, |said: &Agreement| {
             said.context
         });
-        if !self.forwards(&caller, Put::Agreement) {
+        let forwards = self.forwards(&caller, Put::Agreement);
+        if self.lies.relays {
+            self.relay.say(EventKind::Agreement, envelope);
+        }
+        if !forwards || self.lies.relays {
             return Ok(Response::new(proto::PutSignedReply {}));
         }
         client.put_agreement(request.into_inner()).await
+    }
+
+    async fn put_parcel_request(
+        &self,
+        request: Request<proto::PutSignedRequest>,
+    ) -> Reply<proto::PutSignedReply> {
+        let (caller, mut client) = self.caller(&request).await?;
+        if !self.forwards(&caller, Put::ParcelRequest) {
+            return Ok(Response::new(proto::PutSignedReply {}));
+        }
+        client.put_parcel_request(request.into_inner()).await
+    }
+
+    async fn put_parcel(
+        &self,
+        request: Request<Streaming<proto::ParcelChunk>>,
+    ) -> Reply<proto::PutParcelReply> {
+        let (caller, mut client) = self.caller(&request).await?;
+        let forwards = self.forwards(&caller, Put::Parcel);
+        let mut chunks = request.into_inner();
+        let mut whole = Vec::new();
+        while let Some(chunk) = chunks.message().await? {
+            whole.push(chunk);
+        }
+        if !forwards {
+            return Ok(Response::new(proto::PutParcelReply {}));
+        }
+        if self.lies.garbled == Some(caller) {
+            whole = self.garbled(&caller, whole);
+        }
+        client.put_parcel(tokio_stream::iter(whole)).await
+    }
+
+    async fn get_parcel(
+        &self,
+        request: Request<proto::GetParcelRequest>,
+    ) -> Reply<Self::GetParcelStream> {
+        let (caller, mut client) = self.caller(&request).await?;
+        let request = request.into_inner();
+        let offset = request.offset;
+        let from_start = proto::GetParcelRequest {
+            offset: 0,
+            ..request
+        };
+        let mut bytes = whole(client.get_parcel(from_start).await?.into_inner()).await?;
+        (self.lies.parcel)(&caller, &mut bytes);
+        Ok(Response::new(in_chunks(bytes, offset)))
     }
 }

@@ -15,10 +15,12 @@ use ciphertune_identity::{
 };
 use ciphertune_round::Signer as _;
 use pkcs8::{
-    EncryptedPrivateKeyInfoRef, LineEnding, SecretDocument, der::asn1::OctetStringRef,
-    pkcs5::pbes2::Parameters,
+    EncryptedPrivateKeyInfoRef, LineEnding, SecretDocument,
+    der::asn1::OctetStringRef,
+    pkcs5::{pbes2::Parameters, scrypt},
 };
 use rustls::{ClientConfig, RootCertStore, pki_types::PrivatePkcs8KeyDer};
+use zeroize::Zeroizing;
 
 /// The pass-phrase of every key here.
 pub fn passphrase() -> Passphrase {
@@ -99,26 +101,10 @@ fn validity(days: u64) -> Validity {
 /// An Ed25519 key file as `openssl genpkey -algorithm ed25519 -aes-256-cbc` writes it, with few iterations: opening
 /// a file of the product's own takes a third of a second on purpose.
 fn write_key(path: &Path) {
-    const PREFIX: [u8; 16] = [
-        0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04,
-        0x20,
-    ];
-    let (mut seed, mut salt, mut iv) = ([0; 32], [0; 16], [0; 16]);
-    for random in [&mut seed[..], &mut salt, &mut iv] {
-        getrandom::fill(random).unwrap();
-    }
-    let parameters = Parameters::generate_pbkdf2_sha256_aes256cbc(2_048, &salt, iv).unwrap();
-    let encrypted = parameters
-        .encrypt("correct horse battery", &[&PREFIX[..], &seed].concat())
-        .unwrap();
-    let info = EncryptedPrivateKeyInfoRef {
-        encryption_algorithm: parameters.into(),
-        encrypted_data: OctetStringRef::new(&encrypted).unwrap(),
-    };
-    let pem = SecretDocument::try_from(info)
-        .unwrap()
-        .to_pem("ENCRYPTED PRIVATE KEY", LineEnding::LF)
-        .unwrap();
+    let (mut salt, mut iv) = ([0; 16], [0; 16]);
+    getrandom::fill(&mut salt).unwrap();
+    getrandom::fill(&mut iv).unwrap();
+    let pem = new_key(&Parameters::generate_pbkdf2_sha256_aes256cbc(2_048, &salt, iv).unwrap());
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     let mut file = fs::OpenOptions::new()
         .write(true)
@@ -127,4 +113,31 @@ fn write_key(path: &Path) {
         .open(path)
         .unwrap();
     file.write_all(pem.as_bytes()).unwrap();
+}
+
+/// An Ed25519 key file of the product's own kind (scrypt), at next to no cost.
+pub fn cheap_scrypt_key() -> String {
+    let cost = scrypt::Params::new(4, 1, 1).unwrap();
+    new_key(&Parameters::generate_scrypt_aes256cbc(cost, &[7; 16], [8; 16]).unwrap()).to_string()
+}
+
+/// A new key, encrypted so, in PEM.
+fn new_key(parameters: &Parameters) -> Zeroizing<String> {
+    const PREFIX: [u8; 16] = [
+        0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04,
+        0x20,
+    ];
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).unwrap();
+    let encrypted = parameters
+        .encrypt("correct horse battery", &[&PREFIX[..], &seed].concat())
+        .unwrap();
+    let info = EncryptedPrivateKeyInfoRef {
+        encryption_algorithm: parameters.clone().into(),
+        encrypted_data: OctetStringRef::new(&encrypted).unwrap(),
+    };
+    SecretDocument::try_from(info)
+        .unwrap()
+        .to_pem("ENCRYPTED PRIVATE KEY", LineEnding::LF)
+        .unwrap()
 }

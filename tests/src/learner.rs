@@ -84,8 +84,10 @@ pub struct Vectors {
     pub dimension: usize,
     /// Length of each update.
     pub norm: f64,
-    /// What training waits for.
-    pub gate: Option<Gate>,
+    /// What training waits for, from which round on.
+    pub gate: Option<(u32, Gate)>,
+    /// What the evaluation of a new model waits for.
+    pub evaluation: Option<Gate>,
 }
 
 impl Vectors {
@@ -96,6 +98,7 @@ impl Vectors {
             dimension,
             norm: 1.0,
             gate: None,
+            evaluation: None,
         }
     }
 
@@ -106,8 +109,21 @@ impl Vectors {
 
     /// Behind a gate.
     pub fn behind(self, gate: &Gate) -> Self {
+        self.behind_in(1, gate)
+    }
+
+    /// Behind a gate from `round` on.
+    pub fn behind_in(self, round: u32, gate: &Gate) -> Self {
         Self {
-            gate: Some(gate.clone()),
+            gate: Some((round, gate.clone())),
+            ..self
+        }
+    }
+
+    /// With the evaluation of every model but the first behind a gate.
+    pub fn evaluating_behind(self, gate: &Gate) -> Self {
+        Self {
+            evaluation: Some(gate.clone()),
             ..self
         }
     }
@@ -134,7 +150,7 @@ impl Learner for Vectors {
         _: &mut dyn FnMut(Progress),
         stop: &AtomicBool,
     ) -> Result<Update> {
-        if let Some(gate) = &self.gate {
+        if let Some((_, gate)) = self.gate.as_ref().filter(|(from, _)| round >= *from) {
             gate.pass(stop)?;
         }
         Ok(Update {
@@ -143,7 +159,12 @@ impl Learner for Vectors {
         })
     }
 
-    fn evaluate(&mut self, _: &[f32]) -> Result<Option<Evaluation>> {
+    fn evaluate(&mut self, model: &[f32]) -> Result<Option<Evaluation>> {
+        if let Some(gate) = &self.evaluation
+            && *model != first_model(self.dimension)
+        {
+            gate.pass(&AtomicBool::new(false))?;
+        }
         Ok(None)
     }
 }

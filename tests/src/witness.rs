@@ -191,7 +191,7 @@ fn in_the_audit_log(federation: &Federation, member: usize, contexts: &BTreeSet<
     }
 }
 
-/// No private half that a plan named is left, and nothing half-written beside the keys.
+/// No private half that a plan named is left, no key that a parcel was sealed to, and nothing half-written beside them.
 fn no_key_is_left(federation: &Federation, member: usize) {
     let folder = federation.member(member).home.root();
     for path in files(&folder.join("one-time-keys")) {
@@ -203,6 +203,17 @@ fn no_key_is_left(federation: &Federation, member: usize) {
             "{} is left",
             path.display()
         );
+    }
+    for job in files(&folder.join("jobs")) {
+        for attempt in files(&job.join("attempts")) {
+            let names = files(&attempt);
+            assert!(
+                names
+                    .iter()
+                    .all(|path| path.ends_with("roster") || path.ends_with("over")),
+                "{names:?} are left"
+            );
+        }
     }
 }
 

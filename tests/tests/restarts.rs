@@ -1,7 +1,13 @@
 //! Members that stop in mid-round and are started again on the same home.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
 use ciphertune_tests::{
-    federation::{Federation, LABORATORY, Wish, until, until_job},
+    federation::{Federation, INSTITUTION, LABORATORY, Wish, until, until_job},
+    front::{Lies, Put},
     learner::{Gate, Vectors, first_model},
     plaintext::{Quantiser, add_up},
 };
@@ -84,5 +90,58 @@ async fn a_member_that_stops_after_contributing_comes_back_and_opens_the_sum_wit
     for member in 0..3 {
         assert!(federation.model(member, &job).expect("a model").parameters == expected);
     }
+    server.stop().await;
+}
+
+/// The server says that it has a contribution, and in the member's next life that it never had it: a second sealing
+/// under one context, and the difference of the two would be in the server's hands.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_whose_contribution_was_lost_sends_the_same_bytes_after_a_restart() {
+    let mut federation = Federation::found(3, INSTITUTION).await;
+    let victim = federation.fingerprint(0);
+    let loses = Arc::new(AtomicBool::new(true));
+    let losing = Arc::clone(&loses);
+    let lies = Lies::none().forwarding(move |member, put| {
+        let contribution = matches!(put, Put::KeyShares | Put::Body);
+        !(contribution && *member == victim && losing.load(Ordering::SeqCst))
+    });
+    let (server, front) = federation.serve_behind(lies).await;
+    let mut members: Vec<_> = (0..3)
+        .map(|member| federation.join(Vectors::of(member, DIMENSION)))
+        .collect();
+    federation.submit(&Wish::of(3, DIMENSION)).await;
+    let of_victim = |put| {
+        let mut sent = front.of(put);
+        sent.retain(|sent| sent.by == victim);
+        sent
+    };
+    // The others' bodies tell how long the victim's must be.
+    let length = |member| front.bodies_of(&federation.fingerprint(member)).pop();
+    until(|| {
+        let lengths = [0, 1, 2].map(|member| length(member).map_or(0, |body| body.len()));
+        lengths[0] > 0 && lengths.iter().all(|length| *length == lengths[0])
+    })
+    .await;
+    let (headers, body) = (of_victim(Put::KeyShares), front.body_of(&victim));
+    members[0].drop_out().await;
+    loses.store(false, Ordering::SeqCst);
+    members[0] = federation.join(Vectors::of(0, DIMENSION));
+    for run in &mut members {
+        let outcome = run.end().await.unwrap();
+        assert!(outcome.completed, "{}: {:?}", outcome.reason, run.voided());
+    }
+    assert_eq!(headers.len(), 1);
+    let sent = of_victim(Put::KeyShares);
+    assert!(sent.len() == 2 && sent.iter().all(|one| *one == headers[0]));
+    assert_eq!(front.bodies_of(&victim), [body]);
+    assert_eq!(front.contradictions(), Vec::<String>::new());
+    // Noted again when it was resumed, and never otherwise than before.
+    let sealed = federation.log(0, "contribution");
+    assert!(sealed.iter().all(|one| *one == sealed[0]), "sealed once");
+    let spent = [
+        federation.standing(0).await.unwrap().spent,
+        federation.standing(1).await.unwrap().spent,
+    ];
+    assert_eq!(spent[0], spent[1], "charged once");
     server.stop().await;
 }

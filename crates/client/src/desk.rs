@@ -2,7 +2,10 @@
 
 use std::{fs::File, path::PathBuf};
 
+use ciphertune_gauss::Entropy;
 use ciphertune_round::{Context, Digest, Envelope, Header, Keyring, Release, Signed};
+use ciphertune_seal::OneTimeKey;
+use zeroize::Zeroizing;
 
 use crate::{
     disk::{self, Disk},
@@ -10,6 +13,8 @@ use crate::{
     model::Model,
     report::RoundReport,
 };
+
+const PARCEL_KEY: &str = "parcel-key";
 
 /// The folder of one job.
 pub struct Desk {
@@ -109,6 +114,13 @@ impl Desk {
         )
     }
 
+    /// Whether another plan than this one was accepted for its (round, attempt).
+    pub fn contradicts(&self, round: u32, attempt: u32, context: Context) -> Result<bool> {
+        let path = self.folder.join("plans").join(format!("{round}-{attempt}"));
+        let noted = disk::read(&path)?;
+        Ok(noted.is_some_and(|noted| noted != context.digest().to_string().as_bytes()))
+    }
+
     /// How many plans of this job were accepted, in every life: no fewer than were charged.
     pub fn plans(&self) -> Result<u64> {
         let plans = disk::files(&self.folder.join("plans"))?;
@@ -118,8 +130,8 @@ impl Desk {
             .count() as u64)
     }
 
-    /// The contexts of all attempts that there ever was a folder for.
-    pub fn contexts(&self) -> Result<Vec<Context>> {
+    /// The contexts of all attempts that were taken up, in every life.
+    pub fn attempts(&self) -> Result<Vec<Context>> {
         let folders = disk::files(&self.folder.join("attempts"))?;
         folders
             .iter()
@@ -238,6 +250,26 @@ impl Attempt {
         self.folder.join("model")
     }
 
+    /// The key to which a fellow member seals the model that this one missed: the one of an earlier life, else a fresh
+    /// one, made durable.
+    pub fn parcel_key(&self) -> Result<OneTimeKey> {
+        let path = self.folder.join(PARCEL_KEY);
+        if let Some(kept) = disk::read(&path)?.map(Zeroizing::new) {
+            return Ok(OneTimeKey::from_stored(&kept)?);
+        }
+        let mut entropy = Entropy::from_os().map_err(|error| Error::fault("entropy", error))?;
+        let key = OneTimeKey::generate(&mut entropy)?;
+        self.disk.write(&path, &key.store_bytes())?;
+        Ok(key)
+    }
+
+    /// Erases that key, and what a crash left of writing it, if there is any.
+    pub fn erase_parcel_key(&self) -> Result<()> {
+        let path = self.folder.join(PARCEL_KEY);
+        self.disk.erase(&disk::temporary(&path))?;
+        self.disk.erase(&path)
+    }
+
     /// Sealed shares, all of one length, held to their signed digests.
     fn shares(&self, name: &str, digests: &[Digest]) -> Result<Vec<Vec<u8>>> {
         let bytes = disk::read(&self.folder.join(name))?
@@ -282,6 +314,7 @@ impl Attempt {
         if !self.is_over() {
             self.disk.write(&self.folder.join("over"), b"")?;
         }
+        self.erase_parcel_key()?;
         for path in disk::files(&self.folder)? {
             if !path.ends_with("roster") && !path.ends_with("over") {
                 self.disk.remove(&path)?;
@@ -312,6 +345,21 @@ mod tests {
             Err(Error::Refused(_))
         ));
         desk.accept_plan(1, 2, context(b"b")).unwrap();
+    }
+
+    #[test]
+    fn every_attempt_that_was_taken_up_is_known_by_its_context() {
+        let folder = tempfile::tempdir().unwrap();
+        let desk = Desk::open(folder.path().to_owned(), Disk::default()).unwrap();
+        assert_eq!(desk.attempts().unwrap(), []);
+        for plan in [b"a", b"b"] {
+            desk.attempt(context(plan)).unwrap();
+        }
+        let mut expected = [context(b"a"), context(b"b")];
+        expected.sort();
+        let mut known = desk.attempts().unwrap();
+        known.sort();
+        assert_eq!(known, expected);
     }
 
     #[test]

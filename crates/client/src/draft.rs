@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ciphertune_dp::{Mechanism as Derived, MechanismSpec, zcdp};
 use ciphertune_policy::{Adjacency, Decimal, Placement, Policy, Unit};
-use ciphertune_round::{Deadlines, Digest, Job, Mechanism};
+use ciphertune_round::{Deadlines, Digest, Job, Mechanism, Object as _};
 use rand_core::Rng as _;
 use serde::{Deserialize, Serialize};
 
@@ -65,7 +65,8 @@ impl Draft {
     /// [`Tuner::first_model`](crate::tuning::Tuner::first_model) gives), a fresh nonce.
     ///
     /// # Errors
-    /// [`Error::Refused`] when the policy leaves no such mechanism, or does not admit the job.
+    /// [`Error::Refused`] when the policy leaves no such mechanism, or a number does not fit; as [`Job::parse`] where the
+    /// job would be refused by everybody who reads it.
     pub fn job(
         &self,
         federation: &str,
@@ -93,7 +94,7 @@ impl Draft {
         ciphertune_gauss::Entropy::from_os()
             .map_err(|error| Error::fault("entropy", error))?
             .fill_bytes(&mut nonce);
-        Ok(Job {
+        let job = Job {
             federation: federation.to_owned(),
             name: self.name.clone(),
             backbone,
@@ -116,7 +117,15 @@ impl Draft {
             initial_model: model::digest(first_model),
             expected_members: self.members,
             nonce,
-        })
+        };
+        // What is signed is what everybody reads: a number that its field cannot hold is refused here, not cut short.
+        if Job::parse(&job.serialise())? == job {
+            Ok(job)
+        } else {
+            Err(Error::Refused(
+                "a number of the job is too large for its field".into(),
+            ))
+        }
     }
 
     /// The mechanism with the policy's ε and δ used up by the job's attempts: no more noise than is needed.

@@ -24,8 +24,13 @@ pub struct Inbox {
 impl Inbox {
     /// Follows the stream from its start. Holding it open is what makes a member present.
     pub fn open(client: &Client) -> Self {
+        Self::open_after(client, 0)
+    }
+
+    /// Follows the stream from behind an event.
+    pub fn open_after(client: &Client, sequence: u64) -> Self {
         let (arrived, arriving) = mpsc::channel(WAITING);
-        tokio::spawn(follow(client.clone(), arrived));
+        tokio::spawn(follow(client.clone(), sequence, arrived));
         Self {
             arriving,
             held: VecDeque::new(),
@@ -55,8 +60,7 @@ impl Inbox {
     }
 }
 
-async fn follow(mut client: Client, arrived: mpsc::Sender<Result<Event>>) {
-    let mut after = 0;
+async fn follow(mut client: Client, mut after: u64, arrived: mpsc::Sender<Result<Event>>) {
     let mut pause = FIRST_PAUSE;
     loop {
         let lost = match client.events(EventsRequest { after }).await {

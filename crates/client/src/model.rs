@@ -1,9 +1,11 @@
 //! A member's copy of a job's model: θ, the last finished round, and what was agreed on. One file, replaced whole.
 
-use std::{collections::HashMap, path::Path};
+use std::{collections::HashMap, path::Path, sync::Arc};
 
 use ciphertune_round::{Digest, Hasher, label};
+use ciphertune_seal::AgreementKey;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use zeroize::Zeroizing;
 
 use crate::{
     disk::{self, Disk},
@@ -11,11 +13,11 @@ use crate::{
 };
 
 const TENSOR: &str = "theta";
+const KEY: &str = "agreement_key";
 const ROUND: &str = "round";
 const AGREED: &str = "agreed";
 
 /// θ after a round.
-#[derive(Clone, PartialEq)]
 pub struct Model {
     /// θ ∈ R^d.
     pub parameters: Vec<f32>,
@@ -23,6 +25,8 @@ pub struct Model {
     pub round: u32,
     /// What the next plan must name: the job's first model before round 1, then the keyed digest agreed on.
     pub agreed: Digest,
+    /// What keyed that digest, for a fellow member that missed the round; `None` before round 1.
+    pub key: Option<Arc<AgreementKey>>,
 }
 
 impl Model {
@@ -32,6 +36,7 @@ impl Model {
             agreed: digest(&parameters),
             parameters,
             round: 0,
+            key: None,
         }
     }
 
@@ -40,7 +45,7 @@ impl Model {
     /// # Errors
     /// [`Error::Malformed`] if it is not such a file.
     pub fn read(path: &Path) -> Result<Option<Self>> {
-        let Some(bytes) = disk::read(path)? else {
+        let Some(bytes) = disk::read(path)?.map(Zeroizing::new) else {
             return Ok(None);
         };
         let malformed =
@@ -65,6 +70,10 @@ impl Model {
                 .collect(),
             round: field(ROUND)?.parse().map_err(|error| malformed(&error))?,
             agreed: Digest::from_hex(field(AGREED)?)?,
+            key: match tensors.tensor(KEY) {
+                Ok(key) => Some(Arc::new(AgreementKey::parse(key.data())?)),
+                Err(_) => None,
+            },
         }))
     }
 
@@ -78,12 +87,18 @@ impl Model {
         let failed = |error| Error::fault("writing the model", error);
         let theta =
             TensorView::new(Dtype::F32, vec![self.parameters.len()], &bytes).map_err(failed)?;
+        let mut tensors = vec![(TENSOR, theta)];
+        if let Some(key) = &self.key {
+            let bytes = key.expose();
+            let key = TensorView::new(Dtype::U8, vec![bytes.len()], bytes).map_err(failed)?;
+            tensors.push((KEY, key));
+        }
         let said = HashMap::from([
             (ROUND.to_owned(), self.round.to_string()),
             (AGREED.to_owned(), self.agreed.to_string()),
         ]);
-        let file = safetensors::serialize([(TENSOR, theta)], Some(said)).map_err(failed)?;
-        disk.write(path, &file)
+        let file = safetensors::serialize(tensors, Some(said)).map_err(failed)?;
+        disk.write(path, &Zeroizing::new(file))
     }
 }
 
@@ -110,8 +125,15 @@ mod tests {
         assert!(Model::read(&path).unwrap().is_none());
         let mut model = Model::first(vec![0.5, -1.25, f32::MIN_POSITIVE]);
         model.round = 3;
-        model.write(&Disk::default(), &path).unwrap();
-        assert!(Model::read(&path).unwrap().unwrap() == model);
+        for key in [None, Some(Arc::new(AgreementKey::parse(&[7; 32]).unwrap()))] {
+            model.key = key;
+            model.write(&Disk::default(), &path).unwrap();
+            let read = Model::read(&path).unwrap().unwrap();
+            assert_eq!(read.parameters, model.parameters);
+            assert_eq!((read.round, read.agreed), (3, model.agreed));
+            let bytes = |model: &Model| model.key.as_ref().map(|key| key.expose().to_vec());
+            assert_eq!(bytes(&read), bytes(&model));
+        }
         let bytes = std::fs::read(&path).unwrap();
         std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
         assert!(matches!(Model::read(&path), Err(Error::Malformed { .. })));

@@ -80,6 +80,13 @@ pub enum Happening {
         /// On the member's own validation data.
         validation: Option<Evaluation>,
     },
+    /// A round was missed: a fellow member is asked for its model.
+    CatchingUp {
+        /// The last round that this member finished.
+        from: u32,
+        /// The round whose model it asks for.
+        to: u32,
+    },
     /// A plan was accepted.
     Planned {
         /// Round, from 1.

@@ -21,7 +21,7 @@ const SITE_POLICY: &str = "site.policy";
 pub struct Site {
     home: Home,
     disk: Disk,
-    key: SigningKey,
+    key: Arc<SigningKey>,
     authority: AuthorityCertificate,
     certificate: Certificate,
     manifest: Signed<Manifest>,
@@ -70,7 +70,7 @@ impl Site {
         Ok(Self {
             home,
             disk: Disk::default(),
-            key,
+            key: Arc::new(key),
             authority,
             certificate,
             manifest,
@@ -113,6 +113,11 @@ impl Site {
     /// The party's key, for signing.
     pub fn key(&self) -> &SigningKey {
         &self.key
+    }
+
+    /// The same key, for work that goes on by itself.
+    pub fn shared_key(&self) -> Arc<SigningKey> {
+        Arc::clone(&self.key)
     }
 
     /// Who this party is.

@@ -4,6 +4,7 @@ use std::{
     fs::File,
     io::{BufWriter, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -114,6 +115,8 @@ pub enum Wanted {
     Sum,
     /// One contributor's body.
     Body(ShareIndex),
+    /// The parcel that was sealed to this member.
+    Parcel,
 }
 
 /// Fetches a sum or a body of `bytes` into a file. What comes is as untrusted as before: its digest is checked by
@@ -179,6 +182,11 @@ async fn fetch_from(
                 .get_sum(proto::GetSumRequest { context, offset })
                 .await
         }
+        Wanted::Parcel => {
+            client
+                .get_parcel(proto::GetParcelRequest { context, offset })
+                .await
+        }
         Wanted::Body(seat) => {
             let seat = seat.get().into();
             client
@@ -202,6 +210,34 @@ async fn fetch_from(
             .map_err(|error| Failure::Final(Error::fault("writing a download", error)))?;
     }
     Ok(())
+}
+
+/// Sends a sealed parcel, whole each time, behind the signed object that names its digest.
+pub async fn send_parcel(client: &Client, parcel: Vec<u8>, sealed: Vec<u8>) -> Result<()> {
+    let sealed = Arc::new(sealed);
+    retry(|| {
+        let (mut client, parcel, sealed) = (client.clone(), parcel.clone(), Arc::clone(&sealed));
+        async move {
+            let starts = (0..sealed.len()).step_by(CHUNK_BYTES);
+            let chunks = starts.map(move |from| proto::ParcelChunk {
+                parcel: if from == 0 {
+                    parcel.clone()
+                } else {
+                    Vec::new()
+                },
+                data: sealed
+                    .get(from..sealed.len().min(from + CHUNK_BYTES))
+                    .unwrap_or_default()
+                    .to_vec()
+                    .into(),
+            });
+            client
+                .put_parcel(tokio_stream::iter(chunks))
+                .await
+                .map(drop)
+        }
+    })
+    .await
 }
 
 /// Sends sealed shares with the signed object that names their digests.

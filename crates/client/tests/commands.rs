@@ -76,34 +76,168 @@ fn the_readmes_commands_do_what_it_says() {
     }
 }
 
-#[test]
-fn parameters_come_as_json_too() {
-    let output = ciphertune(&[
+/// `params explain` with `arguments`, in words or as JSON.
+fn explain(members: &str, bound: &str, more: &[&str]) -> Output {
+    let mut arguments = vec![
         "params",
         "explain",
         "--members",
-        "3",
+        members,
         "--value-bound",
-        "2047",
-        "--json",
-    ]);
-    let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(value["name"], "ct1-n3-b11-d8-w14-k4");
-    assert_eq!(value["bytes_per_parameter"], 2.0);
+        bound,
+    ];
+    arguments.extend(more);
+    ciphertune(&arguments)
+}
+
+fn explained(members: &str, bound: &str, more: &[&str]) -> serde_json::Value {
+    let more = [more, &["--json"]].concat();
+    serde_json::from_slice(&explain(members, bound, &more).stdout).unwrap()
 }
 
 #[test]
-fn a_cohort_of_one_is_refused() {
-    let output = ciphertune(&[
-        "params",
-        "explain",
-        "--members",
-        "1",
-        "--value-bound",
-        "2047",
-    ]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(said(&output.stderr).contains("error:"));
+fn parameters_come_as_json_too() {
+    let value = explained("3", "2047", &["--parameters", "25200000"]);
+    assert_eq!(value["name"], "ct1-n3-b11-d8-w14-k4");
+    assert_eq!(value["bytes_per_parameter"], 2.0);
+    assert_eq!(value["overflow"]["largest_sum"], "6141");
+    assert_eq!(value["overflow"]["word_limit"], "9223372034707292160");
+    assert_eq!(value["security"]["standard"][0]["classical_bits"], 192);
+    assert_eq!(
+        value["security"]["core_svp"][1]["primal"]["classical_bits"],
+        213.4
+    );
+    assert_eq!(value["decoding"]["coefficient_log2"], -57.4);
+    // 1,539 blocks of 32 KiB; 6 shares of 1,120 + 32,768 + 16 bytes each way.
+    let round = &value["round"];
+    assert_eq!(round["body_bytes"], 1539 * 32_768);
+    assert_eq!(round["up_bytes"], 1539 * 32_768 + 6 * 33_904);
+    assert_eq!(round["down_bytes"], 2 * 1539 * 32_768 + 6 * 33_904);
+    assert_eq!(round["failure_log2"], -34.8);
+    assert!(explained("3", "2047", &[])["round"].is_null());
+}
+
+/// Every number in the words is a value of the JSON object (or in one of its strings), to the places that are printed;
+/// but for those of formulas.
+#[test]
+fn json_holds_every_number_that_is_printed() {
+    let formulas = [0.0, 1.0, 2.0, 8.0, 9.0, 32.0, 64.0, 81.0, 2018.0];
+    for (members, bound) in [
+        ("3", "2047"),
+        ("2", "9007199254740991"),
+        ("1000", "1"),
+        ("64", "4095"),
+    ] {
+        let more = ["--parameters", "1234567"];
+        let mut held = Vec::new();
+        collect_numbers(&explained(members, bound, &more), &mut held);
+        let words = said(&explain(members, bound, &more).stdout);
+        let printed = numbers(&words);
+        assert!(printed.len() > 60, "{} numbers in {words}", printed.len());
+        for (number, places) in printed {
+            let unit = 0.1_f64.powi(places);
+            let found = held
+                .iter()
+                .any(|held| (held.abs() - number).abs() <= unit / 2.0 + 1e-9);
+            assert!(
+                found || formulas.contains(&number),
+                "{number} is not in the JSON: {words}"
+            );
+        }
+    }
+    // The check can fail.
+    assert_eq!(
+        numbers("2^-57.4 of 12, n3"),
+        [(2.0, 0), (57.4, 1), (12.0, 0), (3.0, 0)]
+    );
+}
+
+/// The unsigned numbers of a text, each with how many decimal places it has.
+fn numbers(text: &str) -> Vec<(f64, i32)> {
+    text.split(|c: char| !c.is_ascii_digit() && c != '.')
+        .map(|word| word.trim_matches('.'))
+        .filter(|word| !word.is_empty())
+        .map(|word| {
+            let places = word.split_once('.').map_or(0, |(_, places)| places.len());
+            (word.parse().unwrap(), places as i32)
+        })
+        .collect()
+}
+
+fn collect_numbers(value: &serde_json::Value, held: &mut Vec<f64>) {
+    match value {
+        serde_json::Value::Number(number) => held.extend(number.as_f64()),
+        serde_json::Value::String(text) => {
+            held.extend(numbers(text).iter().map(|(number, _)| number))
+        }
+        serde_json::Value::Array(values) => {
+            values.iter().for_each(|value| collect_numbers(value, held))
+        }
+        serde_json::Value::Object(values) => values
+            .values()
+            .for_each(|value| collect_numbers(value, held)),
+        serde_json::Value::Bool(_) | serde_json::Value::Null => {}
+    }
+}
+
+#[test]
+fn parameters_out_of_range_are_refused_with_what_would_fit() {
+    let cases: [(&str, &str, &[&str]); 5] = [
+        ("1", "2047", &["2 to 1000 members"]),
+        ("1001", "2047", &["2 to 1000 members"]),
+        (
+            "1000",
+            "9007199254740991",
+            &["2^41 - 1 = 2199023255551", "at most 3 members"],
+        ),
+        (
+            "4",
+            "9007199254740992",
+            &["at most 53", "with 4 members B may be at most 2^52 - 1"],
+        ),
+        (
+            "4",
+            "18446744073709551615",
+            &["64 bits", "4503599627370495"],
+        ),
+    ];
+    for (members, bound, would_fit) in cases {
+        let output = explain(members, bound, &[]);
+        assert_eq!(output.status.code(), Some(1), "{members} {bound}");
+        let words = said(&output.stderr);
+        assert!(words.starts_with("error: refused: "), "{words}");
+        for what in would_fit {
+            assert!(words.contains(what), "{words}");
+        }
+        let value = explained(members, bound, &[]);
+        assert_eq!(value["exit_code"], 1);
+        assert!(
+            value["error"].as_str().unwrap().contains(would_fit[0]),
+            "{value}"
+        );
+    }
+    // And what is said to fit does.
+    for (members, bound) in [
+        ("1000", "2199023255551"),
+        ("3", "9007199254740991"),
+        ("4", "4503599627370495"),
+    ] {
+        assert!(
+            explain(members, bound, &[]).status.success(),
+            "{members} {bound}"
+        );
+    }
+    assert_eq!(
+        explain("3", "2047", &["--parameters", "0"]).status.code(),
+        Some(2)
+    );
+}
+
+#[test]
+fn a_cohort_whose_shares_fit_no_message_is_told_so() {
+    let note = |members| said(&explain(members, "2047", &[]).stdout).contains("at most 245 seats");
+    assert!(!note("245"));
+    assert!(note("246"));
 }
 
 #[test]

@@ -212,6 +212,14 @@ mod tests {
     use crate::MechanismSpec;
     use crate::mechanism::tests::{institution, without_privacy};
 
+    static_assertions::assert_not_impl_any!(
+        Clipped: Clone, Copy, std::fmt::Debug, std::fmt::Display, PartialEq, serde::Serialize
+    );
+
+    static_assertions::assert_not_impl_any!(
+        ExampleSum: Clone, Copy, std::fmt::Debug, std::fmt::Display, PartialEq, serde::Serialize
+    );
+
     fn inside(values: &[i64], mechanism: &Mechanism) -> bool {
         squared_norm(values).unwrap() <= u128::from(mechanism.d2sq())
     }

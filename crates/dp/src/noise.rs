@@ -90,6 +90,10 @@ mod tests {
     use super::*;
     use crate::mechanism::tests::{institution, without_privacy};
 
+    static_assertions::assert_not_impl_any!(
+        Noised: Clone, Copy, std::fmt::Debug, std::fmt::Display, PartialEq, serde::Serialize
+    );
+
     #[test]
     fn the_noise_has_the_width_of_the_mechanism() {
         let d = 200_000;

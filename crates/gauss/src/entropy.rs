@@ -115,6 +115,10 @@ mod tests {
 
     use super::*;
 
+    static_assertions::assert_not_impl_any!(
+        Entropy: Clone, Copy, std::fmt::Debug, std::fmt::Display, PartialEq, serde::Serialize
+    );
+
     #[test]
     fn the_stream_is_chacha20() {
         // RFC 8439, appendix A.1, test vector 1: zero key, counter 0.

@@ -83,7 +83,7 @@ impl Drop for Temporary {
 
 /// Reads a file of at most `limit` bytes.
 pub(crate) fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
-    read_open(path, &mut open(path)?, limit)
+    read_open(path, &mut open(path)?, limit, Vec::new())
 }
 
 /// Reads a file of at most `limit` bytes whose mode lets nobody but its owner at it.
@@ -105,7 +105,11 @@ pub(crate) fn read_private(path: &Path, limit: u64) -> Result<Vec<u8>> {
             mode = mode & 0o7777,
         )));
     }
-    read_open(path, &mut file, limit)
+    // A vector that grew would leave pieces of the secret in the memory that it gave back.
+    let room = usize::try_from(limit)
+        .unwrap_or_default()
+        .saturating_add(ROOM);
+    read_open(path, &mut file, limit, Vec::with_capacity(room))
 }
 
 /// Reads a text file of at most `limit` bytes.
@@ -118,8 +122,10 @@ fn open(path: &Path) -> Result<File> {
     File::open(path).map_err(|error| fault(&format!("opening {}", path.display()), error))
 }
 
-fn read_open(path: &Path, file: &mut File, limit: u64) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
+/// More than `read_to_end` keeps free for its next read.
+const ROOM: usize = 64;
+
+fn read_open(path: &Path, file: &mut File, limit: u64, mut bytes: Vec<u8>) -> Result<Vec<u8>> {
     file.take(limit + 1)
         .read_to_end(&mut bytes)
         .map_err(|error| fault(&format!("reading {}", path.display()), error))?;

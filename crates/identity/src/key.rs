@@ -218,6 +218,10 @@ mod tests {
 
     use super::*;
 
+    static_assertions::assert_not_impl_any!(
+        SigningKey: Clone, Copy, std::fmt::Debug, std::fmt::Display, PartialEq, serde::Serialize
+    );
+
     fn passphrase() -> Passphrase {
         Passphrase::new("correct horse battery staple").unwrap()
     }

@@ -51,6 +51,10 @@ mod tests {
 
     use super::*;
 
+    static_assertions::assert_not_impl_any!(
+        Passphrase: Clone, Copy, std::fmt::Debug, std::fmt::Display, PartialEq, serde::Serialize
+    );
+
     #[test]
     fn an_empty_or_short_passphrase_is_refused() {
         assert!(Passphrase::new("").is_err());

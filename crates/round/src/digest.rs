@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     error::{Result, malformed},
-    label::{self, Label, labelled},
+    label::{self, Label},
 };
 
 /// A SHA-256 digest. Public: printing it is harmless.
@@ -29,7 +29,8 @@ impl Digest {
     /// Parses 64 hexadecimal digits.
     pub fn from_hex(text: &str) -> Result<Self> {
         let malformed = || malformed("digest", format!("{text:?} is not 64 hexadecimal digits"));
-        if text.len() != 64 || !text.is_ascii() {
+        // from_str_radix would take a sign for a digit.
+        if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(malformed());
         }
         let mut bytes = [0; 32];
@@ -45,9 +46,13 @@ impl Digest {
         Self(Sha256::digest(bytes).into())
     }
 
-    /// SHA-256(label ‖ 0x00 ‖ bytes).
+    /// SHA-256(label ‖ 0x00 ‖ bytes), without a copy of the bytes: they may be secret.
     pub fn labelled(label: Label, bytes: &[u8]) -> Self {
-        Self::sha256(&labelled(label, bytes))
+        let mut hasher = Hasher::default();
+        for part in [label.as_bytes(), &[0], bytes] {
+            hasher.update(part);
+        }
+        hasher.finish()
     }
 
     /// The bytes.
@@ -168,6 +173,17 @@ mod tests {
         assert!(Digest::from_hex("ab").is_err());
         assert!(Digest::from_hex(&"é".repeat(32)).is_err());
         assert!(Digest::from_hex(&"g".repeat(64)).is_err());
+        assert!(Digest::from_hex(&"+a".repeat(32)).is_err());
+    }
+
+    #[test]
+    fn a_label_and_a_zero_stand_before_what_is_hashed() {
+        let labelled = Digest::labelled(label::MODEL, b"abc");
+        assert_eq!(labelled, Digest::sha256(b"ciphertune/1/model\0abc"));
+        assert_eq!(
+            labelled,
+            Digest::sha256(&label::labelled(label::MODEL, b"abc"))
+        );
     }
 
     #[test]

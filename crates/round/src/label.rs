@@ -35,6 +35,12 @@ pub const VOID: Label = "ciphertune/1/void";
 pub const ENDED: Label = "ciphertune/1/ended";
 /// A request to stop a job.
 pub const ABORT: Label = "ciphertune/1/abort";
+/// A request for a model that its member missed.
+pub const PARCEL_REQUEST: Label = "ciphertune/1/parcel-request";
+/// A call on a member to seal a model to another.
+pub const PARCEL_CALL: Label = "ciphertune/1/parcel-call";
+/// A model sealed from member to member.
+pub const PARCEL: Label = "ciphertune/1/parcel";
 /// The digest of a model's parameters.
 pub const MODEL: Label = "ciphertune/1/model";
 /// A checkpoint of an audit log.
@@ -49,6 +55,8 @@ pub const AGREE: Label = "ciphertune/1/agree";
 pub const SEAL_SHARE: Label = "ciphertune/1/seal-share";
 /// HPKE info for a share of the key sum.
 pub const SEAL_KEY_SUM: Label = "ciphertune/1/seal-key-sum";
+/// HPKE info for a model that is sent from member to member.
+pub const SEAL_PARCEL: Label = "ciphertune/1/seal-parcel";
 /// HKDF salt that hedges a contribution's entropy.
 pub const HEDGE: Label = "ciphertune/1/hedge";
 

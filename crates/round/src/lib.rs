@@ -3,6 +3,7 @@
 //! Manifest and policy say who and what is allowed; a [`Job`] says what is wanted; a [`Plan`] is one attempt of one
 //! round. Then, by seat: [`Header`] (what I contribute), [`Roster`] (whose bodies the sum is of), [`Echo`] (the one
 //! roster that I will release), [`Release`] (my part in opening it), [`Agreement`] (the model that I opened).
+//! A member that missed a round asks for its model with a [`ParcelRequest`] and gets a [`Parcel`].
 //!
 //! A [`Signed`] value is proof that its signature was verified over the very bytes that it was parsed from.
 //! Nothing here draws randomness, reads a clock or touches a socket.
@@ -19,6 +20,7 @@ mod job;
 mod key;
 pub mod label;
 mod one_time_key;
+mod parcel;
 mod plan;
 mod policy_document;
 mod release;
@@ -43,6 +45,7 @@ pub use header::Header;
 pub use job::{Deadlines, Job, MAX_DIMENSION, Mechanism};
 pub use key::{Signer, VerifyingKey};
 pub use one_time_key::{OneTimeKeyOffer, PUBLIC_KEY_BYTES};
+pub use parcel::{AGREEMENT_KEY_BYTES, Parcel, ParcelCall, ParcelRequest};
 pub use plan::{Plan, VERSION};
 pub use policy_document::PolicyDocument;
 pub use release::Release;

@@ -1,10 +1,9 @@
 //! One block of a body: encryption and its inverse.
 
 use ciphertune_round::{Context, label};
-use ciphertune_sum::{N, Parameters, modular};
+use ciphertune_sum::{N, modular, vectorised};
 
 use crate::Result;
-use crate::packing::add_packed;
 use crate::ring::{KeySpectrum, Ring};
 use crate::words::PublicWords;
 
@@ -23,26 +22,36 @@ impl Masks {
 }
 
 /// Turns `a` into the body block b = a·s + e + Δ·m.
+///
+/// `message` is Δ·m over the integers, and |Δ·m + e| < q/2.
 pub(crate) fn seal_block(
     ring: &Ring,
-    parameters: &Parameters,
     key: &KeySpectrum,
     errors: &[i64],
-    values: &[i64],
+    message: &[i64],
     a: &mut [u64],
 ) {
-    debug_assert_eq!((a.len(), errors.len()), (N, N));
+    debug_assert_eq!((a.len(), errors.len(), message.len()), (N, N, N));
     ring.multiply(a, key);
-    for (word, &error) in a.iter_mut().zip(errors) {
-        *word = modular::add(*word, modular::from_i64(error));
-    }
-    add_packed(parameters, values, a);
+    vectorised(
+        #[inline(always)]
+        || {
+            for ((word, error), message) in a.iter_mut().zip(errors).zip(message) {
+                *word = modular::add(*word, modular::from_i64(message + error));
+            }
+        },
+    );
 }
 
 /// Turns `a` into b − a·s = Δ·m + e.
 pub(crate) fn open_block(ring: &Ring, key: &KeySpectrum, body: &[u64], a: &mut [u64]) {
     ring.multiply(a, key);
-    for (word, &body) in a.iter_mut().zip(body) {
-        *word = modular::sub(body, *word);
-    }
+    vectorised(
+        #[inline(always)]
+        || {
+            for (word, body) in a.iter_mut().zip(body) {
+                *word = modular::sub(*body, *word);
+            }
+        },
+    );
 }

@@ -48,6 +48,9 @@ pub enum Check {
     /// An opened value lies outside |U|·B, or the padding is not zero.
     #[error("an opened value is outside its bound")]
     ValueBound,
+    /// HPKE did not open a parcel: altered, for another member or another request.
+    #[error("the parcel does not open here")]
+    Parcel,
     /// tfhe's decryption of one block gives other words than ours.
     #[error("the second, independent opening disagrees")]
     SecondOpening,

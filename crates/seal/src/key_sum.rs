@@ -1,5 +1,5 @@
 use ciphertune_gauss::Entropy;
-use ciphertune_round::{Context, Digest, ShareIndex, label};
+use ciphertune_round::{ShareIndex, label};
 use ciphertune_sum::{N, Parameters, modular};
 use hkdf::Hkdf;
 use rand_core::Rng;
@@ -11,7 +11,7 @@ use crate::key_sum_share::refuse_duplicates;
 use crate::secret::SecretBlock;
 use crate::shamir::{Lagrange, combine};
 use crate::words::uniform_words;
-use crate::{Check, Error, KeySumShare, Result};
+use crate::{AgreementKey, Check, Error, KeySumShare, Result};
 
 /// How many t-subsets of the shares are tried at most: all of them up to here, else as many at
 /// random. A subset of garbage is turned away after [`PROBE`] words.
@@ -105,25 +105,16 @@ impl KeySum {
         &self.disagreeing
     }
 
-    /// SHA-256(label ‖ 0x00 ‖ context ‖ HKDF-SHA-256(S, "agree") ‖ model): what a member signs to
-    /// agree on a model. Keyed, so that a server that can guess the model learns nothing from it.
+    /// HKDF-SHA-256(S, "agree"): keys the digests by which members agree on a model.
     ///
     /// # Errors
     /// [`Error::Fault`], not expected: HKDF gives 32 bytes.
-    pub fn agreement(&self, context: &Context, model: &Digest) -> Result<Digest> {
-        let mut key = Zeroizing::new([0; 32]);
+    pub fn agreement_key(&self) -> Result<AgreementKey> {
+        let mut key = AgreementKey::zero();
         Hkdf::<Sha256>::new(Some(label::AGREE.as_bytes()), &self.words.to_bytes())
-            .expand(b"agree", key.as_mut_slice())
+            .expand(b"agree", key.expose_mut())
             .map_err(|_| Error::Fault("HKDF gave no key".into()))?;
-        let message = Zeroizing::new(
-            [
-                context.as_bytes().as_slice(),
-                key.as_slice(),
-                model.as_bytes(),
-            ]
-            .concat(),
-        );
-        Ok(Digest::labelled(label::AGREE, &message))
+        Ok(key)
     }
 }
 
@@ -287,6 +278,7 @@ mod tests {
     use crate::contribute::{draw_key, lattice_gaussian, seat_at};
     use crate::shamir;
     use ciphertune_gauss::insecure::InsecureEntropy;
+    use ciphertune_round::{Context, Digest};
     use ciphertune_sum::{CohortSize, ValueBound};
 
     struct Dealt {
@@ -445,8 +437,9 @@ mod tests {
         let agree = |n: usize, plan: &[u8], model: &[u8]| {
             let dealt = deal(n, 2);
             let key = KeySum::rebuild(&dealt.parameters, dealt.shares, 2, 1).unwrap();
-            key.agreement(&Context::of_plan(plan), &Digest::sha256(model))
+            key.agreement_key()
                 .unwrap()
+                .agreement(&Context::of_plan(plan), &Digest::sha256(model))
         };
         let one = agree(3, b"plan", b"model");
         assert_eq!(one, agree(3, b"plan", b"model"));

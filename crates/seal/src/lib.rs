@@ -12,43 +12,72 @@
 //! 4. [`KeySum::rebuild`]: S = Σ s_i from t key-sum shares, recognised by its size;
 //! 5. [`open`]: the sum of the bodies, checked in five ways, into an [`OpenedSum`].
 //!
+//! Beside it, [`seal_parcel`] and [`open_parcel`] carry a model, with the [`AgreementKey`] that it
+//! was agreed on with, to a member that missed the round.
+//!
 //! Only the sum of the keys is ever rebuilt, so no single update is ever opened (Stevens et al.,
 //! "Efficient Differentially Private Secure Aggregation for Federated Learning via Hardness of
 //! Learning with Errors", USENIX Security 2022).
 //!
-//! Secrets are neither cloned, printed, serialised nor compared in variable time, and are wiped
-//! when dropped:
+//! Secrets are neither cloned, printed, serialised nor compared in variable time, and are wiped when dropped
+//! (`tests/wiped` looks through freed memory for them). What is public may be all of that:
+//!
+//! ```
+//! use std::fmt::Debug;
+//! use ciphertune_seal::{CheckValue, KeySum, OneTimeKey, SealingKey};
+//!
+//! fn may_be_seen<T: Clone + Debug + PartialEq>() {}
+//! may_be_seen::<SealingKey>();
+//! may_be_seen::<CheckValue>();
+//! static_assertions::assert_not_impl_any!(KeySum: Clone, Debug, PartialEq);
+//! static_assertions::assert_not_impl_any!(OneTimeKey: Clone, Debug, PartialEq);
+//! ```
+//!
+//! The same lines about the other half do not compile:
 //!
 //! ```compile_fail,E0277
-//! fn printable<T: std::fmt::Debug>() {}
-//! printable::<ciphertune_seal::KeySum>();
+//! fn may_be_printed<T: std::fmt::Debug>() {}
+//! may_be_printed::<ciphertune_seal::KeySum>();
 //! ```
 //! ```compile_fail,E0277
-//! fn copyable<T: Clone>() {}
-//! copyable::<ciphertune_seal::OneTimeKey>();
+//! fn may_be_copied<T: Clone>() {}
+//! may_be_copied::<ciphertune_seal::OneTimeKey>();
+//! ```
+//! ```compile_fail,E0283
+//! use std::fmt::Debug;
+//! static_assertions::assert_not_impl_any!(ciphertune_seal::SealingKey: Clone, Debug, PartialEq);
 //! ```
 
+mod agreement_key;
 mod body;
 mod check;
 mod contribute;
 mod error;
+#[doc(hidden)]
+pub mod kernels;
 mod key_sum;
 mod key_sum_share;
+mod keystream;
 mod one_time_key;
 mod open;
 mod packing;
+mod parcel;
 mod ring;
 mod second;
 mod secret;
 mod shamir;
 #[cfg(test)]
+mod thresholds;
+#[cfg(test)]
 mod vectors;
 mod words;
 
+pub use agreement_key::AgreementKey;
 pub use check::{CheckValue, check_value};
-pub use contribute::{SealedContribution, contribute};
+pub use contribute::{SealedContribution, contribute, contribute_on};
 pub use error::{Check, Error, Result};
 pub use key_sum::KeySum;
 pub use key_sum_share::{KeySumShare, sum_shares};
 pub use one_time_key::{OneTimeKey, SEALED_SHARE_BYTES, SealingKey};
-pub use open::{OpenedSum, SecondOpening, open};
+pub use open::{OpenedSum, SecondOpening, open, open_on};
+pub use parcel::{open_parcel, seal_parcel};

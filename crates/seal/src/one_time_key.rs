@@ -87,19 +87,34 @@ impl OneTimeKey {
                 sealed.len()
             )));
         }
-        let failed = |_| Error::Failed(Check::Sealed(binding.sender));
-        let (encapped, ciphertext) = sealed.split_at(ENCAPPED_BYTES);
-        let encapped = EncappedKey::from_bytes(encapped).map_err(failed)?;
-        let plain = hpke::single_shot_open::<ChaCha20Poly1305, HkdfSha256, XWing>(
+        let plain = self
+            .open_bytes(binding.label, sealed, &binding.associated_data())?
+            .ok_or(Error::Failed(Check::Sealed(binding.sender)))?;
+        SecretBlock::parse(&plain)
+    }
+
+    /// Opens what [`SealingKey::seal_bytes`] made; `None` when it was not made for this key, label and data.
+    pub(crate) fn open_bytes(
+        &self,
+        label: Label,
+        sealed: &[u8],
+        associated_data: &[u8],
+    ) -> Result<Option<Zeroizing<Vec<u8>>>> {
+        let Some((encapped, ciphertext)) = sealed.split_at_checked(ENCAPPED_BYTES) else {
+            return Ok(None);
+        };
+        let Ok(encapped) = EncappedKey::from_bytes(encapped) else {
+            return Ok(None);
+        };
+        let opened = hpke::single_shot_open::<ChaCha20Poly1305, HkdfSha256, XWing>(
             &OpModeR::Base,
             &self.expand()?,
             &encapped,
-            binding.label.as_bytes(),
+            label.as_bytes(),
             ciphertext,
-            &binding.associated_data(),
-        )
-        .map_err(failed)?;
-        SecretBlock::parse(&Zeroizing::new(plain))
+            associated_data,
+        );
+        Ok(opened.ok().map(Zeroizing::new))
     }
 }
 
@@ -131,13 +146,29 @@ impl SealingKey {
         block: &SecretBlock,
         entropy: &mut Entropy,
     ) -> Result<Vec<u8>> {
+        self.seal_bytes(
+            binding.label,
+            &block.to_bytes(),
+            &binding.associated_data(),
+            entropy,
+        )
+    }
+
+    /// Seals bytes to this key under a label, with data that they are bound to.
+    pub(crate) fn seal_bytes(
+        &self,
+        label: Label,
+        plain: &[u8],
+        associated_data: &[u8],
+        entropy: &mut Entropy,
+    ) -> Result<Vec<u8>> {
         let (encapped, ciphertext) =
             hpke::single_shot_seal_with_rng::<ChaCha20Poly1305, HkdfSha256, XWing>(
                 &OpModeS::Base,
                 &self.0,
-                binding.label.as_bytes(),
-                &block.to_bytes(),
-                &binding.associated_data(),
+                label.as_bytes(),
+                plain,
+                associated_data,
                 entropy,
             )
             .map_err(|_| Error::Fault("HPKE did not seal".into()))?;

@@ -1,15 +1,17 @@
 use std::io::Read;
+use std::num::NonZeroUsize;
 
 use ciphertune_gauss::Entropy;
 use ciphertune_round::{Context, Digest, Hasher};
-use ciphertune_sum::{BLOCK_BYTES, N, Parameters, expect_end, read_block};
+use ciphertune_sum::{BLOCK_BYTES, N, Parameters, codec, expect_end, read_bytes};
 use rand_core::Rng;
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::body::{Masks, open_block};
 use crate::check::Checker;
+use crate::contribute::BATCH;
 use crate::packing::{Found, unpack};
-use crate::ring::Ring;
+use crate::ring::{KeySpectrum, Ring};
 use crate::second::tfhe_agrees;
 use crate::{Check, CheckValue, Error, KeySum, Result};
 
@@ -76,7 +78,39 @@ pub fn open<R: Read>(
     contributors: usize,
     checks: &[CheckValue],
     expected_sum: &Digest,
-    mut sum: R,
+    sum: R,
+) -> Result<(OpenedSum, SecondOpening)> {
+    let one = NonZeroUsize::MIN;
+    open_on(
+        one,
+        parameters,
+        length,
+        context,
+        roster,
+        key,
+        contributors,
+        checks,
+        expected_sum,
+        sum,
+    )
+}
+
+/// [`open`] on so many threads. Memory is half a megabyte a thread more when there are several.
+///
+/// # Errors
+/// As [`open`].
+#[allow(clippy::too_many_arguments)] // those of `open`, and one
+pub fn open_on<R: Read>(
+    threads: NonZeroUsize,
+    parameters: &Parameters,
+    length: usize,
+    context: &Context,
+    roster: &Digest,
+    key: &KeySum,
+    contributors: usize,
+    checks: &[CheckValue],
+    expected_sum: &Digest,
+    sum: R,
 ) -> Result<(OpenedSum, SecondOpening)> {
     if !(1..=parameters.members()).contains(&contributors) || checks.len() != contributors {
         return Err(Error::Misuse(format!(
@@ -96,46 +130,42 @@ pub fn open<R: Read>(
     };
 
     let ring = Ring::new()?;
-    let masks = Masks::of(context)?;
-    let spectrum = ring.spectrum(&key.words);
-    let (mut hasher, mut checker) = (Hasher::default(), Checker::of(roster)?);
-    let (mut bytes, mut body) = (vec![0; BLOCK_BYTES], vec![0; N]);
-    let mut words = Zeroizing::new(vec![0; N]);
-    let mut slots = Zeroizing::new(vec![0_i64; parameters.values_per_block()]);
+    let keys = Keys {
+        parameters,
+        masks: &Masks::of(context)?,
+        spectrum: &ring.spectrum(&key.words),
+        ring: &ring,
+        key,
+        second: second.block,
+    };
+    let mut openers = (0..threads.get())
+        .map(|_| Opener::of(roster))
+        .collect::<Result<Vec<_>>>()?;
     let mut opened = OpenedSum {
-        values: Vec::with_capacity(length),
+        values: vec![0; length],
     };
-    let mut found = Found {
-        residual: 0,
-        value: 0,
-        overflow: false,
+    let mut source = Source {
+        sum,
+        hasher: Hasher::default(),
+        blocks_left: blocks,
     };
-    let mut padding_is_zero = true;
-    let mut second_agrees = false;
+    open_all(&keys, &mut openers, &mut source, &mut opened.values)?;
+    expect_end(&mut source.sum)?;
 
-    for block in 0..blocks {
-        read_block(&mut sum, &mut bytes, &mut body)?;
-        hasher.update(&bytes);
-        checker.absorb(&body);
-        masks.fill(block, &mut words);
-        open_block(&ring, &spectrum, &body, &mut words);
-        if block == second.block {
-            let mut mask = vec![0; N];
-            masks.fill(block, &mut mask);
-            second_agrees = tfhe_agrees(&key.words, &mask, &body, &words);
-        }
-        found = found.and(unpack(parameters, &words, &mut slots));
-        let (values, padding) = slots.split_at(slots.len().min(length - opened.values.len()));
-        opened.values.extend_from_slice(values);
-        padding_is_zero &= padding.iter().fold(true, |all, value| all & (*value == 0));
-    }
-    expect_end(&mut sum)?;
-
+    let found = openers
+        .iter()
+        .fold(Found::default(), |found, opener| found.and(opener.found));
+    let padding_is_zero = openers.iter().all(|opener| opener.padding_is_zero);
+    let second_agrees = openers.iter().any(|opener| opener.second_agrees);
+    let parts: Vec<CheckValue> = openers
+        .into_iter()
+        .map(|opener| opener.checker.finish())
+        .collect();
     let value_bound = contributors as u64 * parameters.value_bound();
     let verdicts = [
-        (hasher.finish() == *expected_sum, Check::Digest),
+        (source.hasher.finish() == *expected_sum, Check::Digest),
         (
-            checker.finish() == CheckValue::sum(checks),
+            CheckValue::sum(&parts) == CheckValue::sum(checks),
             Check::CheckValue,
         ),
         (
@@ -143,7 +173,7 @@ pub fn open<R: Read>(
             Check::Residual,
         ),
         (
-            found.value <= value_bound && !found.overflow && padding_is_zero,
+            found.value <= value_bound && found.beyond == 0 && padding_is_zero,
             Check::ValueBound,
         ),
         (second_agrees, Check::SecondOpening),
@@ -152,4 +182,132 @@ pub fn open<R: Read>(
         None => Ok((opened, second)),
         Some((_, check)) => Err(Error::Failed(check)),
     }
+}
+
+/// The sum as it is read: every byte goes through the digest, in order.
+struct Source<R> {
+    sum: R,
+    hasher: Hasher,
+    blocks_left: usize,
+}
+
+impl<R: Read> Source<R> {
+    /// Reads the next blocks, `most` or as many as are left.
+    fn read(&mut self, most: usize, bytes: &mut Vec<u8>) -> Result<()> {
+        let blocks = most.min(self.blocks_left);
+        self.blocks_left -= blocks;
+        bytes.resize(blocks * BLOCK_BYTES, 0);
+        read_bytes(&mut self.sum, bytes)?;
+        self.hasher.update(bytes);
+        Ok(())
+    }
+}
+
+/// What every thread of one call shares.
+struct Keys<'a> {
+    parameters: &'a Parameters,
+    ring: &'a Ring,
+    masks: &'a Masks,
+    spectrum: &'a KeySpectrum,
+    key: &'a KeySum,
+    /// The block that tfhe opens too.
+    second: usize,
+}
+
+/// One thread's part of what the opening is held to.
+struct Opener {
+    checker: Checker,
+    body: Vec<u64>,
+    words: Zeroizing<Vec<u64>>,
+    found: Found,
+    padding_is_zero: bool,
+    second_agrees: bool,
+}
+
+impl Opener {
+    fn of(roster: &Digest) -> Result<Self> {
+        Ok(Self {
+            checker: Checker::of(roster)?,
+            body: vec![0; N],
+            words: Zeroizing::new(vec![0; N]),
+            found: Found::default(),
+            padding_is_zero: true,
+            second_agrees: false,
+        })
+    }
+
+    /// Opens consecutive blocks, of which `first` is the number of the first.
+    fn open(&mut self, keys: &Keys, first: usize, bytes: &[u8], values: &mut [i64]) -> Result<()> {
+        let places = values.chunks_mut(keys.parameters.values_per_block());
+        let blocks = bytes.chunks_exact(BLOCK_BYTES);
+        for ((position, bytes), place) in (first..).zip(blocks).zip(places) {
+            codec::decode_words(bytes, &mut self.body)?;
+            self.checker.absorb(position, &self.body);
+            keys.masks.fill(position, &mut self.words);
+            open_block(keys.ring, keys.spectrum, &self.body, &mut self.words);
+            if position == keys.second {
+                let mut mask = vec![0; N];
+                keys.masks.fill(position, &mut mask);
+                let words = &keys.key.words;
+                self.second_agrees = tfhe_agrees(words, &mask, &self.body, &self.words);
+            }
+            self.found = self.found.and(self.unpack(keys.parameters, place));
+        }
+        Ok(())
+    }
+
+    fn unpack(&mut self, parameters: &Parameters, place: &mut [i64]) -> Found {
+        if place.len() == parameters.values_per_block() {
+            return unpack(parameters, &self.words, place);
+        }
+        let mut slots = Zeroizing::new(vec![0_i64; parameters.values_per_block()]);
+        let found = unpack(parameters, &self.words, &mut slots);
+        let (values, padding) = slots.split_at(place.len());
+        place.copy_from_slice(values);
+        self.padding_is_zero &= padding.iter().fold(true, |all, value| all & (*value == 0));
+        found
+    }
+}
+
+/// While several threads open a batch, this one reads and hashes the batch after.
+fn open_all<R: Read>(
+    keys: &Keys,
+    openers: &mut [Opener],
+    source: &mut Source<R>,
+    values: &mut [i64],
+) -> Result<()> {
+    let per_opener = if openers.len() == 1 { 1 } else { BATCH };
+    let per_batch = per_opener * openers.len();
+    let values_per_block = keys.parameters.values_per_block();
+    let (mut bytes, mut next) = (Vec::new(), Vec::new());
+    source.read(per_batch, &mut bytes)?;
+    let batches = values.chunks_mut(per_batch * values_per_block);
+    for (first, values) in (0..).step_by(per_batch).zip(batches) {
+        if let [opener] = openers {
+            opener.open(keys, first, &bytes, values)?;
+            source.read(per_batch, &mut bytes)?;
+            continue;
+        }
+        std::thread::scope(|scope| {
+            let parts = bytes
+                .chunks(per_opener * BLOCK_BYTES)
+                .zip(values.chunks_mut(per_opener * values_per_block));
+            let running: Vec<_> = (first..)
+                .step_by(per_opener)
+                .zip(&mut *openers)
+                .zip(parts)
+                .map(|((first, opener), (bytes, values))| {
+                    scope.spawn(move || opener.open(keys, first, bytes, values))
+                })
+                .collect();
+            source.read(per_batch, &mut next)?;
+            running.into_iter().try_for_each(|thread| {
+                thread
+                    .join()
+                    .map_err(|_| Error::Fault("a thread that opens panicked".into()))?
+            })
+        })?;
+        std::mem::swap(&mut bytes, &mut next);
+    }
+    Ok(())
 }

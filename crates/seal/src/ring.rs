@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use ciphertune_sum::{N, Q, modular};
+use ciphertune_sum::{N, Q, modular, vectorised};
 use tfhe_ntt::prime64::Plan;
 
 use crate::secret::SecretBlock;
@@ -38,9 +38,15 @@ impl Ring {
     /// a ← a·s, where `a` has N words below q.
     pub(crate) fn multiply(&self, a: &mut [u64], s: &KeySpectrum) {
         self.plan.fwd(a);
-        for (a, s) in a.iter_mut().zip(s.0.expose()) {
-            *a = modular::mul(*a, *s);
-        }
+        let s = s.0.expose();
+        vectorised(
+            #[inline(always)]
+            || {
+                for (a, s) in a.iter_mut().zip(s) {
+                    *a = modular::mul(*a, *s);
+                }
+            },
+        );
         self.plan.inv(a);
     }
 }

@@ -49,44 +49,35 @@ impl Drop for SecretBlock {
     }
 }
 
-/// Asserts at compile time that a type implements none of the traits: an ambiguity arises when it
-/// does (the trick of the `static_assertions` crate).
-#[cfg(test)]
-macro_rules! never_implements {
-    ($type:ty: $($trait:path),+) => {
-        const _: fn() = || {
-            $({
-                trait Ambiguous<A> { fn probe() {} }
-                impl<T: ?Sized> Ambiguous<()> for T {}
-                struct Implemented;
-                impl<T: ?Sized + $trait> Ambiguous<Implemented> for T {}
-                let _ = <$type as Ambiguous<_>>::probe;
-            })+
-        };
-    };
-}
-
 #[cfg(test)]
 mod tests {
     use std::fmt::{Debug, Display};
 
+    use serde::Serialize;
+    use static_assertions::assert_not_impl_any;
+
     use crate::ring::KeySpectrum;
-    use crate::{KeySum, KeySumShare, OneTimeKey, OpenedSum};
+    use crate::{AgreementKey, KeySum, KeySumShare, OneTimeKey, OpenedSum};
 
     use super::*;
 
-    never_implements!(SecretBlock: Clone, Debug, Display, PartialEq, serde::Serialize);
-    never_implements!(KeySpectrum: Clone, Debug, Display, PartialEq, serde::Serialize);
-    never_implements!(OneTimeKey: Clone, Debug, Display, PartialEq, serde::Serialize);
-    never_implements!(KeySumShare: Clone, Debug, Display, PartialEq, serde::Serialize);
-    never_implements!(KeySum: Clone, Debug, Display, PartialEq, serde::Serialize);
-    never_implements!(OpenedSum: Clone, Debug, Display, PartialEq, serde::Serialize);
+    // These fail to compile, not to run; that they can is shown beside `KeySum` in the crate's documentation.
+    assert_not_impl_any!(SecretBlock: Clone, Copy, Debug, Display, PartialEq, Serialize);
+    assert_not_impl_any!(KeySpectrum: Clone, Copy, Debug, Display, PartialEq, Serialize);
+    assert_not_impl_any!(OneTimeKey: Clone, Copy, Debug, Display, PartialEq, Serialize);
+    assert_not_impl_any!(KeySumShare: Clone, Copy, Debug, Display, PartialEq, Serialize);
+    assert_not_impl_any!(KeySum: Clone, Copy, Debug, Display, PartialEq, Serialize);
+    assert_not_impl_any!(AgreementKey: Clone, Copy, Debug, Display, PartialEq, Serialize);
+    assert_not_impl_any!(OpenedSum: Clone, Copy, Debug, Display, PartialEq, Serialize);
 
     #[test]
     fn every_secret_type_needs_its_drop() {
         // zeroize on drop: a type without drop glue could not wipe anything.
         assert!(std::mem::needs_drop::<SecretBlock>());
+        assert!(std::mem::needs_drop::<KeySpectrum>());
         assert!(std::mem::needs_drop::<OneTimeKey>());
+        assert!(std::mem::needs_drop::<KeySumShare>());
+        assert!(std::mem::needs_drop::<KeySum>());
         assert!(std::mem::needs_drop::<OpenedSum>());
     }
 

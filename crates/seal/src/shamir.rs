@@ -18,18 +18,37 @@ pub(crate) fn split(
 ) -> Vec<SecretBlock> {
     let mut shares: Vec<SecretBlock> = (0..members).map(|_| SecretBlock::zero()).collect();
     let mut coefficient = SecretBlock::zero();
-    for _ in 1..threshold {
-        uniform_words(rng, coefficient.expose_mut());
-        horner_step(&mut shares, &coefficient);
-    }
-    horner_step(&mut shares, secret);
+    let mut words: Vec<&mut [u64]> = shares.iter_mut().map(SecretBlock::expose_mut).collect();
+    split_words(
+        secret.expose(),
+        threshold,
+        &mut words,
+        coefficient.expose_mut(),
+        rng,
+    );
     shares
 }
 
+/// [`split`] for a secret of any length: fills `shares`, all zeros, one for each point. `coefficient` is scratch space
+/// of the secret's length, the caller's to wipe.
+pub(crate) fn split_words(
+    secret: &[u64],
+    threshold: usize,
+    shares: &mut [&mut [u64]],
+    coefficient: &mut [u64],
+    rng: &mut impl Rng,
+) {
+    for _ in 1..threshold {
+        uniform_words(rng, coefficient);
+        horner_step(shares, coefficient);
+    }
+    horner_step(shares, secret);
+}
+
 /// f_j ← f_j·j + c for the share at each point j.
-fn horner_step(shares: &mut [SecretBlock], coefficient: &SecretBlock) {
+fn horner_step(shares: &mut [&mut [u64]], coefficient: &[u64]) {
     for (point, share) in (1_u64..).zip(shares) {
-        for (word, c) in share.expose_mut().iter_mut().zip(coefficient.expose()) {
+        for (word, c) in share.iter_mut().zip(coefficient) {
             *word = modular::add(modular::mul(*word, point), *c);
         }
     }
@@ -90,6 +109,7 @@ pub(crate) fn combine(coefficients: &[u64], shares: &[&SecretBlock], out: &mut [
 mod tests {
     use super::*;
     use ciphertune_gauss::insecure::InsecureEntropy;
+    use proptest::prelude::*;
 
     fn rebuild(shares: &[SecretBlock], points: &[u64], x: u64) -> Vec<u64> {
         let chosen: Vec<&SecretBlock> = points.iter().map(|p| &shares[*p as usize - 1]).collect();
@@ -141,6 +161,29 @@ mod tests {
         for (zero, five) in zero.iter().zip(&five) {
             for (z, f) in zero.expose().iter().zip(five.expose()) {
                 assert_eq!(modular::sub(*f, *z), 5);
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn any_t_of_n_shares_give_the_secret_and_one_fewer_does_not(
+            (t, points) in (2..=20_usize).prop_flat_map(|n| {
+                (2..=n, Just((1..=n as u64).collect::<Vec<_>>()).prop_shuffle())
+            }),
+            seed in any::<u64>(),
+        ) {
+            let mut rng = InsecureEntropy::from_seed(seed);
+            let mut secret = SecretBlock::zero();
+            uniform_words(&mut rng, secret.expose_mut());
+            let shares = split(&secret, t, points.len(), &mut rng);
+            prop_assert!(rebuild(&shares, &points[..t], 0) == secret.expose());
+            prop_assert!(rebuild(&shares, &points[..t - 1], 0) != secret.expose());
+            let (others, &one) = (&points[..t], points.last().unwrap());
+            if !others.contains(&one) {
+                prop_assert!(rebuild(&shares, others, one) == shares[one as usize - 1].expose());
             }
         }
     }

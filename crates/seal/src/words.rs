@@ -1,13 +1,12 @@
 //! Uniform words modulo q, from a stream that everybody can compute or from secret entropy.
 
 use ciphertune_round::label::Label;
-use ciphertune_sum::Q;
+use ciphertune_sum::{Q, vectorised};
 use hkdf::Hkdf;
-use rand_chacha::ChaCha12Rng;
-use rand_core::{Rng, SeedableRng};
+use rand_core::Rng;
 use sha2::Sha256;
-use zeroize::Zeroize;
 
+use crate::keystream::{KeyStream, fill_from};
 use crate::{Error, Result};
 
 /// Public words in Z_q: ChaCha12, key = HKDF-SHA-256(salt = label, ikm = seed, info), a 64-bit
@@ -30,40 +29,36 @@ impl PublicWords {
 
     /// The first `out.len()` words of a stream.
     pub(crate) fn fill(&self, stream: u64, out: &mut [u64]) {
-        let mut rng = ChaCha12Rng::from_seed(self.key);
-        rng.set_stream(stream);
-        uniform_words(&mut rng, out);
+        let mut stream = KeyStream::new(&self.key, stream);
+        canonical_words(|words| stream.fill(words), out);
     }
 }
 
 /// Fills `out` with words below q: the generator's bytes as little-endian u64, those ≥ q skipped.
+pub(crate) fn uniform_words(rng: &mut impl Rng, out: &mut [u64]) {
+    canonical_words(|words| fill_from(rng, words), out);
+}
+
+/// Words of `draw`, in order, but for those ≥ q.
 ///
 /// A word is skipped with probability 2⁻³². Which place skips one is independent of the words
 /// that are kept, so the branch tells nothing about them.
-pub(crate) fn uniform_words(rng: &mut impl Rng, out: &mut [u64]) {
+fn canonical_words(mut draw: impl FnMut(&mut [u64]), out: &mut [u64]) {
     let mut filled = 0;
     while filled < out.len() {
         let missing = &mut out[filled..];
-        draw(rng, missing);
+        draw(missing);
         filled += keep_canonical(missing);
     }
 }
 
-fn draw(rng: &mut impl Rng, out: &mut [u64]) {
-    let mut bytes = [0_u8; 4096];
-    for chunk in out.chunks_mut(bytes.len() / 8) {
-        let bytes = &mut bytes[..8 * chunk.len()];
-        rng.fill_bytes(bytes);
-        for (word, bytes) in chunk.iter_mut().zip(bytes.as_chunks::<8>().0) {
-            *word = u64::from_le_bytes(*bytes);
-        }
-    }
-    bytes.zeroize();
-}
-
 /// Moves the words below q to the front, in order, and says how many they are.
 fn keep_canonical(words: &mut [u64]) -> usize {
-    if words.iter().fold(true, |all, word| all & (*word < Q)) {
+    let all = vectorised(
+        #[inline(always)]
+        || words.iter().fold(true, |all, word| all & (*word < Q)),
+    );
+    if all {
         return words.len();
     }
     let mut kept = 0;

@@ -1,11 +1,13 @@
 //! A round through the public interface: seal, add, rebuild, open; and everything that must fail.
 
+use std::num::NonZeroUsize;
+
 use ciphertune_gauss::Entropy;
 use ciphertune_gauss::insecure::InsecureEntropy;
 use ciphertune_round::{Context, Digest, ShareIndex};
 use ciphertune_seal::{
     Check, CheckValue, Error, KeySum, KeySumShare, OneTimeKey, OpenedSum, SealedContribution,
-    SealingKey, SecondOpening, check_value, contribute, open, sum_shares,
+    SealingKey, SecondOpening, check_value, contribute, contribute_on, open, open_on, sum_shares,
 };
 use ciphertune_sum::{CohortSize, N, Parameters, ValueBound, add_bodies, modular};
 use rand_core::Rng;
@@ -243,6 +245,50 @@ fn the_opened_sum_is_the_plain_sum_bit_for_bit() {
     }
 }
 
+/// Several batches for each thread, and a last one that does not reach all of them.
+#[test]
+fn any_number_of_threads_seals_and_opens_the_same_sum() {
+    let mut cohort = Cohort::all(3, 1);
+    let length = 26 * cohort.parameters.values_per_block() + 7;
+    let (sealed, t) = (&mut cohort.sealed, cohort.threshold);
+    for (at, threads) in [1, 2, 3].into_iter().enumerate() {
+        let (threads, values) = (
+            NonZeroUsize::new(threads).unwrap(),
+            values(at as u64, length),
+        );
+        let (p, context, seats) = (&cohort.parameters, &cohort.context, &cohort.seats);
+        let body = &mut cohort.bodies[at];
+        body.clear();
+        sealed[at] =
+            contribute_on(threads, p, context, seat(at), t, seats, &values, &mut *body).unwrap();
+        assert_eq!(sealed[at].body_sha256, Digest::sha256(body));
+        cohort.values[at] = values;
+    }
+    let (key, sum, checks) = (cohort.key(), cohort.sum(), cohort.checks());
+    let open = |threads, sum: &[u8]| {
+        let (p, context, roster) = (&cohort.parameters, &cohort.context, &cohort.roster);
+        let (threads, digest) = (NonZeroUsize::new(threads).unwrap(), Digest::sha256(sum));
+        open_on(
+            threads, p, length, context, roster, &key, 3, &checks, &digest, sum,
+        )
+    };
+    for threads in [1, 2, 3, 40] {
+        let (opened, _) = open(threads, &sum).unwrap();
+        assert!(
+            opened.into_values() == cohort.plain_sum(),
+            "{threads} threads"
+        );
+        // In the last whole block, and then not a word at all.
+        let mut changed = sum.clone();
+        changed[8 * 25 * N] ^= 1;
+        fails(open(threads, &changed), Check::CheckValue);
+        changed[8 * 25 * N..][..8].fill(0xFF);
+        assert!(matches!(open(threads, &changed), Err(Error::Malformed(_))));
+        let short = &sum[..sum.len() - 8];
+        assert!(matches!(open(threads, short), Err(Error::Malformed(_))));
+    }
+}
+
 #[test]
 fn a_member_that_dropped_after_contributing_counts_and_one_that_never_did_does_not() {
     // 0 never contributes but releases and opens; 3 contributes and is gone.
@@ -266,6 +312,19 @@ fn every_set_of_t_members_rebuilds_a_key_that_opens() {
             cohort.plain_sum()
         );
     }
+}
+
+/// n = 64, t = 33: the last 33 open what the first, the last and one in the middle sent; 32 do not.
+#[test]
+fn a_cohort_of_64_opens_with_33_members_and_not_with_32() {
+    let cohort = Cohort::contributing(64, &[0, 31, 63], 10);
+    let releasing: Vec<usize> = (31..64).collect();
+    let released = cohort.released(&releasing).unwrap();
+    let key = cohort.rebuild(released).unwrap();
+    let opened = cohort.open(&key, &cohort.sum()).unwrap().0;
+    assert_eq!(opened.into_values(), cohort.plain_sum());
+    let refused = cohort.rebuild(cohort.released(&releasing[1..]).unwrap());
+    assert!(matches!(refused, Err(Error::Refused(_))));
 }
 
 #[test]

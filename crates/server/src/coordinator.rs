@@ -162,6 +162,11 @@ impl Coordinator {
 
     /// Takes a researcher's job and returns its digest; the same one as often as it is sent.
     pub async fn submit(self: &Arc<Self>, job: Signed<Job>) -> Result<Digest> {
+        let this = Arc::clone(self);
+        to_its_end(async move { this.take_job(job).await }).await
+    }
+
+    async fn take_job(&self, job: Signed<Job>) -> Result<Digest> {
         let digest = job.digest();
         let mut jobs = self.jobs.lock().await;
         if self.database.knows_job(&digest).await? {
@@ -185,11 +190,15 @@ impl Coordinator {
         self: &Arc<Self>,
         job: &Digest,
         input: Input,
-        shares: &[Vec<u8>],
+        shares: Vec<Vec<u8>>,
     ) -> Result<()> {
-        let mut jobs = self.jobs.lock().await;
-        self.step(&mut jobs, job, &input, shares).await?;
-        self.poll(&mut jobs, job).await
+        let (this, job) = (Arc::clone(self), *job);
+        to_its_end(async move {
+            let mut jobs = this.jobs.lock().await;
+            this.step(&mut jobs, &job, &input, &shares).await?;
+            this.poll(&mut jobs, &job).await
+        })
+        .await
     }
 
     /// [`Self::feed`] to the job that a context belongs to.
@@ -197,7 +206,7 @@ impl Coordinator {
         self: &Arc<Self>,
         context: &Context,
         input: Input,
-        shares: &[Vec<u8>],
+        shares: Vec<Vec<u8>>,
     ) -> Result<()> {
         let job = self.job_of(context).await?;
         self.feed(&job, input, shares).await
@@ -316,6 +325,13 @@ impl Coordinator {
                 Effect::KeepBody { context, seat } => {
                     tokio::task::block_in_place(|| self.files.keep(&context, seat))?;
                 }
+                Effect::KeepParcel {
+                    context,
+                    seat,
+                    sender,
+                } => {
+                    tokio::task::block_in_place(|| self.files.keep_parcel(&context, seat, sender))?;
+                }
                 Effect::DiscardBody { context, seat } => old.push((context, Some(seat))),
                 Effect::DeleteContext(context) => old.push((context, None)),
                 Effect::StartSum { .. } => {}
@@ -397,7 +413,7 @@ impl Coordinator {
                     Input::SumFailed { context }
                 }
             };
-            if let Err(error) = this.feed(&job, input, &[]).await {
+            if let Err(error) = this.feed(&job, input, Vec::new()).await {
                 tracing::warn!(%context, %error, "a sum came too late");
             }
         });
@@ -575,4 +591,14 @@ impl Coordinator {
     fn sign(&self, label: Label, payload: Vec<u8>) -> Vec<u8> {
         Envelope::sign(label, payload, &self.key).encode()
     }
+}
+
+/// Carries a step to its end even when the call that brought it is dropped, as a broken connection does: between the
+/// commit and the machine's own state nothing may stop, or the journal knows what the machine does not.
+async fn to_its_end<T: Send + 'static>(
+    step: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    tokio::spawn(step)
+        .await
+        .unwrap_or_else(|error| Err(fault("a step", error)))
 }

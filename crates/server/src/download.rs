@@ -1,4 +1,4 @@
-//! Handing out bodies and the sum of a closed attempt to its cohort.
+//! Handing out bodies and the sum of a closed attempt to its cohort, and a parcel to whom it is for.
 
 use std::path::PathBuf;
 
@@ -65,6 +65,30 @@ pub(crate) async fn sum(
     let look = |machine: &crate::phase::Machine| expect_roster(machine.seat(&context, caller)?.0);
     coordinator.with_context(&context, look).await?;
     chunks(coordinator.files().sum(&context), offset).await
+}
+
+/// The parcel that was sealed to the caller.
+pub(crate) async fn parcel(
+    coordinator: &Coordinator,
+    context: Context,
+    caller: &Fingerprint,
+    offset: u64,
+) -> Result<Chunks> {
+    let look = |machine: &crate::phase::Machine| {
+        let (attempt, seat) = machine.seat(&context, caller)?;
+        let here = attempt
+            .seats
+            .get(seat.position())
+            .and_then(|held| held.parcel.as_ref())
+            .is_some_and(|wanted| wanted.is_here());
+        if here {
+            Ok(seat)
+        } else {
+            Err(Refused::new(Refusal::Conflict, "there is no parcel yet"))
+        }
+    };
+    let seat = coordinator.with_context(&context, look).await?;
+    chunks(coordinator.files().parcel(&context, seat), offset).await
 }
 
 /// A file from an offset, a few chunks ahead of the reader.

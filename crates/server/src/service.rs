@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ciphertune_identity::{Role, tls};
 use ciphertune_round::{
     Abort, Admission, Agreement, Context, Digest, Echo, Envelope, Fingerprint, Header, Object,
-    OneTimeKeyOffer, Release, Signed,
+    OneTimeKeyOffer, Parcel, ParcelRequest, Release, Signed,
 };
 use ciphertune_wire::{ConnectInfo, Refusal, limits::KEYS_A_CALL, proto};
 use tokio::sync::mpsc;
@@ -103,7 +103,9 @@ impl Service {
     ) -> Result<proto::PutSignedReply> {
         let caller = self.caller_as(&request, Role::Member)?;
         let (context, input) = input(self.own(&caller, &request.get_ref().envelope)?);
-        self.coordinator.feed_context(&context, input, &[]).await?;
+        self.coordinator
+            .feed_context(&context, input, Vec::new())
+            .await?;
         Ok(proto::PutSignedReply {})
     }
 
@@ -147,7 +149,7 @@ impl Service {
             .into());
         }
         self.coordinator
-            .feed_context(&context, input, &request.shares)
+            .feed_context(&context, input, request.shares)
             .await?;
         Ok(proto::PutSharesReply {})
     }
@@ -264,6 +266,7 @@ impl proto::federation_server::Federation for Service {
     type GetSharesStream = Stream<proto::SealedShare>;
     type GetBodyStream = Stream<proto::Chunk>;
     type GetSumStream = Stream<proto::Chunk>;
+    type GetParcelStream = Stream<proto::Chunk>;
 
     async fn directory(
         &self,
@@ -303,7 +306,7 @@ impl proto::federation_server::Federation for Service {
             let abort: Signed<Abort> = self.own(&caller, &request.get_ref().abort)?;
             let job = abort.job;
             self.coordinator
-                .feed(&job, Input::Abort(abort), &[])
+                .feed(&job, Input::Abort(abort), Vec::new())
                 .await?;
             Ok(proto::AbortJobReply {})
         })
@@ -333,7 +336,7 @@ impl proto::federation_server::Federation for Service {
             let admission: Signed<Admission> = self.own(&caller, &request.get_ref().admission)?;
             let job = admission.job;
             self.coordinator
-                .feed(&job, Input::Admission(admission), &[])
+                .feed(&job, Input::Admission(admission), Vec::new())
                 .await?;
             Ok(proto::AdmitReply {})
         })
@@ -446,6 +449,50 @@ impl proto::federation_server::Federation for Service {
         answer(self.feed_signed(request, |echo: Signed<Echo>| {
             (echo.context, Input::Echo(echo))
         }))
+        .await
+    }
+
+    async fn put_parcel_request(
+        &self,
+        request: Request<proto::PutSignedRequest>,
+    ) -> Reply<proto::PutSignedReply> {
+        answer(self.feed_signed(request, |asked: Signed<ParcelRequest>| {
+            (asked.context, Input::ParcelRequest(asked))
+        }))
+        .await
+    }
+
+    async fn put_parcel(
+        &self,
+        request: Request<Streaming<proto::ParcelChunk>>,
+    ) -> Reply<proto::PutParcelReply> {
+        answer(async {
+            let caller = self.caller_as(&request, Role::Member)?;
+            let mut chunks = request.into_inner();
+            let first = chunks.message().await.ok().flatten();
+            let first = first.ok_or_else(|| Refused::malformed("a parcel without a chunk"))?;
+            let parcel: Signed<Parcel> = self.own(&caller, &first.parcel)?;
+            upload::take_parcel(&self.coordinator, &self.uploads, parcel, first, chunks).await
+        })
+        .await
+    }
+
+    async fn get_parcel(
+        &self,
+        request: Request<proto::GetParcelRequest>,
+    ) -> Reply<Self::GetParcelStream> {
+        answer(async {
+            let caller = self.caller_as(&request, Role::Member)?;
+            let request = request.get_ref();
+            let context = context(&request.context)?;
+            download::parcel(
+                &self.coordinator,
+                context,
+                &caller.fingerprint,
+                request.offset,
+            )
+            .await
+        })
         .await
     }
 

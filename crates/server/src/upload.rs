@@ -1,13 +1,17 @@
-//! Taking a body: in order, in whole words below q, resumable, whole only with the digest that was signed.
+//! Taking a body: in order, in whole words below q, resumable, whole only with the digest that was signed. Taking a
+//! parcel: in one go, with the digest that was signed.
 
-use ciphertune_round::{Context, Fingerprint, ShareIndex};
+use ciphertune_round::{Context, Fingerprint, Hasher, Parcel, ShareIndex, Signed};
 use ciphertune_sum::codec::check_words;
 use ciphertune_wire::{
     Refusal,
     limits::CHUNK_BYTES,
-    proto::{BodyChunk, PutBodyReply},
+    proto::{BodyChunk, ParcelChunk, PutBodyReply, PutParcelReply},
 };
-use tokio::{fs::OpenOptions, io::AsyncWriteExt as _};
+use tokio::{
+    fs::{File, OpenOptions},
+    io::AsyncWriteExt as _,
+};
 use tonic::Streaming;
 
 use crate::{
@@ -167,10 +171,73 @@ async fn finish(
         member,
         digest,
     };
-    if let Err(error) = coordinator.feed_context(&context, input, &[]).await {
+    if let Err(error) = coordinator.feed_context(&context, input, Vec::new()).await {
         coordinator.discard(&context, seat)?;
         return Err(error);
     }
     place.complete = true;
     Ok(())
+}
+
+/// Takes a parcel, each sender's into a file of its own: the first that is whole is kept.
+pub(crate) async fn take_parcel(
+    coordinator: &std::sync::Arc<Coordinator>,
+    uploads: &Uploads,
+    parcel: Signed<Parcel>,
+    first: ParcelChunk,
+    mut chunks: Streaming<ParcelChunk>,
+) -> Result<PutParcelReply> {
+    const DOING: &str = "writing a parcel";
+    let context = parcel.context;
+    let look = |machine: &crate::phase::Machine| {
+        let bytes = Parcel::sealed_bytes(machine.job().dimension);
+        machine.parcel_place(&parcel).map(|place| (place, bytes))
+    };
+    coordinator.with_context(&context, look).await?; // a stranger to the request gets no turn
+    let turn = Context::from_digest(parcel.request); // never a body's
+    let mut turn = uploads.enter(turn, parcel.signer()).await;
+    let (place, size) = coordinator.with_context(&context, look).await?;
+    if place.is_here {
+        return Ok(PutParcelReply {});
+    }
+    let path = coordinator
+        .files()
+        .parcel_upload(&context, place.seat, place.sender);
+    let mut file = File::create(path)
+        .await
+        .map_err(|error| fault(DOING, error))?;
+    let (mut hasher, mut bytes) = (Hasher::default(), 0);
+    let mut next = Some(first);
+    let mut outcome = Ok(());
+    while let Some(chunk) = next {
+        bytes += chunk.data.len() as u64;
+        if bytes > size {
+            let said = "more bytes than a parcel of this job has";
+            outcome = Err(Refused::new(Refusal::TooLarge, said));
+            break;
+        }
+        hasher.update(&chunk.data);
+        file.write_all(&chunk.data)
+            .await
+            .map_err(|error| fault(DOING, error))?;
+        next = tokio::select! {
+            chunk = chunks.message() => chunk.unwrap_or(None),
+            () = turn.superseded() => {
+                outcome = Err(Refused::new(Refusal::Conflict, "a newer connection took over"));
+                None
+            }
+        };
+    }
+    // Whatever the outcome, nothing is in flight when the next connection has its turn.
+    file.sync_all().await.map_err(|error| fault(DOING, error))?;
+    drop(file);
+    outcome?;
+    if bytes != size || hasher.finish() != parcel.sealed {
+        return Err(Refused::malformed("the parcel is not the one that was signed").into());
+    }
+    let input = Input::Parcel(parcel);
+    coordinator
+        .feed_context(&context, input, Vec::new())
+        .await?;
+    Ok(PutParcelReply {})
 }

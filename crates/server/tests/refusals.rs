@@ -3,10 +3,13 @@
 mod common;
 
 use ciphertune_identity::tls;
-use ciphertune_round::{Abort, Digest, Header, Release, Roster, Signed};
+use ciphertune_round::{
+    Abort, Digest, Header, OneTimeKeyOffer, PUBLIC_KEY_BYTES, Release, Roster, Signed, Signer as _,
+};
 use ciphertune_sum::Q;
 use ciphertune_wire::{
     Error, Meter, Refusal, connect,
+    limits::{CHUNK_BYTES, MESSAGE_BYTES},
     proto::{
         AbortJobRequest, BodyChunk, DirectoryRequest, EventKind, PutOneTimeKeysRequest, ShareKind,
         SubmitJobRequest,
@@ -334,4 +337,82 @@ async fn a_one_time_key_is_counted_once_and_never_taken_back_after_use() {
         .put_one_time_keys(PutOneTimeKeysRequest { keys })
         .await;
     assert_eq!(refusal(many), Refusal::TooLarge);
+}
+
+/// A key of another, in another's name, and one that nobody could seal to, which would have every member refuse each
+/// plan that names it.
+#[tokio::test]
+async fn a_one_time_key_of_another_or_that_is_none_is_not_taken() {
+    let federation = Federation::new(3, POLICY);
+    let server = federation.serve();
+    let mut member = federation.member(&server, 0).await;
+    let [own, other] = [0, 1].map(|number: usize| &federation.members[number].key);
+    let offer = |of: &ciphertune_identity::SigningKey, public_key| OneTimeKeyOffer {
+        member: of.verifying_key().fingerprint(),
+        serial: 9,
+        public_key,
+    };
+    let good = vec![1; PUBLIC_KEY_BYTES];
+    let mut none = good.clone();
+    none[1_150..1_152].fill(0xFF); // the last coefficient of ML-KEM's vector
+    for key in [
+        Signed::sign(offer(other, good.clone()), other),
+        Signed::sign(offer(own, good.clone()), other),
+        Signed::sign(offer(other, good.clone()), own),
+        Signed::sign(offer(own, none), own),
+        Signed::sign(offer(own, good[1..].to_vec()), own),
+    ] {
+        let keys = vec![key.encode()];
+        let put = member
+            .client
+            .put_one_time_keys(PutOneTimeKeysRequest { keys })
+            .await;
+        assert_eq!(refusal(put), Refusal::Malformed);
+    }
+    assert_eq!(member.put_keys(1).await, 1, "none of those was kept");
+}
+
+#[tokio::test]
+async fn what_is_larger_than_it_may_be_is_refused() {
+    let federation = Federation::new(3, POLICY);
+    let server = federation.serve();
+    let (mut members, plan) = federation.begin(&server, &federation.job(|_| ())).await;
+    let context = plan.context();
+    // A sealed share.
+    let mut shares = members[0].shares(&plan);
+    shares[0] = vec![0; 64 << 10];
+    let header = Header {
+        context,
+        body: Digest::sha256(b"body"),
+        shares: shares.iter().map(|share| Digest::sha256(share)).collect(),
+    };
+    let header = Signed::sign(header, members[0].key()).encode();
+    let put = members[0]
+        .put_shares(context, ShareKind::Key, header, shares)
+        .await;
+    assert_eq!(refusal(put), Refusal::TooLarge);
+    // A chunk of a body, in whole words below q.
+    let chunk = BodyChunk {
+        context: context.as_bytes().to_vec(),
+        offset: 0,
+        data: vec![0; CHUNK_BYTES + 8].into(),
+    };
+    let put = members[0]
+        .client
+        .put_body(tokio_stream::iter([chunk]))
+        .await;
+    assert_eq!(refusal(put), Refusal::TooLarge);
+    assert_eq!(members[0].offset(context).await.unwrap().durable, 0);
+    // A message: it is not even read.
+    let mut client = members[0]
+        .client
+        .clone()
+        .max_encoding_message_size(usize::MAX);
+    let keys = vec![vec![0; MESSAGE_BYTES]];
+    let put = client
+        .put_one_time_keys(PutOneTimeKeysRequest { keys })
+        .await;
+    assert_eq!(put.unwrap_err().code(), tonic::Code::OutOfRange);
+    // And after all that the member contributes as ever.
+    members[0].contribute(&plan).await;
 }

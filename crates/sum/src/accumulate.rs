@@ -1,13 +1,44 @@
 use std::io::{ErrorKind, Read, Write};
 
-use crate::{BLOCK_BYTES, Error, N, Parameters, codec, modular};
+use crate::{BLOCK_BYTES, Error, N, Parameters, Q, codec, modular, vectorised};
 
 /// acc ← acc + block, word by word modulo q. Both have words below q and the same length (a
 /// longer one's tail is left out).
 pub fn add_assign(acc: &mut [u64], block: &[u64]) {
-    for (sum, word) in acc.iter_mut().zip(block) {
-        *sum = modular::add(*sum, *word);
+    vectorised(
+        #[inline(always)]
+        || {
+            for (sum, word) in acc.iter_mut().zip(block) {
+                *sum = modular::add(*sum, *word);
+            }
+        },
+    );
+}
+
+/// acc ← acc + the words of `bytes`, decoded on the way.
+///
+/// # Errors
+/// [`Error::Malformed`] when there are not 8 bytes for each word of `acc`, or one is q or more;
+/// what `acc` holds then is unspecified.
+pub fn add_encoded(acc: &mut [u64], bytes: &[u8]) -> Result<(), Error> {
+    let (words, rest) = bytes.as_chunks::<8>();
+    if words.len() != acc.len() || !rest.is_empty() {
+        return Err(codec::wrong_length(bytes, acc.len()));
     }
+    let canonical = vectorised(
+        #[inline(always)]
+        || {
+            let mut canonical = true;
+            for (sum, bytes) in acc.iter_mut().zip(words) {
+                let word = u64::from_le_bytes(*bytes);
+                canonical &= word < Q;
+                // Whatever the word: a wrong one must not panic before it is told.
+                *sum = modular::sub(*sum, Q.wrapping_sub(word));
+            }
+            canonical
+        },
+    );
+    codec::demand(canonical)
 }
 
 /// Writes the sum of `bodies`, each of `length` values, to `out`, block by block.
@@ -33,15 +64,17 @@ pub fn add_bodies<R: Read, W: Write>(
         )));
     }
     let mut bytes = vec![0; BLOCK_BYTES];
-    let (mut sum, mut block) = (vec![0; N], vec![0; N]);
+    let mut sum = vec![0; N];
     for _ in 0..parameters.blocks(length) {
-        sum.fill(0);
         for (position, body) in bodies.iter_mut().enumerate() {
-            read_block(body, &mut bytes, &mut block).map_err(|e| of_body(position, e))?;
-            add_assign(&mut sum, &block);
+            read_bytes(body, &mut bytes)
+                .and_then(|()| match position {
+                    0 => codec::decode_words(&bytes, &mut sum),
+                    _ => add_encoded(&mut sum, &bytes),
+                })
+                .map_err(|e| of_body(position, e))?;
         }
-        bytes.clear();
-        codec::encode_words(&sum, &mut bytes);
+        codec::write_words(&sum, &mut bytes);
         out.write_all(&bytes)
             .map_err(|e| Error::Fault(format!("writing the sum: {e}")))?;
     }
@@ -64,11 +97,19 @@ pub fn read_block<R: Read>(
     if bytes.len() != BLOCK_BYTES || block.len() != N {
         return Err(Error::Misuse("scratch space of the wrong length".into()));
     }
+    read_bytes(source, bytes)?;
+    codec::decode_words(bytes, block)
+}
+
+/// Reads whole blocks as they are on the wire, unchecked.
+///
+/// # Errors
+/// [`Error::Malformed`] when the source ends early, [`Error::Fault`] when reading fails.
+pub fn read_bytes<R: Read>(source: &mut R, bytes: &mut [u8]) -> Result<(), Error> {
     source.read_exact(bytes).map_err(|e| match e.kind() {
         ErrorKind::UnexpectedEof => Error::Malformed("the body ends early".into()),
         _ => Error::Fault(format!("reading a body: {e}")),
-    })?;
-    codec::decode_words(bytes, block)
+    })
 }
 
 /// Makes sure that a body has no bytes left.

@@ -1,6 +1,6 @@
 //! Words on the wire: little-endian u64, each below q.
 
-use crate::{Error, Q};
+use crate::{Error, Q, vectorised};
 
 /// Reads exactly `out.len()` words from `bytes`.
 ///
@@ -10,22 +10,20 @@ use crate::{Error, Q};
 pub fn decode_words(bytes: &[u8], out: &mut [u64]) -> Result<(), Error> {
     let (words, rest) = bytes.as_chunks::<8>();
     if words.len() != out.len() || !rest.is_empty() {
-        return Err(Error::Malformed(format!(
-            "{} bytes where {} words of 8 are due",
-            bytes.len(),
-            out.len()
-        )));
+        return Err(wrong_length(bytes, out.len()));
     }
-    let mut canonical = true;
-    for (word, bytes) in out.iter_mut().zip(words) {
-        *word = u64::from_le_bytes(*bytes);
-        canonical &= *word < Q;
-    }
-    if canonical {
-        Ok(())
-    } else {
-        Err(not_canonical())
-    }
+    let canonical = vectorised(
+        #[inline(always)]
+        || {
+            let mut canonical = true;
+            for (word, bytes) in out.iter_mut().zip(words) {
+                *word = u64::from_le_bytes(*bytes);
+                canonical &= *word < Q;
+            }
+            canonical
+        },
+    );
+    demand(canonical)
 }
 
 /// Checks a piece of a body without keeping it: whole words, each below q.
@@ -40,26 +38,45 @@ pub fn check_words(bytes: &[u8]) -> Result<(), Error> {
             bytes.len()
         )));
     }
-    let canonical = words
-        .iter()
-        .fold(true, |all, bytes| all & (u64::from_le_bytes(*bytes) < Q));
-    if canonical {
-        Ok(())
-    } else {
-        Err(not_canonical())
-    }
+    let canonical = vectorised(
+        #[inline(always)]
+        || {
+            words
+                .iter()
+                .fold(true, |all, bytes| all & (u64::from_le_bytes(*bytes) < Q))
+        },
+    );
+    demand(canonical)
 }
 
 /// Appends `words` to `out`, 8 bytes each.
 pub fn encode_words(words: &[u64], out: &mut Vec<u8>) {
-    out.reserve(words.len() * 8);
-    for word in words {
-        out.extend_from_slice(&word.to_le_bytes());
+    let start = out.len();
+    out.resize(start + words.len() * 8, 0);
+    write_words(words, &mut out[start..]);
+}
+
+/// Writes `words` over the first bytes of `out`, 8 each; those that do not fit are left out.
+pub fn write_words(words: &[u64], out: &mut [u8]) {
+    for (bytes, word) in out.as_chunks_mut::<8>().0.iter_mut().zip(words) {
+        *bytes = word.to_le_bytes();
     }
 }
 
-fn not_canonical() -> Error {
-    Error::Malformed("a word is not below q".into())
+pub(crate) fn wrong_length(bytes: &[u8], words: usize) -> Error {
+    Error::Malformed(format!(
+        "{} bytes where {words} words of 8 are due",
+        bytes.len()
+    ))
+}
+
+/// Malformed unless every word was below q.
+pub(crate) fn demand(canonical: bool) -> Result<(), Error> {
+    if canonical {
+        Ok(())
+    } else {
+        Err(Error::Malformed("a word is not below q".into()))
+    }
 }
 
 #[cfg(test)]

@@ -6,17 +6,23 @@
 //! a body under the sum of the keys s. Whoever adds needs neither a mask nor a key: this crate has
 //! no code for either.
 //!
-//! Read in this order: [`modular`], [`Parameters`], [`codec`], [`add_bodies`].
+//! Read in this order: [`modular`], [`Parameters`], [`codec`], [`add_bodies`]; for reports, [`DecodingFailure`] and
+//! [`security`].
 
 mod accumulate;
 pub mod codec;
+mod decoding;
 mod error;
 pub mod modular;
 mod parameters;
+pub mod security;
+mod vectorised;
 
-pub use accumulate::{add_assign, add_bodies, expect_end, read_block};
+pub use accumulate::{add_assign, add_bodies, add_encoded, expect_end, read_block, read_bytes};
+pub use decoding::DecodingFailure;
 pub use error::Error;
-pub use parameters::{CohortSize, Parameters, SIGMA_SQUARED, ValueBound};
+pub use parameters::{CohortSize, Overflow, Parameters, SIGMA_SQUARED, ValueBound};
+pub use vectorised::vectorised;
 
 /// The modulus q = 2^64 − 2^32 + 1, a prime ("Goldilocks").
 ///

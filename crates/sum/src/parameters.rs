@@ -9,7 +9,7 @@ pub const SIGMA_SQUARED: (u64, u64) = (1024, 25);
 
 /// How many standard deviations a sum of errors may lie from zero before opening fails.
 /// At 9 the probability is below 2·e^(−81/2) < 2⁻⁵⁷ a coefficient (the subgaussian tail).
-const TAIL: u64 = 9;
+pub(crate) const TAIL: u64 = 9;
 
 /// How many members are in a cohort: 2 to 1,000.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -41,6 +41,16 @@ impl CohortSize {
     #[must_use]
     pub fn get(self) -> usize {
         self.0
+    }
+
+    /// The largest cohort that has parameters for values up to `bound`: at least [`MIN`](Self::MIN).
+    #[must_use]
+    pub fn largest_for(bound: ValueBound) -> Self {
+        (Self::MIN..=Self::MAX)
+            .rev()
+            .map(Self)
+            .find(|members| Parameters::fitting(*members, bound).is_some())
+            .unwrap_or(Self(Self::MIN))
     }
 }
 
@@ -96,6 +106,16 @@ impl ValueBound {
     pub fn bits(self) -> u32 {
         self.bits
     }
+
+    /// The largest bound for which a cohort of `members` has parameters.
+    #[must_use]
+    pub fn largest_for(members: CohortSize) -> Self {
+        (1..=Self::MAX_BITS)
+            .rev()
+            .map(|bits| Self { bits })
+            .find(|bound| Parameters::fitting(members, *bound).is_some())
+            .unwrap_or(Self { bits: 1 })
+    }
 }
 
 /// One parameter set: how n members' integers of magnitude ≤ B ride in words modulo q.
@@ -120,30 +140,32 @@ impl Parameters {
     /// The parameter set for `members` values of magnitude at most `bound` each.
     ///
     /// # Errors
-    /// [`Error::Refused`] when not even one sum fits into a word beside its error.
+    /// [`Error::Refused`] when not even one sum fits into a word beside its error; it says what would fit.
     pub fn derive(members: CohortSize, bound: ValueBound) -> Result<Self, Error> {
-        let n = members.get() as u64;
-        let delta_log2 = smallest_delta_log2(n);
-        // n ≤ 1000 < 2^10 and B < 2^53: no overflow.
-        let largest_sum = n * bound.get();
-        let slot_bits = u64::BITS - largest_sum.leading_zeros() + 1;
-        let slots = (64 - delta_log2) / slot_bits;
+        Self::fitting(members, bound).ok_or_else(|| {
+            let (n, b) = (members.get(), bound.bits());
+            let narrower = ValueBound::largest_for(members);
+            Error::Refused(format!(
+                "the sum of {n} values up to 2^{b} - 1 does not fit a word beside its error: with {n} members B may \
+                 be at most 2^{} - 1 = {}, and with B = 2^{b} - 1 there may be at most {} members",
+                narrower.bits(),
+                narrower.get(),
+                CohortSize::largest_for(bound).get(),
+            ))
+        })
+    }
+
+    fn fitting(members: CohortSize, bound: ValueBound) -> Option<Self> {
+        let delta_log2 = smallest_delta_log2(members.get() as u64);
+        let slot_bits = u64::BITS - largest_sum(members, bound).leading_zeros() + 1;
         let derived = Self {
             members,
             bound,
             delta_log2,
             slot_bits,
-            slots,
+            slots: (64 - delta_log2) / slot_bits,
         };
-        if slots == 0 || !derived.never_wraps() {
-            return Err(Error::Refused(format!(
-                "the sum of {n} values up to {} takes {slot_bits} bits, and a word has no more \
-                 than {} beside its error: send fewer bits a value or gather fewer members",
-                bound.get(),
-                64 - delta_log2,
-            )));
-        }
-        Ok(derived)
+        (derived.slots > 0 && derived.overflow().is_impossible()).then_some(derived)
     }
 
     /// n, the size of the cohort.
@@ -227,15 +249,47 @@ impl Parameters {
         )
     }
 
-    /// 2^d·n·B·(2^(kw) − 1)/(2^w − 1) + 2^(d−1) < q/2.
-    fn never_wraps(&self) -> bool {
-        let largest_sum = self.members.get() as u128 * u128::from(self.bound.get());
+    /// The numbers of the overflow proof.
+    #[must_use]
+    pub fn overflow(&self) -> Overflow {
+        let largest_sum = largest_sum(self.members, self.bound);
         let ones = (0..self.slots)
             .map(|slot| 1_u128 << (slot * self.slot_bits))
             .sum::<u128>();
-        let largest = ((largest_sum * ones) << self.delta_log2) + (1 << (self.delta_log2 - 1));
-        2 * largest < u128::from(Q)
+        Overflow {
+            largest_sum,
+            slot_limit: (1 << (self.slot_bits - 1)) - 1,
+            largest_word: ((u128::from(largest_sum) * ones) << self.delta_log2)
+                + (1 << (self.delta_log2 - 1)),
+            word_limit: (Q - 1) / 2,
+        }
     }
+}
+
+/// Why nothing that honest members send can wrap: the extreme sum and the extreme word, and what each must not exceed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Overflow {
+    /// n·B.
+    pub largest_sum: u64,
+    /// 2^(w−1) − 1, the largest value of a slot.
+    pub slot_limit: u64,
+    /// 2^d·n·B·(2^(kw) − 1)/(2^w − 1) + 2^(d−1): every slot at n·B, and the error at Δ/2.
+    pub largest_word: u128,
+    /// (q − 1)/2, the largest word that is not read as negative.
+    pub word_limit: u64,
+}
+
+impl Overflow {
+    /// Whether both hold.
+    #[must_use]
+    pub fn is_impossible(&self) -> bool {
+        self.largest_sum <= self.slot_limit && self.largest_word <= u128::from(self.word_limit)
+    }
+}
+
+/// n·B: n ≤ 1000 < 2^10 and B < 2^53, so below 2^63.
+fn largest_sum(members: CohortSize, bound: ValueBound) -> u64 {
+    members.get() as u64 * bound.get()
 }
 
 /// The smallest d with 2^d/2 > 9·σ·√n, in integers: 25·2^(2d) > 4·81·1024·n.
@@ -320,15 +374,58 @@ mod tests {
         }
     }
 
+    /// The overflow proof in numbers, as `params explain` prints it, against the protocol's closed formula.
     #[test]
-    fn a_sum_too_wide_for_a_word_is_refused_with_its_numbers() {
+    fn the_overflow_proof_of_three_hospitals_is_this_one() {
+        let proof = derive(3, 11).unwrap().overflow();
+        assert_eq!((proof.largest_sum, proof.slot_limit), (6141, 8191));
+        let closed = 256 * 6141 * ((1_u128 << 56) - 1) / ((1 << 14) - 1) + 128;
+        assert_eq!(proof.largest_word, closed);
+        assert_eq!(proof.word_limit, 9_223_372_034_707_292_160);
+        assert!(proof.is_impossible());
+        let wider = Overflow {
+            largest_sum: 8192,
+            ..proof
+        };
+        let longer = Overflow {
+            largest_word: u128::from(proof.word_limit) + 1,
+            ..proof
+        };
+        assert!(!wider.is_impossible() && !longer.is_impossible());
+    }
+
+    #[test]
+    fn a_sum_too_wide_for_a_word_is_refused_with_what_would_fit() {
         let refusal = derive(1000, 53).unwrap_err().to_string();
-        assert!(
-            refusal.contains("1000") && refusal.contains("64 bits"),
-            "{refusal}"
-        );
+        for number in [
+            "1000 values",
+            "2^53 - 1",
+            "2^41 - 1 = 2199023255551",
+            "at most 3 members",
+        ] {
+            assert!(refusal.contains(number), "{refusal}");
+        }
         // w = 56 = 64 − d would be one slot, but q is a little below 2^64.
         assert!(derive(2, 54).is_err());
+    }
+
+    #[test]
+    fn what_a_refusal_says_would_fit_fits_and_the_next_does_not() {
+        for n in CohortSize::MIN..=CohortSize::MAX {
+            let members = CohortSize::new(n).unwrap();
+            let bits = ValueBound::largest_for(members).bits();
+            assert!(derive(n, bits).is_ok(), "n = {n}");
+            assert!(derive(n, bits + 1).is_err(), "n = {n}");
+        }
+        for bits in 1..=ValueBound::MAX_BITS {
+            let bound = ValueBound::new((1 << bits) - 1).unwrap();
+            let n = CohortSize::largest_for(bound).get();
+            assert!(derive(n, bits).is_ok(), "b = {bits}");
+            assert!(
+                n == CohortSize::MAX || derive(n + 1, bits).is_err(),
+                "b = {bits}"
+            );
+        }
     }
 
     #[test]

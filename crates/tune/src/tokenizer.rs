@@ -40,8 +40,14 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Malformed`] where they are no tokenizer.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        let malformed = |e| Error::Malformed(format!("not a tokenizer.json: {e}"));
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(malformed)?;
+        let malformed =
+            |e: tokenizers::Error| Error::Malformed(format!("not a tokenizer.json: {e}"));
+        // The library's readers panic on parts that are no JSON, and on some that contradict one another: the first is
+        // found out before, the second is a refusal like any other.
+        serde_json::from_slice::<serde_json::Value>(bytes).map_err(|e| malformed(e.into()))?;
+        let mut inner = std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(bytes))
+            .unwrap_or_else(|_| Err("its parts contradict one another".into()))
+            .map_err(malformed)?;
         inner.with_truncation(None).map_err(malformed)?;
         inner.with_padding(None);
         Ok(Self {

@@ -28,12 +28,14 @@ impl Member {
             .put_back(std::mem::take(&mut opened.kept).into_iter());
         let parameters = apply(&engaged.model.parameters, &opened.released.mean());
         let model = model::digest(&parameters);
-        let agreed = opened.key.agreement(&vetted.context, &model)?;
+        let key = opened.key.agreement_key()?;
+        let agreed = key.agreement(&vetted.context, &model);
         let opening = KeptOpening {
             model: Model {
                 parameters,
                 round: vetted.plan.round,
                 agreed,
+                key: Some(key.into()),
             },
             report: draft(vetted, &opened, model),
             agreement: self.sign_agreement(vetted, agreed).await?,

@@ -7,9 +7,9 @@ use ciphertune_identity::Role;
 use ciphertune_ledger::{Budget, Ledger, Rho};
 use ciphertune_policy::{Policy, Unit, default_threshold};
 use ciphertune_round::{Admission, Digest, Job, Signed};
-use ciphertune_wire::proto::{self, JobState};
+use ciphertune_wire::proto::{self, Event, JobState};
 
-use super::{Engagement, Member, Outcome};
+use super::{Engagement, Member, Outcome, outcome};
 use crate::{
     desk::Desk,
     error::{Error, Result},
@@ -41,8 +41,11 @@ const COMPLETED: &str = "completed";
 
 impl Member {
     /// Answers a job.
-    pub(super) async fn consider(&mut self, envelope: &[u8]) -> Result<Considered> {
-        let job = match self.site.verify_as::<Job>(envelope, Role::Researcher) {
+    pub(super) async fn consider(&mut self, event: &Event) -> Result<Considered> {
+        let job = match self
+            .site
+            .verify_as::<Job>(&event.envelope, Role::Researcher)
+        {
             Ok(job) => job,
             Err(error) => {
                 self.complain("job", &error)?;
@@ -52,9 +55,9 @@ impl Member {
         if let Some(over) = self.over(&job).await?
             && !self.has_opening(&job)?
         {
-            return self.catch_up(&job, &over).await;
+            return self.finish(&job, &over).await;
         }
-        let (engaged, refusal) = match self.engage(job.clone()).await {
+        let (engaged, refusal) = match self.engage(job.clone(), event.sequence).await {
             Ok(engaged) => (Some(engaged), None),
             Err(error @ (Error::Fault(_) | Error::Stopped)) => return Err(error),
             Err(error) => (None, Some(error.to_string())),
@@ -109,7 +112,7 @@ impl Member {
             return Ok(false);
         }
         let desk = Desk::open(folder, self.site.disk().clone())?;
-        for context in desk.contexts()? {
+        for context in desk.attempts()? {
             if desk.attempt(context)?.has_opening() {
                 return Ok(true);
             }
@@ -118,7 +121,7 @@ impl Member {
     }
 
     /// Does what is left to do for a job that ended while this member was away.
-    async fn catch_up(&mut self, job: &Signed<Job>, over: &JobState) -> Result<Considered> {
+    async fn finish(&mut self, job: &Signed<Job>, over: &JobState) -> Result<Considered> {
         let digest = job.digest();
         let folder = self.site.home().job(&digest);
         if !folder.exists() {
@@ -130,20 +133,15 @@ impl Member {
         }
         let ledger = self.ledger(&self.site.policy()?).await?;
         self.end_on(&ledger, digest).await?;
-        for context in desk.contexts()? {
-            desk.attempt(context)?.clear()?;
-            self.stock.erase_bound_to(context)?;
+        for context in desk.attempts()? {
+            self.leave(&desk, context)?;
         }
         if !desk.was_admitted() {
             return Ok(Considered::Passed);
         }
         let rounds = Model::read(&desk.model())?.map_or(0, |model| model.round);
         let completed = over.phase == COMPLETED;
-        let outcome = Outcome {
-            completed: completed && rounds == job.rounds,
-            rounds,
-            reason: over.reason.clone(),
-        };
+        let outcome = outcome(job, rounds, completed, &over.reason);
         self.conclude_job(&desk, digest, completed, &outcome)?;
         Ok(Considered::Ended(outcome))
     }
@@ -183,7 +181,7 @@ impl Member {
         Ok(is_over.then_some(state))
     }
 
-    async fn engage(&mut self, job: Signed<Job>) -> Result<Engagement> {
+    async fn engage(&mut self, job: Signed<Job>, since: u64) -> Result<Engagement> {
         let federation = self.site.manifest().federation().to_string();
         if job.federation != federation {
             return Err(Error::Refused(format!(
@@ -236,6 +234,7 @@ impl Member {
             ledger,
             model,
             reckoned,
+            since,
         })
     }
 

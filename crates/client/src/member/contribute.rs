@@ -139,6 +139,10 @@ impl Member {
                 }
                 event = self.inbox.next(), if over.is_none() => {
                     let event = event?;
+                    if kind(&event) == EventKind::ParcelCall {
+                        self.hand_over(&event.envelope)?;
+                        continue;
+                    }
                     if matches!(kind(&event), EventKind::Void | EventKind::Ended | EventKind::Plan) {
                         // Let the next wait look at it; stop if it ends this attempt.
                         over = self.ends(engaged, vetted.context, &event);

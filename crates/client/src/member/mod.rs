@@ -1,14 +1,19 @@
 //! A member's run: answer jobs, then follow each round through its phases, one file a phase.
 //!
-//! consider (a job) → vet (a plan) → contribute → open (which listens, and releases) → agree.
+//! consider (a job) → catch up (if a round was missed) → vet (a plan) → contribute → open (which listens, and releases)
+//! → agree; and hand over the model to a fellow that missed it.
 
 mod agree;
+mod catch_up;
 mod consider;
 mod contribute;
+mod hand_over;
 mod heard;
 mod open;
 mod release;
 mod vet;
+
+pub use vet::MOST_SEATS;
 
 use std::{
     collections::VecDeque,
@@ -31,7 +36,7 @@ use ciphertune_wire::{
 use serde_json::{Map, Value};
 
 use crate::{
-    desk::{Attempt, Desk},
+    desk::Desk,
     error::{Error, Result},
     inbox::{Inbox, kind},
     learner::Learner,
@@ -42,6 +47,7 @@ use crate::{
     stock::Stock,
 };
 use consider::Considered;
+use vet::Vetted;
 
 /// Who hears what happens.
 pub type Observer = Box<dyn FnMut(&Happening) + Send>;
@@ -110,6 +116,9 @@ struct Member {
     options: Options,
     observer: Observer,
     stop: Arc<AtomicBool>,
+    /// The attempt that was vetted last, for fellows that ask for its model.
+    cohort: Option<hand_over::Cohort>,
+    answers: hand_over::Answers,
 }
 
 /// A job that this member takes part in.
@@ -119,6 +128,8 @@ struct Engagement {
     ledger: Ledger,
     model: Model,
     reckoned: Reckoned,
+    /// Number of the job's event: what belongs to it comes after.
+    since: u64,
     /// The meter's readings at the end of the last round.
     bytes: (u64, u64),
 }
@@ -153,13 +164,15 @@ impl Member {
             options,
             observer,
             stop,
+            cohort: None,
+            answers: hand_over::Answers::default(),
         })
     }
 
     async fn serve(mut self) -> Result<Outcome> {
         let mut engagement: Option<Engagement> = None;
         // Jobs that came while another one ran, oldest first.
-        let mut waiting: VecDeque<Vec<u8>> = VecDeque::new();
+        let mut waiting: VecDeque<Event> = VecDeque::new();
         loop {
             if engagement.is_none()
                 && let Some(job) = waiting.pop_front()
@@ -174,9 +187,10 @@ impl Member {
             let event = self.inbox.next().await?;
             match (kind(&event), &mut engagement) {
                 (EventKind::Job, _) if waiting.len() < MOST_WAITING_JOBS => {
-                    waiting.push_back(event.envelope);
+                    waiting.push_back(event);
                 }
                 (EventKind::Plan, Some(engaged)) => self.follow(engaged, &event.envelope).await?,
+                (EventKind::ParcelCall, _) => self.hand_over(&event.envelope)?,
                 (EventKind::Ended, Some(engaged)) => {
                     if let Some(outcome) = self.ended(engaged, &event.envelope).await? {
                         if self.options.one_job {
@@ -201,39 +215,24 @@ impl Member {
             return Ok(()); // for others
         }
         let context = plan.context();
-        let own = self.own_offer(&plan);
-        let attempt = engaged.desk.attempt(context)?;
-        if plan.round <= engaged.model.round || attempt.is_over() {
-            // Finished or left, in this life or an earlier one: nothing is ever sent for it again. An earlier life may
-            // have ended before all of it was gone.
-            return self.leave(&attempt, context, own.as_ref());
+        let finished = plan.round <= engaged.model.round;
+        if finished || engaged.desk.attempt(context)?.is_over() {
+            // Nothing is ever sent for it again. An earlier life may have ended before it had cleared up.
+            return self.leave(&engaged.desk, context);
         }
         match self.attempt(engaged, plan).await {
             Ok(report) => {
-                self.leave(&attempt, context, own.as_ref())?;
+                self.leave(&engaged.desk, context)?;
                 self.tell(Happening::Finished(Box::new(report)));
                 Ok(())
             }
-            // While the server is away, or this machine is at fault, it is not over: a restart takes it up.
-            Err(error @ (Error::Fault(_) | Error::Stopped | Error::Server(_))) => Err(error),
+            Err(error) if !ends_attempt(&error) => Err(error),
             Err(error) => {
                 self.note("attempt-left", [("context", context.to_string().into())])?;
-                self.leave(&attempt, context, own.as_ref())?;
+                self.leave(&engaged.desk, context)?;
                 self.complain("attempt", &error)
             }
         }
-    }
-
-    /// Once an attempt is over, the context's bulk goes, and the key that opens what was sealed in it: others may have
-    /// sealed to it even if this member refused the plan.
-    fn leave(
-        &self,
-        attempt: &Attempt,
-        context: Context,
-        own: Option<&OneTimeKeyOffer>,
-    ) -> Result<()> {
-        attempt.clear()?;
-        own.map_or(Ok(()), |offer| self.stock.erase(offer, context))
     }
 
     async fn attempt(
@@ -241,7 +240,22 @@ impl Member {
         engaged: &mut Engagement,
         plan: Signed<Plan>,
     ) -> Result<RoundReport> {
-        let vetted = self.vet(engaged, plan)?;
+        let own = self.own_offer(&plan);
+        let context = plan.context();
+        let vetted = match self.caught_up(engaged, plan).await {
+            // Others may have sealed to the key that the plan names: it opens nothing from now on.
+            Err(error) if ends_attempt(&error) => {
+                if let Some(offer) = own
+                    && let Err(fault @ Error::Fault(_)) = self.stock.bind(&offer, context)
+                {
+                    return Err(fault);
+                }
+                self.leave(&engaged.desk, context)?;
+                return Err(error);
+            }
+            vetted => vetted?,
+        };
+        self.cohort = Some(hand_over::Cohort::new(&vetted, engaged.desk.model()));
         // The server used one of this member's keys for this plan; replace it.
         match self.stock.refill(&mut self.client, self.site.key()).await {
             Err(error @ Error::Fault(_)) => return Err(error),
@@ -255,6 +269,20 @@ impl Member {
         let contributed = self.contribute(engaged, &vetted).await?;
         let opened = self.open(engaged, &vetted, contributed).await?;
         self.agree(engaged, &vetted, opened).await
+    }
+
+    /// Leaves an attempt for good: the keys that open what was sealed in it are erased, its bulk removed.
+    fn leave(&self, desk: &Desk, context: Context) -> Result<()> {
+        self.stock.erase_bound_to(context)?;
+        desk.attempt(context)?.clear()
+    }
+
+    /// Gets the model that the plan starts from, if this member missed it, and vets the plan.
+    async fn caught_up(&mut self, engaged: &mut Engagement, plan: Signed<Plan>) -> Result<Vetted> {
+        if plan.round > engaged.model.round + 1 {
+            self.catch_up(engaged, &plan).await?;
+        }
+        self.vet(engaged, plan)
     }
 
     /// This member's own one-time key in a plan.
@@ -278,11 +306,12 @@ impl Member {
             }
         };
         self.end_on(&engaged.ledger, ended.job).await?;
-        let outcome = Outcome {
-            completed: ended.completed && engaged.model.round == engaged.job.rounds,
-            rounds: engaged.model.round,
-            reason: ended.reason.clone(),
-        };
+        let outcome = outcome(
+            &engaged.job,
+            engaged.model.round,
+            ended.completed,
+            &ended.reason,
+        );
         self.conclude_job(&engaged.desk, ended.job, ended.completed, &outcome)?;
         Ok(Some(outcome))
     }
@@ -334,7 +363,8 @@ impl Member {
                     return Ok((kind(&event), event.envelope));
                 }
                 EventKind::Job | EventKind::Plan | EventKind::Ended => kept.push_back(event),
-                EventKind::Void | EventKind::Unspecified => {}
+                EventKind::ParcelCall => self.hand_over(&event.envelope)?,
+                EventKind::Void | EventKind::Parcel | EventKind::Unspecified => {}
             }
             if let Some(reason) = over {
                 return Err(Error::Void(reason));
@@ -418,6 +448,26 @@ impl Member {
 
     fn log_head(&self) -> Digest {
         Digest::from_bytes(self.log.head())
+    }
+}
+
+/// Whether an error ends the attempt that it came in; else a restart takes it up.
+fn ends_attempt(error: &Error) -> bool {
+    !matches!(error, Error::Fault(_) | Error::Stopped | Error::Server(_))
+}
+
+/// How a job ended that the server says is `completed` or not, for a member with the model after `rounds`.
+fn outcome(job: &Job, rounds: u32, completed: bool, reason: &str) -> Outcome {
+    let mut reason = reason.to_owned();
+    if completed && rounds < job.rounds {
+        reason.push_str(&format!(
+            "\nthis member missed the end: its model is the one after round {rounds}"
+        ));
+    }
+    Outcome {
+        completed: completed && rounds == job.rounds,
+        rounds,
+        reason,
     }
 }
 

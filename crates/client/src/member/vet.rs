@@ -15,6 +15,9 @@ use crate::{
     site::verify_policy,
 };
 
+/// The most seats whose sealed shares fit one message, with room for what else is in it.
+pub const MOST_SEATS: usize = (MESSAGE_BYTES - (64 << 10)) / (SEALED_SHARE_BYTES + 64);
+
 /// A plan that this member takes part in: proof that it was vetted.
 pub(super) struct Vetted {
     pub plan: Signed<Plan>,
@@ -37,14 +40,9 @@ impl Member {
         let manifest = site.manifest();
         let refused = |said: String| Err(Error::Refused(said));
         plan.check_against(&engaged.job)?;
-        if plan.manifest != manifest.digest() {
-            return refused(
-                "the plan names another manifest than the one that this member holds".into(),
-            );
-        }
         if plan.round != engaged.model.round + 1 {
             return refused(format!(
-                "the plan is for round {}, this member's model stands after round {}: it missed a round and leaves the job",
+                "the plan is for round {}, this member's model stands after round {}",
                 plan.round, engaged.model.round
             ));
         }
@@ -54,15 +52,14 @@ impl Member {
             );
         }
         self.check_cohort(&plan)?;
-        let sealed = plan.seats.len() * (SEALED_SHARE_BYTES + 64);
-        if sealed > MESSAGE_BYTES - (64 << 10) {
+        if plan.seats.len() > MOST_SEATS {
             return refused(format!(
-                "sealed shares for {} seats do not fit one message of {MESSAGE_BYTES} bytes",
+                "sealed shares for {} seats do not fit one message of {MESSAGE_BYTES} bytes; those for {MOST_SEATS} do",
                 plan.seats.len()
             ));
         }
         Reckoned::demand_enough_noise(&engaged.job, plan.min_contributors, plan.colluders)?;
-        let admitted = self.check_policies(engaged, &plan)?;
+        let admitted = self.check_policies(engaged, &plan, true)?;
         let parameters = plan.parameters()?;
         let keys = plan.one_time_keys(manifest.value())?;
         let seat = plan
@@ -121,8 +118,13 @@ impl Member {
     }
 
     /// Members of the manifest, in its order.
-    fn check_cohort(&self, plan: &Plan) -> Result<()> {
+    pub(super) fn check_cohort(&self, plan: &Plan) -> Result<()> {
         let manifest = self.site.manifest();
+        if plan.manifest != manifest.digest() {
+            return Err(Error::Refused(
+                "the plan names another manifest than the one that this member holds".into(),
+            ));
+        }
         let places: Vec<Option<usize>> = plan
             .seats
             .iter()
@@ -145,8 +147,13 @@ impl Member {
         Ok(())
     }
 
-    /// Merges the plan's policies itself, finds its own among them, and has the result admit the plan.
-    fn check_policies(&self, engaged: &Engagement, plan: &Signed<Plan>) -> Result<Admitted> {
+    /// Merges the plan's policies itself, finds its own among them if it has a seat, and has the result admit the plan.
+    pub(super) fn check_policies(
+        &self,
+        engaged: &Engagement,
+        plan: &Signed<Plan>,
+        seated: bool,
+    ) -> Result<Admitted> {
         let site = &self.site;
         let (federation, sites) = plan
             .policies
@@ -158,7 +165,7 @@ impl Member {
                 "the plan's federation policy is not the one that this member holds".into(),
             ));
         }
-        if let Some(own) = site.site_policy()
+        if let Some(own) = site.site_policy().filter(|_| seated)
             && !sites.iter().any(|envelope| is(envelope, own.envelope()))
         {
             return Err(Error::Refused(

@@ -91,6 +91,7 @@ fn complete(machine: &mut Machine, now: Moment) -> Option<Vec<Effect>> {
     }
     machine.completed = machine.round;
     machine.model = *model;
+    machine.agreed.clone_from(members);
     let mut effects = vec![note(
         "complete",
         [

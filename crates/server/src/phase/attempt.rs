@@ -6,6 +6,8 @@ use ciphertune_round::{
     Agreement, Context, Digest, Echo, Fingerprint, Header, Plan, Release, ShareIndex, Signed,
 };
 
+use super::parcels::Wanted;
+
 /// An attempt and all that came of it. Big objects are shared: cloning is cheap.
 #[derive(Clone)]
 pub struct Attempt {
@@ -13,6 +15,8 @@ pub struct Attempt {
     pub context: Context,
     /// Its plan.
     pub plan: Arc<Plan>,
+    /// Who of the cohort agreed on the model that it starts from, by seat.
+    pub holders: Vec<Fingerprint>,
     /// Digest of its roster, once there is one.
     pub roster: Option<Digest>,
     /// U: whose bodies the sum is of; empty before the attempt is closed.
@@ -34,6 +38,8 @@ pub struct Held {
     pub release: Option<Arc<Signed<Release>>>,
     /// Agreement.
     pub agreement: Option<Arc<Signed<Agreement>>>,
+    /// The model that it missed, if it asked.
+    pub parcel: Option<Wanted>,
 }
 
 impl Held {
@@ -44,9 +50,15 @@ impl Held {
 }
 
 impl Attempt {
-    pub(crate) fn new(context: Context, plan: Plan) -> Self {
+    pub(crate) fn new(context: Context, plan: Plan, agreed: &[Fingerprint]) -> Self {
         Self {
             context,
+            holders: plan
+                .seats
+                .iter()
+                .map(|seat| seat.member)
+                .filter(|member| agreed.contains(member))
+                .collect(),
             seats: vec![Held::default(); plan.seats.len()],
             plan: Arc::new(plan),
             roster: None,

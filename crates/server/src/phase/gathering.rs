@@ -172,7 +172,7 @@ fn start(machine: &mut Machine, plan: Plan, now: Moment) -> Vec<Effect> {
         Plan::LABEL,
         payload,
     )));
-    machine.current = Some(Attempt::new(context, plan));
+    machine.current = Some(Attempt::new(context, plan, &machine.agreed));
     machine.phase = Phase::Contributing {
         until: now.after(machine.job.deadlines.contribute),
     };

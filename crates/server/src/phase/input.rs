@@ -1,8 +1,8 @@
 //! What happens to a job, and what is to be done about it.
 
 use ciphertune_round::{
-    Abort, Admission, Agreement, Context, Digest, Echo, Envelope, Fingerprint, Header, Release,
-    ShareIndex, Signed, label::Label,
+    Abort, Admission, Agreement, Context, Digest, Echo, Envelope, Fingerprint, Header, Parcel,
+    ParcelRequest, Release, ShareIndex, Signed, label::Label,
 };
 use ciphertune_wire::proto::EventKind;
 
@@ -48,6 +48,10 @@ pub enum Input {
     Release(Signed<Release>),
     /// A member's agreement.
     Agreement(Signed<Agreement>),
+    /// A member asks for the model that it missed.
+    ParcelRequest(Signed<ParcelRequest>),
+    /// A parcel's sealed bytes are here, whole, with the digest that it states.
+    Parcel(Signed<Parcel>),
     /// Somebody who may stops the job.
     Abort(Signed<Abort>),
     /// Time passed.
@@ -94,6 +98,15 @@ pub enum Effect {
         context: Context,
         /// The sender's seat.
         seat: ShareIndex,
+    },
+    /// Keep the finished upload of a parcel.
+    KeepParcel {
+        /// The attempt.
+        context: Context,
+        /// The asker's seat.
+        seat: ShareIndex,
+        /// The sender's.
+        sender: ShareIndex,
     },
     /// Throw the upload away.
     DiscardBody {

@@ -12,6 +12,7 @@ mod contributing;
 mod gathering;
 mod input;
 mod opening;
+mod parcels;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -100,6 +101,8 @@ pub struct Machine {
     attempt: u32,
     completed: u32,
     model: Digest,
+    /// Who agreed on it.
+    agreed: Vec<Fingerprint>,
     current: Option<Attempt>,
     past: HashSet<Context>,
     spent: HashSet<Digest>,
@@ -136,6 +139,7 @@ impl Machine {
             attempt: 1,
             completed: 0,
             model: job.initial_model,
+            agreed: Vec::new(),
             job: Arc::new(job),
             current: None,
             past: HashSet::new(),
@@ -171,7 +175,13 @@ impl Machine {
             Input::Release(release) => opening::release(self, release, now)?,
             Input::Agreement(agreement) => agreeing::agreement(self, agreement)?,
             Input::Abort(abort) => self.abort(abort)?,
-            Input::Deadline => self.time_passed(now),
+            Input::ParcelRequest(request) => parcels::request(self, request, now)?,
+            Input::Parcel(parcel) => parcels::parcel(self, parcel)?,
+            Input::Deadline => {
+                let mut effects = parcels::overdue(self, now);
+                effects.extend(self.time_passed(now));
+                effects
+            }
             Input::Restarted => self.restarted(now),
         };
         if !effects.is_empty() {
@@ -194,13 +204,14 @@ impl Machine {
     /// When to come back with [`Input::Deadline`] and a poll, if nothing happens before.
     pub fn wakes_at(&self, now: Moment) -> Option<Moment> {
         let patience = (self.patient_until > now).then_some(self.patient_until);
-        match self.phase {
+        let phase = match self.phase {
             Phase::Gathering { until } | Phase::Agreeing { until } => {
                 Some(patience.map_or(until, |p| p.min(until)))
             }
             Phase::Contributing { until } | Phase::Opening { until } => Some(until),
             Phase::Admitting | Phase::Closing | Phase::Ended { .. } => None,
-        }
+        };
+        phase.into_iter().chain(parcels::wakes_at(self)).min()
     }
 
     /// Where the job stands.

@@ -86,6 +86,36 @@ impl Files {
         self.folder(context).join("sum")
     }
 
+    /// Where a sender's parcel for a seat is written until it is whole.
+    pub fn parcel_upload(
+        &self,
+        context: &Context,
+        seat: ShareIndex,
+        sender: ShareIndex,
+    ) -> PathBuf {
+        self.folder(context)
+            .join(format!("{seat}.parcel.{sender}.part"))
+    }
+
+    /// The whole parcel for a seat.
+    pub fn parcel(&self, context: &Context, seat: ShareIndex) -> PathBuf {
+        self.folder(context).join(format!("{seat}.parcel"))
+    }
+
+    /// Keeps a sender's upload as the seat's parcel.
+    pub fn keep_parcel(
+        &self,
+        context: &Context,
+        seat: ShareIndex,
+        sender: ShareIndex,
+    ) -> Result<()> {
+        settle(
+            &self.parcel_upload(context, seat, sender),
+            &self.parcel(context, seat),
+        )
+        .map_err(|error| fault("keeping a parcel", error))
+    }
+
     /// How much of an upload there is.
     pub fn uploaded(&self, context: &Context, seat: ShareIndex) -> u64 {
         fs::metadata(self.upload(context, seat)).map_or(0, |metadata| metadata.len())

@@ -85,6 +85,8 @@ impl Entry {
             Input::Release(said) => object(8, said.envelope()),
             Input::Agreement(said) => object(9, said.envelope()),
             Input::Abort(said) => object(10, said.envelope()),
+            Input::ParcelRequest(said) => object(13, said.envelope()),
+            Input::Parcel(said) => object(14, said.envelope()),
             Input::Deadline => Self {
                 kind: 11,
                 ..Self::default()
@@ -138,6 +140,8 @@ impl Entry {
             10 => Input::Abort(Signed::decode(object, keyring)?),
             11 => Input::Deadline,
             12 => Input::Restarted,
+            13 => Input::ParcelRequest(Signed::decode(object, keyring)?),
+            14 => Input::Parcel(Signed::decode(object, keyring)?),
             kind => {
                 return Err(ciphertune_round::Error::Misuse(format!(
                     "an entry of kind {kind}"

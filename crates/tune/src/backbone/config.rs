@@ -40,6 +40,18 @@ pub(super) struct BertConfig {
 
 impl BertConfig {
     pub(super) fn check(&self) -> Result<()> {
+        bounded(&[
+            ("vocab_size", self.vocab_size, MOST_ROWS),
+            ("hidden_size", self.hidden_size, MOST_WIDE),
+            ("intermediate_size", self.intermediate_size, MOST_WIDE),
+            ("num_hidden_layers", self.num_hidden_layers, MOST_LAYERS),
+            (
+                "max_position_embeddings",
+                self.max_position_embeddings,
+                MOST_ROWS,
+            ),
+            ("type_vocab_size", self.type_vocab_size, MOST_ROWS),
+        ])?;
         divides(
             "num_attention_heads",
             self.num_attention_heads,
@@ -137,6 +149,14 @@ impl LlamaConfig {
     }
 
     pub(super) fn check(&self) -> Result<()> {
+        bounded(&[
+            ("vocab_size", self.vocab_size, MOST_ROWS),
+            ("hidden_size", self.hidden_size, MOST_WIDE),
+            ("intermediate_size", self.intermediate_size, MOST_WIDE),
+            ("num_hidden_layers", self.num_hidden_layers, MOST_LAYERS),
+            ("num_attention_heads", self.num_attention_heads, MOST_WIDE),
+            ("head_dim", self.head_size(), MOST_WIDE),
+        ])?;
         known("hidden_act", &self.hidden_act, &["silu"])?;
         divides(
             "num_key_value_heads",
@@ -210,6 +230,21 @@ impl LlamaConfig {
     }
 }
 
+/// The largest sizes that are believed of a configuration, far beyond any published model: what is allocated or
+/// multiplied by one before the weights are looked at stays small.
+const MOST_ROWS: usize = 1 << 24;
+const MOST_WIDE: usize = 1 << 20;
+const MOST_LAYERS: usize = 1 << 12;
+
+fn bounded(sizes: &[(&str, usize, usize)]) -> Result<()> {
+    match sizes.iter().find(|(_, size, most)| size > most) {
+        Some((key, size, most)) => Err(Error::Malformed(format!(
+            "{key} {size} is more than {most}"
+        ))),
+        None => Ok(()),
+    }
+}
+
 fn known(key: &str, value: &str, values: &[&str]) -> Result<()> {
     if values.contains(&value) {
         return Ok(());
@@ -274,6 +309,15 @@ mod tests {
         let mut empty = config("");
         (empty.hidden_size, empty.head_dim) = (0, Some(8));
         assert!(matches!(empty.check(), Err(Error::Malformed(_))));
+    }
+
+    #[test]
+    fn sizes_beyond_any_model_are_refused_before_anything_is_allocated() {
+        let head = config(r#","head_dim":1099511627776"#).check();
+        assert!(matches!(head, Err(Error::Malformed(text)) if text.contains("head_dim")));
+        let mut deep = config("");
+        deep.num_hidden_layers = usize::MAX;
+        assert!(matches!(deep.check(), Err(Error::Malformed(text)) if text.contains("layers")));
     }
 
     #[test]

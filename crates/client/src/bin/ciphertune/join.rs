@@ -121,6 +121,9 @@ fn words(happening: &Happening) -> String {
             Some(found) => format!("start: validation accuracy {:.1} %", found.accuracy * 100.0),
             None => "start".into(),
         },
+        Happening::CatchingUp { from, to } => format!(
+            "this member stands after round {from}: asking a fellow member for the model of round {to}"
+        ),
         Happening::Planned {
             round,
             rounds,

@@ -1,18 +1,20 @@
 //! `ciphertune params`: the encryption parameters, derived in the open.
 
+mod explanation;
+
 use std::process::ExitCode;
 
 use ciphertune_client::{Error, Result};
 use ciphertune_sum::{CohortSize, Parameters, ValueBound};
 use clap::Subcommand;
-use serde_json::json;
 
 use crate::{Common, output};
+use explanation::Explanation;
 
 /// Subcommands of `ciphertune params`.
 #[derive(Subcommand)]
 pub enum Command {
-    /// Derive the parameter set for a cohort and a bound on one integer.
+    /// Derive the parameter set for a cohort and a bound on one integer, with what it rests on and what it costs.
     Explain {
         /// n, members of the cohort: 2 to 1,000.
         #[arg(long, value_name = "N")]
@@ -20,6 +22,9 @@ pub enum Command {
         /// B, the bound on one integer of one contribution; rounded up to 2^b − 1.
         #[arg(long, value_name = "B")]
         value_bound: u64,
+        /// How many parameters one contribution carries: then the bytes and the odds of a whole round are given too.
+        #[arg(long, value_name = "P")]
+        parameters: Option<u32>,
     },
 }
 
@@ -28,37 +33,46 @@ impl Command {
         let Self::Explain {
             members,
             value_bound,
+            parameters: length,
         } = self;
-        let refused = |error: ciphertune_sum::Error| Error::Refused(error.to_string());
-        let cohort = CohortSize::new(members).map_err(refused)?;
-        let bound = ValueBound::covering(value_bound).map_err(refused)?;
-        let parameters = Parameters::derive(cohort, bound).map_err(refused)?;
-        let (variance, over) = ciphertune_sum::SIGMA_SQUARED;
+        if length == Some(0) {
+            return Err(Error::Misuse(
+                "a contribution has at least one parameter".into(),
+            ));
+        }
+        let explanation = Explanation::of(derive(members, value_bound)?, length);
         if common.json {
-            output::json(&json!({
-                "name": parameters.name(),
-                "members": members,
-                "value_bound": bound.get(),
-                "modulus": ciphertune_sum::Q.to_string(),
-                "ring_degree": ciphertune_sum::N,
-                "error_variance": format!("{variance}/{over}"),
-                "delta_log2": parameters.delta_log2(),
-                "slot_bits": parameters.slot_bits(),
-                "values_per_coefficient": parameters.slots(),
-                "bytes_per_parameter": parameters.bytes_per_parameter(),
-            }))?;
+            output::json(&explanation)?;
         } else {
-            println!(
-                "{}\n  ring      Z_q[X]/(X^{} + 1), q = 2^64 - 2^32 + 1\n  errors    discrete Gaussian, variance {variance}/{over}\n  \
-                 scale     Delta = 2^{}\n  packing   {} values of {} bits in one coefficient\n  size      {:.2} bytes a parameter",
-                parameters.name(),
-                ciphertune_sum::N,
-                parameters.delta_log2(),
-                parameters.slots(),
-                parameters.slot_bits(),
-                parameters.bytes_per_parameter()
-            );
+            print!("{explanation}");
         }
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// The parameter set, or a refusal that says what would fit.
+fn derive(members: usize, value_bound: u64) -> Result<Parameters> {
+    let members = CohortSize::new(members).map_err(refused)?;
+    let bound = ValueBound::covering(value_bound).map_err(|error| {
+        let largest = ValueBound::largest_for(members);
+        Error::Refused(format!(
+            "{}; with {} members B may be at most 2^{} - 1 = {}",
+            words(error),
+            members.get(),
+            largest.bits(),
+            largest.get()
+        ))
+    })?;
+    Parameters::derive(members, bound).map_err(refused)
+}
+
+fn refused(error: ciphertune_sum::Error) -> Error {
+    Error::Refused(words(error))
+}
+
+fn words(error: ciphertune_sum::Error) -> String {
+    match error {
+        ciphertune_sum::Error::Refused(said) => said,
+        other => other.to_string(),
     }
 }

@@ -1,0 +1,35 @@
+//! Measurements by production's code: what the parts of a round cost on this machine.
+//!
+//! Read [`round`] (a round of sealed aggregation, timed), then [`reference`] (what bounds it), [`stages`] (where a
+//! block's time goes), [`memory`] (what each party holds, in processes of their own), [`samples`] and [`report`].
+
+pub mod memory;
+pub mod options;
+pub mod reference;
+pub mod report;
+pub mod round;
+pub mod samples;
+pub mod stages;
+pub mod values;
+
+use crate::Result;
+use options::SealOptions;
+
+/// `bench seal`: measures and tells.
+pub fn seal(options: &SealOptions) -> Result<()> {
+    let shape = options.shape()?;
+    let report = report::Report {
+        shape,
+        threads: options.threads,
+        reference: reference::measure(),
+        stages: stages::measure(&shape)?,
+        round: round::measure(options, &shape)?,
+        peak_memory: memory::measure(&shape)?,
+    };
+    if options.json {
+        println!("{}", report.to_json());
+    } else {
+        print!("{}", report.to_table());
+    }
+    Ok(())
+}

@@ -1,0 +1,151 @@
+//! The command line.
+
+use std::{num::NonZeroU8, path::PathBuf};
+
+use ciphertune_sum::{CohortSize, Parameters, ValueBound};
+use clap::{Args, Parser, Subcommand};
+
+use crate::{Error, Result};
+
+/// What the parts of a round cost on this machine, by the functions that production calls.
+#[derive(Debug, Parser)]
+#[command(name = "bench", version)]
+pub struct Arguments {
+    /// What to measure.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to measure.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Sealed aggregation: seal, add, check, open.
+    ///
+    /// One round of members with random values, bodies in memory: no disk and no network is measured. The opened sum
+    /// is held to the plain one. Every figure counts parameters of one vector a second and a member's whole call
+    /// (digests, shares and checks included), but for `add`, which counts the parameters of every body that it reads:
+    /// members × parameters in each sum.
+    Seal(SealOptions),
+    /// One party in a process of its own, its bodies in files.
+    #[command(hide = true)]
+    Child(Child),
+}
+
+/// `bench seal`.
+#[derive(Args, Clone, Debug)]
+pub struct SealOptions {
+    /// Parameters of the model: values in each member's vector.
+    #[arg(long, value_name = "N", default_value_t = 16_000_000, value_parser = clap::value_parser!(u64).range(1..=1 << 32))]
+    pub parameters: u64,
+    /// Members, who all contribute.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub members: usize,
+    /// B: every value lies in -B..=B; 2^b - 1.
+    #[arg(long, value_name = "B", default_value_t = 2047)]
+    pub value_bound: u64,
+    /// Threads of a member that seals or opens.
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub threads: NonZeroU8,
+    /// Samples of each phase at least (seal: one a member at least); the median is what is told.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub repeats: u32,
+    /// Seconds that each phase is sampled for at least.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.0)]
+    pub seconds: f64,
+    /// One JSON object on standard output instead of a table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl SealOptions {
+    /// The cohort and its vectors.
+    pub fn shape(&self) -> Result<Shape> {
+        Shape::new(self.parameters, self.members, self.value_bound)
+    }
+}
+
+/// One party of the measurement of memory.
+#[derive(Args, Clone, Debug)]
+pub struct Child {
+    /// Which.
+    #[arg(long, value_enum)]
+    pub part: Part,
+    /// Parameters.
+    #[arg(long)]
+    pub parameters: u64,
+    /// Members.
+    #[arg(long)]
+    pub members: usize,
+    /// B.
+    #[arg(long)]
+    pub value_bound: u64,
+    /// Where bodies and sums lie.
+    #[arg(long)]
+    pub folder: PathBuf,
+}
+
+/// What a child process does.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// A member that seals its values into a file.
+    Seal,
+    /// A server that adds as many files as there are members.
+    Add,
+    /// A member that checks and opens a sum in a file.
+    Open,
+}
+
+/// How many vectors of how many values of which size.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Values in a vector.
+    pub length: usize,
+    /// The parameter set of the cohort.
+    pub parameters: Parameters,
+}
+
+impl Shape {
+    /// Refuses what has no parameter set.
+    pub fn new(length: u64, members: usize, value_bound: u64) -> Result<Self> {
+        let derive =
+            || Parameters::derive(CohortSize::new(members)?, ValueBound::new(value_bound)?);
+        let parameters = derive().map_err(|error| Error::Usage(error.to_string()))?;
+        let length = usize::try_from(length).map_err(|error| Error::Usage(error.to_string()))?;
+        Ok(Self { length, parameters })
+    }
+
+    /// n.
+    pub fn members(&self) -> usize {
+        self.parameters.members()
+    }
+
+    /// t = ⌊n/2⌋ + 1, the protocol's default without colluders.
+    pub fn threshold(&self) -> usize {
+        self.members() / 2 + 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_holds_together_and_hides_the_children() {
+        let mut command = Arguments::command();
+        command.clone().debug_assert();
+        assert!(!command.render_long_help().to_string().contains("child"));
+    }
+
+    #[test]
+    fn a_cohort_without_a_parameter_set_is_a_usage_error() {
+        for (members, bound) in [(1, 2047), (3, 2048), (3, 0)] {
+            assert!(matches!(
+                Shape::new(1, members, bound),
+                Err(Error::Usage(_))
+            ));
+        }
+        assert_eq!(Shape::new(1, 3, 2047).unwrap().threshold(), 2);
+    }
+}

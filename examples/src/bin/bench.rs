@@ -1,0 +1,23 @@
+//! What this machine does with the parts of a round: see `--help`.
+
+use std::process::ExitCode;
+
+use ciphertune_examples::bench::{
+    self,
+    options::{Arguments, Command},
+};
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().command {
+        Command::Seal(options) => bench::seal(&options),
+        Command::Child(child) => bench::memory::play(&child),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! The benchmark as its user sees it: it runs, its figures are there, and a wrong command line is refused.
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn bench(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_bench"))
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+#[test]
+fn every_figure_of_sealing_is_in_the_json() {
+    let arguments = [
+        "seal",
+        "--parameters",
+        "40000",
+        "--members",
+        "3",
+        "--threads",
+        "2",
+        "--repeats",
+        "2",
+        "--json",
+    ];
+    let output = bench(&arguments);
+    assert!(output.status.success(), "{}", said(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    for phase in ["seal", "add", "check", "open"] {
+        let rate = report[format!("{phase}_per_second")].as_f64().unwrap();
+        let seconds = &report[format!("{phase}_seconds")];
+        assert!(
+            rate > 0.0 && seconds["median"].as_f64().unwrap() > 0.0,
+            "{phase}"
+        );
+        let samples = seconds["samples"].as_array().unwrap();
+        assert!(samples.len() >= 2, "{phase}: {samples:?}");
+    }
+    // Three blocks of 16,384 values, and six sealed shares beside them.
+    let up = report["bytes_per_parameter_up"].as_f64().unwrap();
+    assert_eq!(up, (3.0 * 32_768.0 + 6.0 * (32_768.0 + 1136.0)) / 40_000.0);
+    assert_eq!(report["bytes_per_parameter_down"].as_f64(), Some(up));
+    assert_eq!(report["threads"], 2);
+    assert_eq!(report["sum_equals_plaintext"], true);
+    assert_eq!(report["parameter_set"], "ct1-n3-b11-d8-w14-k4");
+    for party in ["seal", "add", "open"] {
+        assert!(
+            report["peak_memory"][party].as_u64().unwrap() > 1_000_000,
+            "{party}"
+        );
+    }
+    assert_eq!(report["peak_memory"]["vector"], 320_000);
+    for reference in ["chacha12", "sha256", "memcpy", "fresh_memory"] {
+        assert!(
+            report["reference"][format!("{reference}_bytes_per_second")]
+                .as_f64()
+                .unwrap()
+                > 1e6
+        );
+    }
+}
+
+#[test]
+fn the_table_says_what_was_measured() {
+    let output = bench(&[
+        "seal",
+        "--parameters",
+        "1000",
+        "--members",
+        "5",
+        "--repeats",
+        "1",
+    ]);
+    let said = said(&output);
+    assert!(output.status.success(), "{said}");
+    for part in [
+        "5 members × 1000 parameters",
+        "seal",
+        "add",
+        "check",
+        "open",
+        "Peak memory",
+        "ChaCha12",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+}
+
+/// The server holds a few blocks, however many members there are: far less than one of their bodies.
+#[test]
+fn the_memory_of_the_server_does_not_grow_with_the_members() {
+    let peak = |members: &str| {
+        let arguments = [
+            "seal",
+            "--parameters",
+            "2000000",
+            "--value-bound",
+            "1",
+            "--repeats",
+            "1",
+            "--json",
+        ];
+        let output = bench(&[&arguments[..], &["--members", members]].concat());
+        assert!(output.status.success(), "{}", said(&output));
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let of = |party: &str| report["peak_memory"][party].as_u64().unwrap();
+        // A member: its vector, and no second one beside it.
+        let most = of("vector") + of("vector") / 2;
+        assert!(
+            of("seal") < most + BASE && of("open") < most + BASE,
+            "{report}"
+        );
+        of("add")
+    };
+    let (few, many) = (peak("3"), peak("12"));
+    assert!(
+        many < few + 1_000_000,
+        "{few} bytes for 3 members, {many} for 12"
+    );
+}
+
+/// What a process holds before it does anything, amply.
+const BASE: u64 = 12_000_000;
+
+#[test]
+fn a_cohort_that_cannot_be_is_a_usage_error() {
+    assert_eq!(bench(&["seal", "--members", "1"]).status.code(), Some(2));
+    assert_eq!(
+        bench(&["seal", "--value-bound", "100"]).status.code(),
+        Some(2)
+    );
+    assert_eq!(bench(&["seal", "--parameters", "0"]).status.code(), Some(2));
+}
