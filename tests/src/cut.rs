@@ -47,11 +47,13 @@ pub struct Taken {
 }
 
 impl Taken {
-    /// Where in the code it was taken, as far as its file's name tells: without serials, places and digests.
+    /// Where in the code it was taken, as far as its file's name tells: without serials, places and digests. All that an
+    /// attempt leaves is removed by one loop.
     pub fn site(&self) -> (Does, String) {
         let digest =
             self.name.len() == 64 && self.name.bytes().all(|byte| byte.is_ascii_hexdigit());
-        let name = if digest { "" } else { &self.name };
+        let swept = self.does == Does::RemovesFile && !self.name.ends_with("key");
+        let name = if digest || swept { "" } else { &self.name };
         (
             self.does,
             name.replace(|one: char| one.is_ascii_digit(), ""),
