@@ -1,4 +1,4 @@
-//! Two programs: the demonstration, and [`bench`] (what the parts of a round cost).
+//! Two programs: the demonstration, and [`mod@bench`] (what the parts of a round cost).
 //!
 //! The demonstration is a whole federation on one machine, by production's code, every party in a process of its own.
 //!

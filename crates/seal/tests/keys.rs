@@ -30,7 +30,7 @@ fn fresh(entropy: &mut Entropy) -> Vec<u8> {
 fn with(key: &[u8], coefficient: usize, value: u16) -> Vec<u8> {
     let mut key = key.to_vec();
     let at = coefficient / 2 * 3;
-    if coefficient % 2 == 0 {
+    if coefficient.is_multiple_of(2) {
         key[at] = value as u8;
         key[at + 1] = key[at + 1] & 0xF0 | (value >> 8) as u8;
     } else {

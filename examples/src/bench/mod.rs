@@ -1,6 +1,6 @@
 //! Measurements by production's code: what the parts of a round cost on this machine.
 //!
-//! Read [`round`] (a round of sealed aggregation, timed), then [`reference`] (what bounds it), [`stages`] (where a
+//! Read [`round`] (a round of sealed aggregation, timed), then [`mod@reference`] (what bounds it), [`stages`] (where a
 //! block's time goes), [`memory`] (what each party holds, in processes of their own), [`samples`] and [`report`].
 
 pub mod memory;
