@@ -272,7 +272,13 @@ impl Member {
     ) -> Result<(AgreementKey, Vec<f32>)> {
         let path = attempt.download(PARCEL);
         let bytes = Parcel::sealed_bytes(plan.dimension);
-        fetch(&self.client, plan.context(), Wanted::Parcel, bytes, &path).await?;
+        fetch(&self.client, plan.context(), Wanted::Parcel, bytes, &path)
+            .await
+            .map_err(|error| match error {
+                // The server's doing: no word against the sender.
+                Error::Refused(said) => Error::Void(said),
+                error => error,
+            })?;
         let (request, sealed, length) = (request.digest(), parcel.sealed, plan.length()?);
         blocking(move || {
             let bytes = disk::read(&path)?.unwrap_or_default();
