@@ -589,6 +589,17 @@ pub async fn until_job(
     .await
 }
 
+/// Waits until the server has a member's whole contribution to the attempt that runs: what the member sent may still be
+/// on its way, and is lost if the member drops out then.
+pub async fn until_contributed(researcher: &mut Researcher, job: Digest, member: usize) {
+    let name = format!("hospital-{}", member + 1);
+    until_job(researcher, job, |state| {
+        let mut members = state.members.iter();
+        members.any(|member| member.name == name && member.progress == "done")
+    })
+    .await;
+}
+
 /// Whether a job is over.
 pub fn is_over(state: &JobState) -> bool {
     matches!(state.phase.as_str(), "completed" | "ended")

@@ -1,7 +1,9 @@
 //! Members that go away, and what becomes of the round (protocol §4).
 
 use ciphertune_tests::{
-    federation::{Federation, LABORATORY, Member, Wish, changed, is_over, until, until_job},
+    federation::{
+        Federation, LABORATORY, Member, Wish, changed, is_over, until, until_contributed, until_job,
+    },
     front::{Lies, Put},
     learner::{Gate, Vectors, first_model},
     plaintext::{Quantiser, add_up},
@@ -95,13 +97,7 @@ async fn the_update_of_a_member_that_drops_after_contributing_counts() {
         .into();
     let (mut researcher, job) = federation.submit(&Wish::of(4, DIMENSION)).await;
     // Its body is whole at the server; nobody else has begun to send.
-    until_job(&mut researcher, job, |state| {
-        state
-            .members
-            .iter()
-            .any(|member| member.name == "hospital-4" && member.progress == "done")
-    })
-    .await;
+    until_contributed(&mut researcher, job, 3).await;
     dropping.drop_out().await;
     gate.open();
     ends_with_the_average_of(&[0, 1, 2, 3], &federation, &job, &mut others).await;

@@ -207,6 +207,16 @@ async fn a_parcel_that_the_server_altered_is_refused() {
     is_refused(missed, "the server's parcel is not the one").await;
 }
 
+/// More than was asked for is the server's doing: no word against the sender.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_sends_too_much_of_a_parcel_is_not_held_against_the_sender() {
+    let missed = missed(|_| Lies::none().about_parcels(|_, sealed| sealed.push(0))).await;
+    let why = "the server sent more than the";
+    until(|| missed.late.voided().iter().any(|said| said.contains(why))).await;
+    assert!(!missed.audit_of(LATE).contains("\"wrong-parcel\""));
+    is_refused(missed, why).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_that_sends_garbage_is_named() {
     let missed = missed(|federation| {

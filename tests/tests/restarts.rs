@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use ciphertune_tests::{
-    federation::{Federation, INSTITUTION, LABORATORY, Wish, until, until_job},
+    federation::{Federation, INSTITUTION, LABORATORY, Wish, until, until_contributed},
     front::{Lies, Put},
     learner::{Gate, Vectors, first_model},
     plaintext::{Quantiser, add_up},
@@ -63,13 +63,7 @@ async fn a_member_that_stops_after_contributing_comes_back_and_opens_the_sum_wit
         .map(|member| federation.join(Vectors::of(member, DIMENSION).behind(&gate)))
         .into();
     let (mut researcher, job) = federation.submit(&Wish::of(3, DIMENSION)).await;
-    until_job(&mut researcher, job, |state| {
-        state
-            .members
-            .iter()
-            .any(|member| member.name == "hospital-3" && member.progress == "done")
-    })
-    .await;
+    until_contributed(&mut researcher, job, 2).await;
     stopped.drop_out().await;
     let mut again = federation.join(Vectors::of(2, DIMENSION));
     gate.open();

@@ -10,7 +10,7 @@ use ciphertune_client::stock::FIRST_KEYS;
 use ciphertune_round::{Release, ShareIndex};
 use ciphertune_seal::{KeySumShare, OneTimeKey, sum_shares};
 use ciphertune_tests::{
-    federation::{Federation, LABORATORY, Wish, until},
+    federation::{Federation, LABORATORY, Wish, until, until_contributed},
     front::{Lies, Put, Tape},
     learner::{Gate, Vectors},
 };
@@ -159,8 +159,9 @@ async fn a_member_that_was_away_when_its_job_ended_erases_its_keys_when_it_comes
     let mut away = federation.join(Vectors::of(0, DIMENSION));
     let mut others =
         [1, 2].map(|member| federation.join(Vectors::of(member, DIMENSION).behind(&gate)));
-    federation.submit(&Wish::of(3, DIMENSION)).await;
-    until(|| front.count(Put::Body) == 1 && gate.is_reached()).await;
+    let (mut researcher, job) = federation.submit(&Wish::of(3, DIMENSION)).await;
+    until_contributed(&mut researcher, job, 0).await;
+    until(|| gate.is_reached()).await;
     away.drop_out().await;
     gate.open();
     for run in &mut others {
