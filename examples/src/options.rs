@@ -55,7 +55,8 @@ pub struct Options {
     pub deadline: u64,
 }
 
-fn members(text: &str) -> Result<usize, String> {
+/// How many members a federation on one machine has.
+pub fn members(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(members) if (2..=100).contains(&members) => Ok(members),
         _ => Err("2 to 100 members, each a process of its own".into()),
@@ -82,6 +83,15 @@ pub enum Party {
         /// Its home.
         #[arg(long)]
         home: PathBuf,
+    },
+    /// A member that sends pseudo-random vectors: see `bench sockets`.
+    Vectors {
+        /// Its home.
+        #[arg(long)]
+        home: PathBuf,
+        /// Its number, from 0.
+        #[arg(long)]
+        number: usize,
     },
     /// A member.
     Member {

@@ -14,6 +14,7 @@ use std::{
 };
 
 use ciphertune_client::{
+    learner::Learner,
     member::{self, Options},
     report::Happening,
     site::Site,
@@ -24,6 +25,7 @@ use ciphertune_server::Config;
 use tokio::{net::TcpListener, sync::oneshot};
 
 use crate::{
+    bench::vectors::Vectors,
     error::{Error, Result},
     federation::KIT,
     options::Party,
@@ -56,7 +58,32 @@ pub fn play(party: Party) -> ExitCode {
     let played = runtime.block_on(async {
         match party {
             Party::Server { home } => serve(&Home::new(home)).await,
-            member => take_part(member).await,
+            Party::Vectors { home, number } => {
+                let options = Options {
+                    dataset: "vectors".into(),
+                    one_job: true,
+                    dangerous_plaintext: None,
+                };
+                take_part(home, Vectors::of(number), options).await
+            }
+            Party::Member {
+                home,
+                model,
+                training,
+                validation,
+                dataset,
+                dangerous_plaintext,
+            } => match load(model, training, validation).await {
+                Ok(tuner) => {
+                    let options = Options {
+                        dataset,
+                        one_job: true,
+                        dangerous_plaintext: Some(dangerous_plaintext),
+                    };
+                    take_part(home, tuner, options).await
+                }
+                Err(error) => Err(error),
+            },
         }
     });
     runtime.shutdown_timeout(FAREWELL);
@@ -109,29 +136,12 @@ async fn bind(address: SocketAddr) -> Result<TcpListener> {
     }
 }
 
-async fn take_part(party: Party) -> Result<()> {
-    let Party::Member {
-        home,
-        model,
-        training,
-        validation,
-        dataset,
-        dangerous_plaintext,
-    } = party
-    else {
-        return Err(Error::Usage("not a member".into()));
-    };
+async fn take_part(home: PathBuf, learner: impl Learner, options: Options) -> Result<()> {
     let site = Site::open(Home::new(home), &passphrase()?)?;
-    let tuner = load(model, training, validation).await?;
-    let options = Options {
-        dataset,
-        one_job: true,
-        dangerous_plaintext: Some(dangerous_plaintext),
-    };
     let observer = Box::new(|happening: &Happening| say(happening));
     let outcome = member::run(
         site,
-        Box::new(tuner),
+        Box::new(learner),
         options,
         observer,
         ended_from_outside(),

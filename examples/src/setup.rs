@@ -88,12 +88,7 @@ impl Setup {
         let (backbone, job) = drafted?;
         drop(tuner);
 
-        // Free a moment ago; the server takes it as soon as it starts.
-        let port = TcpListener::bind(("127.0.0.1", 0))
-            .and_then(|listener| listener.local_addr())
-            .map_err(|error| Error::fault("looking for a free port", error))?
-            .port();
-        let federation = Federation::found(&root, options.members, port, &toml)?;
+        let federation = Federation::found(&root, options.members, free_port()?, &toml)?;
         write(&root.join("policy.toml"), &toml)?;
         federation::folder(&root.join("plaintext"))?;
         for (member, records) in federation.members.iter().zip(&corpus.members) {
@@ -119,6 +114,14 @@ impl Setup {
     pub fn plaintext(&self) -> PathBuf {
         self.root.join("plaintext")
     }
+}
+
+/// A port that was free a moment ago; the server takes it as soon as it starts.
+pub fn free_port() -> Result<u16> {
+    TcpListener::bind(("127.0.0.1", 0))
+        .and_then(|listener| listener.local_addr())
+        .map(|address| address.port())
+        .map_err(|error| Error::fault("looking for a free port", error))
 }
 
 /// A member's own records.

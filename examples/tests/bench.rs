@@ -92,6 +92,36 @@ fn the_table_says_what_was_measured() {
     }
 }
 
+/// Three processes and a server, over sockets. Neither a body (40 kB) nor the memory of any of them is large here; that
+/// every model is that of the plain vectors is held by the program itself.
+#[test]
+fn a_whole_federation_does_a_round_over_sockets_and_tells_what_it_took() {
+    let arguments = ["sockets", "--parameters", "20000", "--members", "3"];
+    let output = bench(&[&arguments[..], &["--json"]].concat());
+    assert!(output.status.success(), "{}", said(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    for step in ["privatise", "seal", "send", "wait", "open", "round"] {
+        assert!(report["seconds"][step].as_f64().unwrap() > 0.0, "{step}");
+    }
+    // Two blocks of 16,384 values, and a foreign body beside the sum; shares, plans and TLS come on top.
+    let bytes = |way: &str| {
+        report[format!("bytes_per_parameter_{way}")]
+            .as_f64()
+            .unwrap()
+    };
+    let body = 2.0 * 32_768.0 / 20_000.0;
+    assert!(bytes("up") > body && bytes("down") > 2.0 * body);
+    for party in ["server", "member"] {
+        assert!(
+            report["peak_memory"][party].as_u64().unwrap() > 1_000_000,
+            "{party}"
+        );
+    }
+    assert_eq!(report["sum_equals_plaintext"], true);
+    let words = bench(&arguments);
+    assert!(said(&words).contains("mutual TLS"), "{}", said(&words));
+}
+
 /// The server holds a few blocks, however many members there are: far less than one of their bodies.
 #[test]
 fn the_memory_of_the_server_does_not_grow_with_the_members() {

@@ -1,7 +1,8 @@
 //! Measurements by production's code: what the parts of a round cost on this machine.
 //!
 //! Read [`round`] (a round of sealed aggregation, timed), then [`mod@reference`] (what bounds it), [`stages`] (where a
-//! block's time goes), [`memory`] (what each party holds, in processes of their own), [`samples`] and [`report`].
+//! block's time goes), [`memory`] (what each party holds, in processes of their own), [`samples`] and [`report`]; and
+//! [`sockets`], a round of a whole federation, whose members send [`vectors`].
 
 pub mod memory;
 pub mod options;
@@ -9,11 +10,13 @@ pub mod reference;
 pub mod report;
 pub mod round;
 pub mod samples;
+pub mod sockets;
 pub mod stages;
 pub mod values;
+pub mod vectors;
 
 use crate::Result;
-use options::SealOptions;
+use options::{SealOptions, SocketOptions};
 
 /// `bench seal`: measures and tells.
 pub fn seal(options: &SealOptions) -> Result<()> {
@@ -30,6 +33,17 @@ pub fn seal(options: &SealOptions) -> Result<()> {
         println!("{}", report.to_json());
     } else {
         print!("{}", report.to_table());
+    }
+    Ok(())
+}
+
+/// `bench sockets`: measures and tells.
+pub fn sockets(options: &SocketOptions) -> Result<()> {
+    let measured = sockets::measure(options)?;
+    if options.json {
+        println!("{}", measured.to_json());
+    } else {
+        print!("{}", measured.to_table());
     }
     Ok(())
 }

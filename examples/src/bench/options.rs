@@ -5,7 +5,10 @@ use std::{num::NonZeroU8, path::PathBuf};
 use ciphertune_sum::{CohortSize, Parameters, ValueBound};
 use clap::{Args, Parser, Subcommand};
 
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    options::{Party, members},
+};
 
 /// What the parts of a round cost on this machine, by the functions that production calls.
 #[derive(Debug, Parser)]
@@ -26,9 +29,22 @@ pub enum Command {
     /// (digests, shares and checks included), but for `add`, which counts the parameters of every body that it reads:
     /// members × parameters in each sum.
     Seal(SealOptions),
+    /// A whole federation for one round: server and members in processes of their own, mutual TLS on loopback, bodies
+    /// and sums on disk.
+    ///
+    /// Everything that production does is in it but training: the members send pseudo-random vectors, and every new
+    /// model is held to the plain ones. No differential privacy: its noise would cost time that is not the sum's.
+    Sockets(SocketOptions),
     /// One party in a process of its own, its bodies in files.
     #[command(hide = true)]
     Child(Child),
+    /// Plays one party of a federation; started by the benchmark itself.
+    #[command(hide = true)]
+    Party {
+        /// Which.
+        #[command(subcommand)]
+        party: Party,
+    },
 }
 
 /// `bench seal`.
@@ -62,6 +78,23 @@ impl SealOptions {
     pub fn shape(&self) -> Result<Shape> {
         Shape::new(self.parameters, self.members, self.value_bound)
     }
+}
+
+/// `bench sockets`.
+#[derive(Args, Clone, Debug)]
+pub struct SocketOptions {
+    /// Parameters of the model: values in each member's vector.
+    #[arg(long, value_name = "N", default_value_t = 50_400_000, value_parser = clap::value_parser!(u64).range(1..=1 << 32))]
+    pub parameters: u64,
+    /// Members, who all contribute.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = members)]
+    pub members: usize,
+    /// Bits for one integer, sign included.
+    #[arg(long, value_name = "BITS", default_value_t = 12)]
+    pub value_bits: u32,
+    /// One JSON object on standard output instead of words.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// One party of the measurement of memory.
@@ -135,7 +168,8 @@ mod tests {
     fn the_command_line_holds_together_and_hides_the_children() {
         let mut command = Arguments::command();
         command.clone().debug_assert();
-        assert!(!command.render_long_help().to_string().contains("child"));
+        let help = command.render_long_help().to_string();
+        assert!(help.contains("sockets") && !help.contains("child") && !help.contains("party"));
     }
 
     #[test]

@@ -2,15 +2,20 @@
 
 use std::process::ExitCode;
 
-use ciphertune_examples::bench::{
-    self,
-    options::{Arguments, Command},
+use ciphertune_examples::{
+    bench::{
+        self,
+        options::{Arguments, Command},
+    },
+    party,
 };
 use clap::Parser as _;
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
+        Command::Party { party } => return party::play(party),
         Command::Seal(options) => bench::seal(&options),
+        Command::Sockets(options) => bench::sockets(&options),
         Command::Child(child) => bench::memory::play(&child),
     };
     match done {
