@@ -1,6 +1,6 @@
 //! A member's copy of a job's model: θ, the last finished round, and what was agreed on. One file, replaced whole.
 
-use std::{collections::HashMap, path::Path, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, path::Path, sync::Arc};
 
 use ciphertune_round::{Digest, Hasher, label};
 use ciphertune_seal::AgreementKey;
@@ -79,11 +79,7 @@ impl Model {
 
     /// Writes the file durably.
     pub fn write(&self, disk: &Disk, path: &Path) -> Result<()> {
-        let bytes: Vec<u8> = self
-            .parameters
-            .iter()
-            .flat_map(|x| x.to_le_bytes())
-            .collect();
+        let bytes = little_endian(&self.parameters);
         let failed = |error| Error::fault("writing the model", error);
         let theta =
             TensorView::new(Dtype::F32, vec![self.parameters.len()], &bytes).map_err(failed)?;
@@ -108,10 +104,18 @@ pub fn digest(parameters: &[f32]) -> Digest {
     hasher.update(label::MODEL.as_bytes());
     hasher.update(&[0]);
     for part in parameters.chunks(16 << 10) {
-        let bytes: Vec<u8> = part.iter().flat_map(|x| x.to_le_bytes()).collect();
-        hasher.update(&bytes);
+        hasher.update(&little_endian(part));
     }
     hasher.finish()
+}
+
+/// θ as it is written: no copy where the machine's own order is that.
+fn little_endian(parameters: &[f32]) -> Cow<'_, [u8]> {
+    if cfg!(target_endian = "little") {
+        Cow::Borrowed(bytemuck::cast_slice(parameters))
+    } else {
+        parameters.iter().flat_map(|x| x.to_le_bytes()).collect()
+    }
 }
 
 #[cfg(test)]

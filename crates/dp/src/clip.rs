@@ -68,6 +68,7 @@ impl Clipped {
 
 /// A batch in the making: one example's gradient at a time, so that a batch of them is never held at once.
 pub struct ExampleSum {
+    /// Empty before the first example.
     sum: Zeroizing<Vec<i64>>,
     mechanism: Mechanism,
     examples: usize,
@@ -80,7 +81,7 @@ impl ExampleSum {
     /// The sum of nothing.
     pub fn new(mechanism: &Mechanism) -> Self {
         Self {
-            sum: Zeroizing::new(vec![0; mechanism.dimension()]),
+            sum: Zeroizing::default(),
             mechanism: mechanism.clone(),
             examples: 0,
             clipped: 0,
@@ -104,15 +105,19 @@ impl ExampleSum {
             );
         }
         let clip = clip(gradient, &self.mechanism)?;
-        // |sum| ≤ max_examples·⌊√D2sq⌋ ≤ B < 2⁴⁸: no wrap.
-        self.sum
-            .iter_mut()
-            .zip(clip.values.iter())
-            .for_each(|(total, value)| *total += value);
-        self.examples += 1;
         self.clipped += usize::from(clip.clipped);
         self.zeroed += clip.values.iter().filter(|value| **value == 0).count() as u64;
         self.largest_norm = self.largest_norm.max(clip.norm_before);
+        if self.examples == 0 {
+            self.sum = clip.values; // one update is held once, not added to zeros
+        } else {
+            // |sum| ≤ max_examples·⌊√D2sq⌋ ≤ B < 2⁴⁸: no wrap.
+            self.sum
+                .iter_mut()
+                .zip(clip.values.iter())
+                .for_each(|(total, value)| *total += value);
+        }
+        self.examples += 1;
         Ok(())
     }
 
@@ -122,7 +127,8 @@ impl ExampleSum {
     }
 
     /// The sum, clipped term by term.
-    pub fn finish(self) -> (Clipped, ClipReport) {
+    pub fn finish(mut self) -> (Clipped, ClipReport) {
+        self.sum.resize(self.mechanism.dimension(), 0);
         let vectors = self.examples.max(1) as f64;
         let report = ClipReport {
             norm_before: self.largest_norm,

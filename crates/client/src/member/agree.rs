@@ -26,9 +26,12 @@ impl Member {
         // For whoever reads events next, also after an error.
         self.inbox
             .put_back(std::mem::take(&mut opened.kept).into_iter());
-        let parameters = apply(&engaged.model.parameters, &opened.released.mean());
+        let report = draft(vetted, &opened);
+        let Opened { released, key, .. } = opened;
+        let parameters = apply(&engaged.model.parameters, released.mean());
+        drop(released); // twice the model's size
         let model = model::digest(&parameters);
-        let key = opened.key.agreement_key()?;
+        let key = key.agreement_key()?;
         let agreed = key.agreement(&vetted.context, &model);
         let opening = KeptOpening {
             model: Model {
@@ -37,7 +40,10 @@ impl Member {
                 agreed,
                 key: Some(key.into()),
             },
-            report: draft(vetted, &opened, model),
+            report: RoundReport {
+                model: model.to_string(),
+                ..report
+            },
             agreement: self.sign_agreement(vetted, agreed).await?,
         };
         vetted.attempt.keep_opening(&opening)?;
@@ -158,7 +164,7 @@ impl Member {
 }
 
 /// A round's report, as far as it is known when the sum is open.
-fn draft(vetted: &Vetted, opened: &Opened, model: Digest) -> RoundReport {
+fn draft(vetted: &Vetted, opened: &Opened) -> RoundReport {
     let clip = opened.local.clip;
     RoundReport {
         round: vetted.plan.round,
@@ -173,7 +179,7 @@ fn draft(vetted: &Vetted, opened: &Opened, model: Digest) -> RoundReport {
         bytes_down: 0,
         seconds: opened.seconds,
         second_opening: (opened.second.block, opened.second.blocks),
-        model: model.to_string(),
+        model: String::new(),
         roster: opened.roster.to_string(),
         epsilon: None,
         peak_memory: 0,
@@ -181,6 +187,6 @@ fn draft(vetted: &Vetted, opened: &Opened, model: Digest) -> RoundReport {
 }
 
 /// θ + Δ, elementwise in f32: one IEEE addition each, the same bits on every machine.
-fn apply(model: &[f32], mean: &[f32]) -> Vec<f32> {
+fn apply(model: &[f32], mean: impl Iterator<Item = f32>) -> Vec<f32> {
     model.iter().zip(mean).map(|(x, d)| x + d).collect()
 }
