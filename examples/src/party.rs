@@ -116,6 +116,7 @@ async fn take_part(party: Party) -> Result<()> {
         training,
         validation,
         dataset,
+        threads,
         dangerous_plaintext,
     } = party
     else {
@@ -126,6 +127,7 @@ async fn take_part(party: Party) -> Result<()> {
     let options = Options {
         dataset,
         one_job: true,
+        threads,
         dangerous_plaintext: Some(dangerous_plaintext),
     };
     let observer = Box::new(|happening: &Happening| say(happening));

@@ -13,10 +13,8 @@ use crate::one_time_key::Binding;
 use crate::packing::pack;
 use crate::ring::{KeySpectrum, Ring};
 use crate::secret::SecretBlock;
+use crate::threads::{blocks_each, of_use, side_by_side};
 use crate::{Error, Result, SealingKey, shamir};
-
-/// Blocks that one of several threads is given at a time: half a millisecond's work or more.
-pub(crate) const BATCH: usize = 8;
 
 /// What a member sends beside its body, and what its header names.
 #[derive(Clone, Debug)]
@@ -57,7 +55,7 @@ pub fn contribute<W: Write>(
     )
 }
 
-/// [`contribute`] on so many threads, in the same order of bytes. Each draws its errors from an
+/// [`contribute`] on so many threads at most, in the same order of bytes. Each draws its errors from an
 /// [`Entropy`] of its own, keyed by the operating system and hedged with the thread's number too.
 ///
 /// Memory is half a megabyte a thread more when there are several.
@@ -100,7 +98,7 @@ pub fn contribute_on<W: Write>(
     }
 
     let mut sealers = vec![Sealer::with(entropy)];
-    for thread in 1..threads.get() {
+    for thread in 1..of_use(threads, parameters.blocks(values.len())) {
         let thread = (thread as u64).to_le_bytes();
         let hedge: [&[u8]; 4] = [context.as_bytes(), &place, digest.as_slice(), &thread];
         sealers.push(Sealer::with(Entropy::hedged(&hedge)?));
@@ -200,7 +198,7 @@ fn write_body<W: Write>(
         body.write_all(bytes)
             .map_err(|e| Error::Fault(format!("writing the body: {e}")))
     };
-    let per_sealer = if sealers.len() == 1 { 1 } else { BATCH };
+    let per_sealer = blocks_each(sealers.len());
     let per_batch = per_sealer * sealers.len();
     let values_per_block = secrets.parameters.values_per_block();
     let (mut sealed, mut next) = (Vec::new(), Vec::new());
@@ -212,17 +210,19 @@ fn write_body<W: Write>(
             write(&next)?;
             continue;
         }
-        std::thread::scope(|scope| {
-            let parts = values
-                .chunks(per_sealer * values_per_block)
-                .zip(next.chunks_mut(per_sealer * BLOCK_BYTES));
-            for ((first, sealer), (values, bytes)) in
-                (first..).step_by(per_sealer).zip(&mut *sealers).zip(parts)
-            {
-                scope.spawn(move || sealer.seal(secrets, first, values, bytes));
-            }
-            write(&sealed)
-        })?;
+        let parts = (first..)
+            .step_by(per_sealer)
+            .zip(values.chunks(per_sealer * values_per_block))
+            .zip(next.chunks_mut(per_sealer * BLOCK_BYTES));
+        side_by_side(
+            sealers,
+            parts,
+            |sealer, ((first, values), bytes)| {
+                sealer.seal(secrets, first, values, bytes);
+                Ok(())
+            },
+            || write(&sealed),
+        )?;
         std::mem::swap(&mut sealed, &mut next);
     }
     if sealers.len() > 1 {
@@ -290,6 +290,7 @@ fn digest_of(parameters: &Parameters, values: &[i64]) -> Result<Zeroizing<[u8; 3
 mod tests {
     use super::*;
     use crate::body::open_block;
+    use crate::threads::BATCH;
     use crate::{KeySum, OneTimeKey, sum_shares};
     use ciphertune_sum::{CohortSize, ValueBound};
 

@@ -66,6 +66,7 @@ mod ring;
 mod second;
 mod secret;
 mod shamir;
+mod threads;
 #[cfg(test)]
 mod thresholds;
 #[cfg(test)]
@@ -73,7 +74,7 @@ mod vectors;
 mod words;
 
 pub use agreement_key::AgreementKey;
-pub use check::{CheckValue, check_value};
+pub use check::{CheckValue, check_value, check_value_on};
 pub use contribute::{SealedContribution, contribute, contribute_on};
 pub use error::{Check, Error, Result};
 pub use key_sum::KeySum;
