@@ -77,7 +77,7 @@ pub fn contribute_on<W: Write>(
     let digest = digest_of(parameters, values)?;
     let place = sender.get().to_le_bytes();
     let mut entropy = Entropy::hedged(&[context.as_bytes(), &place, digest.as_slice()])?;
-    let ring = Ring::new()?;
+    let ring = Ring::new();
     let gaussian = lattice_gaussian()?;
 
     let key = draw_key(&gaussian, &mut entropy);
@@ -315,7 +315,7 @@ mod tests {
         let seats = keys
             .each_ref()
             .map(|key| SealingKey::parse(&key.public()).unwrap());
-        let (ring, masks) = (Ring::new().unwrap(), Masks::of(&context).unwrap());
+        let (ring, masks) = (Ring::new(), Masks::of(&context).unwrap());
         let from = seat_at(0).unwrap();
         // Several batches for each of three threads, and a last one that does not reach all.
         for (threads, blocks) in [(1, 8), (3, 6 * BATCH + 3)] {

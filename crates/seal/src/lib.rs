@@ -58,6 +58,7 @@ pub mod kernels;
 mod key_sum;
 mod key_sum_share;
 mod keystream;
+mod ntt;
 mod one_time_key;
 mod open;
 mod packing;

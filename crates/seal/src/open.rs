@@ -148,7 +148,7 @@ pub fn open_on<R: Read>(
         blocks,
     };
 
-    let ring = Ring::new()?;
+    let ring = Ring::new();
     let keys = Keys {
         parameters,
         masks: &Masks::of(context)?,

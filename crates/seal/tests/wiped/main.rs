@@ -12,7 +12,7 @@ use ciphertune_gauss::{Entropy, insecure::InsecureEntropy};
 use ciphertune_round::{Context, Digest, ShareIndex, label};
 use ciphertune_seal::{
     KeySum, KeySumShare, OneTimeKey, SealedContribution, SealingKey, check_value, contribute,
-    open_on, sum_shares,
+    kernels::spectrum, open_on, sum_shares,
 };
 use ciphertune_sum::{
     BLOCK_BYTES, CohortSize, N, Parameters, ValueBound, add_bodies, codec, modular,
@@ -340,19 +340,14 @@ fn residues(words: &[u64]) -> Vec<u64> {
     words.iter().map(residue).collect()
 }
 
-fn spectrum(key: &[u64]) -> Vec<u64> {
-    let plan = Plan::try_new(N, ciphertune_sum::Q).unwrap();
-    let mut spectrum = key.to_vec();
-    plan.fwd(&mut spectrum);
-    plan.normalize(&mut spectrum);
-    spectrum
-}
-
 fn times(mask: &[u64], key: &[u64]) -> Vec<u64> {
     let plan = Plan::try_new(N, ciphertune_sum::Q).unwrap();
     let mut product = mask.to_vec();
     plan.fwd(&mut product);
-    let mut product = zip(&product, &spectrum(key), modular::mul);
+    let mut spectrum = key.to_vec();
+    plan.fwd(&mut spectrum);
+    plan.normalize(&mut spectrum);
+    let mut product = zip(&product, &spectrum, modular::mul);
     plan.inv(&mut product);
     product
 }
