@@ -74,7 +74,7 @@ pub fn contribute_on<W: Write>(
     body: W,
 ) -> Result<SealedContribution> {
     check(parameters, sender, threshold, seats, values)?;
-    let digest = digest_of(parameters, values)?;
+    let digest = digest_of(threads, parameters, values)?;
     let place = sender.get().to_le_bytes();
     let mut entropy = Entropy::hedged(&[context.as_bytes(), &place, digest.as_slice()])?;
     let ring = Ring::new();
@@ -255,11 +255,46 @@ fn check(
     Ok(())
 }
 
-/// SHA-256 of the number of values and of the values as they are packed, |v| ≤ B checked on the
-/// way: two vectors with one digest have one message.
-fn digest_of(parameters: &Parameters, values: &[i64]) -> Result<Zeroizing<[u8; 32]>> {
-    let bound = parameters.value_bound();
+/// Blocks that are digested as one piece.
+const PIECE: usize = 64;
+
+/// SHA-256 of the number of values and of the SHA-256 of every [`PIECE`] blocks of them as they are packed, |v| ≤ B
+/// checked on the way: two vectors with one digest have one message. The same on any number of threads.
+fn digest_of(
+    threads: NonZeroUsize,
+    parameters: &Parameters,
+    values: &[i64],
+) -> Result<Zeroizing<[u8; 32]>> {
+    let pieces: Vec<&[i64]> = values
+        .chunks(PIECE * parameters.values_per_block())
+        .collect();
+    let mut digests: Vec<Zeroizing<[u8; 32]>> = vec![Zeroizing::default(); pieces.len()];
+    let each = pieces.len().div_ceil(threads.get());
+    let mut parts: Vec<_> = pieces.chunks(each).zip(digests.chunks_mut(each)).collect();
+    let digest = |(pieces, digests): &mut (&[&[i64]], &mut [Zeroizing<[u8; 32]>])| {
+        let mut pieces = pieces.iter().zip(digests.iter_mut());
+        pieces.try_for_each(|(piece, digest)| digest_of_piece(parameters, piece, digest))
+    };
+    match parts.as_mut_slice() {
+        [all] => digest(all)?,
+        [first, others @ ..] => side_by_side(
+            others,
+            std::iter::repeat(()),
+            |part, ()| digest(part),
+            || digest(first),
+        )?,
+        [] => {}
+    }
     let mut hasher = Sha256::new_with_prefix((values.len() as u64).to_le_bytes());
+    for digest in &digests {
+        hasher.update(digest.as_slice());
+    }
+    Ok(Zeroizing::new(hasher.finalize().into()))
+}
+
+fn digest_of_piece(parameters: &Parameters, values: &[i64], digest: &mut [u8; 32]) -> Result<()> {
+    let bound = parameters.value_bound();
+    let mut hasher = Sha256::new();
     let mut message = Zeroizing::new(vec![0_i64; N]);
     let mut bytes = Zeroizing::new(vec![0_u8; BLOCK_BYTES]);
     for values in values.chunks(parameters.values_per_block()) {
@@ -283,7 +318,8 @@ fn digest_of(parameters: &Parameters, values: &[i64]) -> Result<Zeroizing<[u8; 3
         }
         hasher.update(bytes.as_slice());
     }
-    Ok(Zeroizing::new(hasher.finalize().into()))
+    hasher.finalize_into(digest.into());
+    Ok(())
 }
 
 #[cfg(test)]
@@ -304,6 +340,35 @@ mod tests {
             (square - 40.96).abs() < 6.0 * 40.96 * (2.0 / count).sqrt(),
             "variance {square}"
         );
+    }
+
+    #[test]
+    fn the_digest_of_values_is_of_all_of_them_on_any_number_of_threads() {
+        let p = Parameters::derive(CohortSize::new(3).unwrap(), ValueBound::new(2047).unwrap());
+        let p = p.unwrap();
+        let piece = PIECE * p.values_per_block();
+        let mut values: Vec<i64> = (0..2 * piece + 7).map(|i| i as i64 % 4095 - 2047).collect();
+        let digest = |threads, values: &[i64]| {
+            digest_of(NonZeroUsize::new(threads).unwrap(), &p, values).map(|digest| *digest)
+        };
+        let whole = digest(1, &values).unwrap();
+        for threads in [2, 3, 5] {
+            assert_eq!(digest(threads, &values).unwrap(), whole);
+        }
+        // A zero more packs to the same words.
+        values.push(0);
+        assert_ne!(digest(2, &values).unwrap(), whole);
+        values.pop();
+        for at in [0, piece, 2 * piece + 6] {
+            values[at] += 1;
+            assert_ne!(digest(1, &values).unwrap(), whole, "{at}");
+            values[at] = 2048;
+            for threads in [1, 2, 3] {
+                assert!(matches!(digest(threads, &values), Err(Error::Misuse(_))));
+            }
+            values[at] = at as i64 % 4095 - 2047;
+        }
+        assert_eq!(digest(2, &values).unwrap(), whole);
     }
 
     #[test]
