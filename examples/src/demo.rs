@@ -10,6 +10,7 @@ use std::{
 
 use ciphertune_client::{
     inbox::{Inbox, kind},
+    member::all_cores,
     report::Happening,
     researcher::Researcher,
     site::Site,
@@ -263,11 +264,12 @@ impl<'a> Run<'a> {
     }
 
     fn start_members(&mut self) -> Result<()> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let cores = all_cores().get();
+        // Every party has its share of this machine.
         let threads = (cores / self.names.len()).max(1).to_string();
         let environment: Vec<(&str, String)> = match std::env::var_os("RAYON_NUM_THREADS") {
             Some(_) => Vec::new(),
-            None => vec![("RAYON_NUM_THREADS", threads)],
+            None => vec![("RAYON_NUM_THREADS", threads.clone())],
         };
         for (number, member) in self.setup.federation.members.iter().enumerate() {
             let mut arguments: Vec<OsString> = vec!["member".into()];
@@ -276,6 +278,7 @@ impl<'a> Run<'a> {
             option("--model", self.setup.model.clone().into());
             option("--training", training_of(member).into());
             option("--dataset", format!("{}-records", member.name).into());
+            option("--threads", threads.clone().into());
             option("--dangerous-plaintext", self.setup.plaintext().into());
             if number == 0 {
                 option("--validation", validation_of(member).into());

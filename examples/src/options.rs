@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::{num::NonZeroUsize, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -92,6 +92,9 @@ pub enum Party {
         /// Its number, from 0.
         #[arg(long)]
         number: usize,
+        /// Threads that seal, check and open.
+        #[arg(long)]
+        threads: NonZeroUsize,
     },
     /// A member.
     Member {
@@ -110,6 +113,9 @@ pub enum Party {
         /// What its budget is kept under.
         #[arg(long)]
         dataset: String,
+        /// Threads that seal, check and open.
+        #[arg(long)]
+        threads: NonZeroUsize,
         /// DANGEROUS: where to write what is sealed and what was opened, for the comparison.
         #[arg(long)]
         dangerous_plaintext: PathBuf,

@@ -58,10 +58,15 @@ pub fn play(party: Party) -> ExitCode {
     let played = runtime.block_on(async {
         match party {
             Party::Server { home } => serve(&Home::new(home)).await,
-            Party::Vectors { home, number } => {
+            Party::Vectors {
+                home,
+                number,
+                threads,
+            } => {
                 let options = Options {
                     dataset: "vectors".into(),
                     one_job: true,
+                    threads,
                     dangerous_plaintext: None,
                 };
                 take_part(home, Vectors::of(number), options).await
@@ -72,12 +77,14 @@ pub fn play(party: Party) -> ExitCode {
                 training,
                 validation,
                 dataset,
+                threads,
                 dangerous_plaintext,
             } => match load(model, training, validation).await {
                 Ok(tuner) => {
                     let options = Options {
                         dataset,
                         one_job: true,
+                        threads,
                         dangerous_plaintext: Some(dangerous_plaintext),
                     };
                     take_part(home, tuner, options).await

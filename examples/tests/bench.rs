@@ -32,7 +32,7 @@ fn every_figure_of_sealing_is_in_the_json() {
     let output = bench(&arguments);
     assert!(output.status.success(), "{}", said(&output));
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-    for phase in ["seal", "add", "check", "open"] {
+    for phase in ["seal", "add", "check", "open", "open_fresh"] {
         let rate = report[format!("{phase}_per_second")].as_f64().unwrap();
         let seconds = &report[format!("{phase}_seconds")];
         assert!(
@@ -85,6 +85,7 @@ fn the_table_says_what_was_measured() {
         "add",
         "check",
         "open",
+        "open fresh",
         "Peak memory",
         "ChaCha12",
     ] {

@@ -12,7 +12,7 @@ use std::{
 use ciphertune_client::{
     disk::Disk,
     draft::Draft,
-    member::{self, Options, Outcome},
+    member::{self, Options, Outcome, all_cores},
     model::Model,
     report::{Happening, RoundReport},
     researcher::Researcher,
@@ -373,6 +373,7 @@ impl Federation {
         let options = with(Options {
             dataset: DATASET.into(),
             one_job: true,
+            threads: all_cores(),
             dangerous_plaintext: None,
         });
         let (stop, stopped) = oneshot::channel::<()>();

@@ -1,4 +1,4 @@
-//! One table of 128-bit probabilities, drawn from with one `u32`.
+//! One table of 128-bit probabilities, drawn from with 16 or 32 bits.
 
 use rand_core::Rng;
 
@@ -7,22 +7,23 @@ use crate::fixed::Fixed;
 
 /// The alias table (Walker 1977; Vose 1991) of N_ℤ(0, σ²) with every probability rounded to a multiple of 2⁻¹²⁸.
 ///
-/// 2^L slots of mass 2⁻ᴸ. A draw reads 32 bits: L choose the slot, the other 32 − L are held against the head of the
-/// slot's threshold; only when these are equal (once in 2³²⁻ᴸ draws) do 96 more bits decide. So probabilities are exact
-/// multiples of 2⁻¹²⁸ at the cost of one word a draw.
+/// 2^L slots of mass 2⁻ᴸ. A draw reads a word of W bits, 16 where L ≤ 8 and 32 elsewhere: L choose the slot, the other
+/// W − L are held against the head of the slot's threshold; only when these are equal (once in 2ᵂ⁻ᴸ draws, whatever the
+/// slot) do 128 − W more bits decide. So probabilities are exact multiples of 2⁻¹²⁸ at the cost of one word a draw.
 ///
 /// The slot looked up depends on a secret draw: 64 KiB at most, L2-resident, and not constant time against an attacker
 /// who shares the cache. Member machines are trusted with the data itself.
 pub(crate) struct AliasTable {
     slot_bits: u32,
+    word_bits: u32,
     slots: Vec<Slot>,
-    /// The last 96 bits of each slot's threshold.
+    /// The last 128 − W bits of each slot's threshold.
     tails: Vec<u128>,
 }
 
 #[derive(Clone, Copy)]
 struct Slot {
-    /// The first 32 − L bits of the threshold: below it `own`, above it `alias`.
+    /// The first W − L bits of the threshold: below it `own`, above it `alias`.
     head: u32,
     own: i16,
     alias: i16,
@@ -39,6 +40,7 @@ impl AliasTable {
         let reach = weights.len() as i32 - 1;
         let count = weights.len() * 2 - 1;
         let slot_bits = count.next_power_of_two().trailing_zeros().max(1);
+        let word_bits = if slot_bits <= 8 { 16 } else { 32 };
         let capacity = 1_u128 << (128 - slot_bits);
 
         // Weights of the slots' own values −reach ..= reach, and of as many empty slots as fill the power of two.
@@ -70,23 +72,29 @@ impl AliasTable {
             .zip(&aliases)
             .enumerate()
             .map(|(slot, (&threshold, &alias))| Slot {
-                head: (threshold >> 96) as u32,
+                head: (threshold >> (128 - word_bits)) as u32,
                 own: own(slot),
                 alias,
             })
             .collect();
         let tails = thresholds
             .iter()
-            .map(|threshold| threshold & TAIL)
+            .map(|threshold| threshold & ((1 << (128 - word_bits)) - 1))
             .collect();
         Self {
             slot_bits,
+            word_bits,
             slots,
             tails,
         }
     }
 
-    /// One draw from a word of uniform bits, with more from `rng` once in 2³²⁻ᴸ draws.
+    /// W, the uniform bits that a draw reads at first.
+    pub(crate) fn word_bits(&self) -> u32 {
+        self.word_bits
+    }
+
+    /// One draw from a word of W uniform bits, with more from `rng` once in 2ᵂ⁻ᴸ draws.
     #[inline]
     pub(crate) fn draw(&self, word: u32, rng: &mut impl Rng) -> i64 {
         let index = (word & (self.slots.len() as u32 - 1)) as usize;
@@ -103,7 +111,8 @@ impl AliasTable {
 
     #[cold]
     fn draw_tail(&self, index: usize, rng: &mut impl Rng) -> i64 {
-        let tail = u128::from(rng.next_u64()) << 32 | u128::from(rng.next_u32());
+        let tail =
+            (u128::from(rng.next_u64()) << 64 | u128::from(rng.next_u64())) >> self.word_bits;
         let slot = self.slots[index];
         i64::from(if tail < self.tails[index] {
             slot.own
@@ -118,15 +127,13 @@ impl AliasTable {
         let capacity = 1_u128 << (128 - self.slot_bits);
         let mut masses = std::collections::BTreeMap::new();
         for (slot, tail) in self.slots.iter().zip(&self.tails) {
-            let threshold = u128::from(slot.head) << 96 | tail;
+            let threshold = u128::from(slot.head) << (128 - self.word_bits) | tail;
             *masses.entry(i64::from(slot.own)).or_default() += threshold;
             *masses.entry(i64::from(slot.alias)).or_default() += capacity - threshold;
         }
         masses
     }
 }
-
-const TAIL: u128 = (1 << 96) - 1;
 
 /// P(0), P(1), … in units of 2⁻¹²⁸ to the nearest, up to the last one that does not round to zero; P(0) takes the
 /// rounding, so that P(0) + 2·Σ P(x) = 2¹²⁸.

@@ -58,7 +58,9 @@ impl DiscreteGaussian {
     pub fn sample(&self, rng: &mut impl Rng) -> i64 {
         self.levels
             .iter()
-            .map(|(factor, table)| factor * table.draw(rng.next_u32(), rng))
+            .map(|(factor, table)| {
+                factor * table.draw(rng.next_u32() >> (32 - table.word_bits()), rng)
+            })
             .sum()
     }
 
@@ -68,11 +70,17 @@ impl DiscreteGaussian {
         for chunk in out.chunks_mut(CHUNK) {
             chunk.fill(0);
             for (factor, table) in &self.levels {
-                let words = &mut bytes[..4 * chunk.len()];
+                let words = &mut bytes[..table.word_bits() as usize / 8 * chunk.len()];
                 rng.fill_bytes(words);
-                for (sample, word) in chunk.iter_mut().zip(words.chunks_exact(4)) {
-                    let word = u32::from_le_bytes([word[0], word[1], word[2], word[3]]);
-                    *sample += factor * table.draw(word, rng);
+                if table.word_bits() == 16 {
+                    for (sample, word) in chunk.iter_mut().zip(words.as_chunks().0) {
+                        let word = u16::from_le_bytes(*word);
+                        *sample += factor * table.draw(word.into(), rng);
+                    }
+                } else {
+                    for (sample, word) in chunk.iter_mut().zip(words.as_chunks().0) {
+                        *sample += factor * table.draw(u32::from_le_bytes(*word), rng);
+                    }
                 }
             }
         }
@@ -80,7 +88,7 @@ impl DiscreteGaussian {
     }
 }
 
-/// Words of randomness taken at once.
+/// Words of randomness taken at once, of four bytes at most.
 const CHUNK: usize = 256;
 
 /// Width of the outer table, in factors: σ₀² ∈ [5k², 6k²).

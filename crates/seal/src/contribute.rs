@@ -13,10 +13,8 @@ use crate::one_time_key::Binding;
 use crate::packing::pack;
 use crate::ring::{KeySpectrum, Ring};
 use crate::secret::SecretBlock;
+use crate::threads::{blocks_each, of_use, side_by_side};
 use crate::{Error, Result, SealingKey, shamir};
-
-/// Blocks that one of several threads is given at a time: half a millisecond's work or more.
-pub(crate) const BATCH: usize = 8;
 
 /// What a member sends beside its body, and what its header names.
 #[derive(Clone, Debug)]
@@ -57,7 +55,7 @@ pub fn contribute<W: Write>(
     )
 }
 
-/// [`contribute`] on so many threads, in the same order of bytes. Each draws its errors from an
+/// [`contribute`] on so many threads at most, in the same order of bytes. Each draws its errors from an
 /// [`Entropy`] of its own, keyed by the operating system and hedged with the thread's number too.
 ///
 /// Memory is half a megabyte a thread more when there are several.
@@ -76,10 +74,10 @@ pub fn contribute_on<W: Write>(
     body: W,
 ) -> Result<SealedContribution> {
     check(parameters, sender, threshold, seats, values)?;
-    let digest = digest_of(parameters, values)?;
+    let digest = digest_of(threads, parameters, values)?;
     let place = sender.get().to_le_bytes();
     let mut entropy = Entropy::hedged(&[context.as_bytes(), &place, digest.as_slice()])?;
-    let ring = Ring::new()?;
+    let ring = Ring::new();
     let gaussian = lattice_gaussian()?;
 
     let key = draw_key(&gaussian, &mut entropy);
@@ -100,7 +98,7 @@ pub fn contribute_on<W: Write>(
     }
 
     let mut sealers = vec![Sealer::with(entropy)];
-    for thread in 1..threads.get() {
+    for thread in 1..of_use(threads, parameters.blocks(values.len())) {
         let thread = (thread as u64).to_le_bytes();
         let hedge: [&[u8]; 4] = [context.as_bytes(), &place, digest.as_slice(), &thread];
         sealers.push(Sealer::with(Entropy::hedged(&hedge)?));
@@ -200,7 +198,7 @@ fn write_body<W: Write>(
         body.write_all(bytes)
             .map_err(|e| Error::Fault(format!("writing the body: {e}")))
     };
-    let per_sealer = if sealers.len() == 1 { 1 } else { BATCH };
+    let per_sealer = blocks_each(sealers.len());
     let per_batch = per_sealer * sealers.len();
     let values_per_block = secrets.parameters.values_per_block();
     let (mut sealed, mut next) = (Vec::new(), Vec::new());
@@ -212,17 +210,19 @@ fn write_body<W: Write>(
             write(&next)?;
             continue;
         }
-        std::thread::scope(|scope| {
-            let parts = values
-                .chunks(per_sealer * values_per_block)
-                .zip(next.chunks_mut(per_sealer * BLOCK_BYTES));
-            for ((first, sealer), (values, bytes)) in
-                (first..).step_by(per_sealer).zip(&mut *sealers).zip(parts)
-            {
-                scope.spawn(move || sealer.seal(secrets, first, values, bytes));
-            }
-            write(&sealed)
-        })?;
+        let parts = (first..)
+            .step_by(per_sealer)
+            .zip(values.chunks(per_sealer * values_per_block))
+            .zip(next.chunks_mut(per_sealer * BLOCK_BYTES));
+        side_by_side(
+            sealers,
+            parts,
+            |sealer, ((first, values), bytes)| {
+                sealer.seal(secrets, first, values, bytes);
+                Ok(())
+            },
+            || write(&sealed),
+        )?;
         std::mem::swap(&mut sealed, &mut next);
     }
     if sealers.len() > 1 {
@@ -255,11 +255,46 @@ fn check(
     Ok(())
 }
 
-/// SHA-256 of the number of values and of the values as they are packed, |v| ≤ B checked on the
-/// way: two vectors with one digest have one message.
-fn digest_of(parameters: &Parameters, values: &[i64]) -> Result<Zeroizing<[u8; 32]>> {
-    let bound = parameters.value_bound();
+/// Blocks that are digested as one piece.
+const PIECE: usize = 64;
+
+/// SHA-256 of the number of values and of the SHA-256 of every [`PIECE`] blocks of them as they are packed, |v| ≤ B
+/// checked on the way: two vectors with one digest have one message. The same on any number of threads.
+fn digest_of(
+    threads: NonZeroUsize,
+    parameters: &Parameters,
+    values: &[i64],
+) -> Result<Zeroizing<[u8; 32]>> {
+    let pieces: Vec<&[i64]> = values
+        .chunks(PIECE * parameters.values_per_block())
+        .collect();
+    let mut digests: Vec<Zeroizing<[u8; 32]>> = vec![Zeroizing::default(); pieces.len()];
+    let each = pieces.len().div_ceil(threads.get());
+    let mut parts: Vec<_> = pieces.chunks(each).zip(digests.chunks_mut(each)).collect();
+    let digest = |(pieces, digests): &mut (&[&[i64]], &mut [Zeroizing<[u8; 32]>])| {
+        let mut pieces = pieces.iter().zip(digests.iter_mut());
+        pieces.try_for_each(|(piece, digest)| digest_of_piece(parameters, piece, digest))
+    };
+    match parts.as_mut_slice() {
+        [all] => digest(all)?,
+        [first, others @ ..] => side_by_side(
+            others,
+            std::iter::repeat(()),
+            |part, ()| digest(part),
+            || digest(first),
+        )?,
+        [] => {}
+    }
     let mut hasher = Sha256::new_with_prefix((values.len() as u64).to_le_bytes());
+    for digest in &digests {
+        hasher.update(digest.as_slice());
+    }
+    Ok(Zeroizing::new(hasher.finalize().into()))
+}
+
+fn digest_of_piece(parameters: &Parameters, values: &[i64], digest: &mut [u8; 32]) -> Result<()> {
+    let bound = parameters.value_bound();
+    let mut hasher = Sha256::new();
     let mut message = Zeroizing::new(vec![0_i64; N]);
     let mut bytes = Zeroizing::new(vec![0_u8; BLOCK_BYTES]);
     for values in values.chunks(parameters.values_per_block()) {
@@ -283,13 +318,15 @@ fn digest_of(parameters: &Parameters, values: &[i64]) -> Result<Zeroizing<[u8; 3
         }
         hasher.update(bytes.as_slice());
     }
-    Ok(Zeroizing::new(hasher.finalize().into()))
+    hasher.finalize_into(digest.into());
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::body::open_block;
+    use crate::threads::BATCH;
     use crate::{KeySum, OneTimeKey, sum_shares};
     use ciphertune_sum::{CohortSize, ValueBound};
 
@@ -306,6 +343,35 @@ mod tests {
     }
 
     #[test]
+    fn the_digest_of_values_is_of_all_of_them_on_any_number_of_threads() {
+        let p = Parameters::derive(CohortSize::new(3).unwrap(), ValueBound::new(2047).unwrap());
+        let p = p.unwrap();
+        let piece = PIECE * p.values_per_block();
+        let mut values: Vec<i64> = (0..2 * piece + 7).map(|i| i as i64 % 4095 - 2047).collect();
+        let digest = |threads, values: &[i64]| {
+            digest_of(NonZeroUsize::new(threads).unwrap(), &p, values).map(|digest| *digest)
+        };
+        let whole = digest(1, &values).unwrap();
+        for threads in [2, 3, 5] {
+            assert_eq!(digest(threads, &values).unwrap(), whole);
+        }
+        // A zero more packs to the same words.
+        values.push(0);
+        assert_ne!(digest(2, &values).unwrap(), whole);
+        values.pop();
+        for at in [0, piece, 2 * piece + 6] {
+            values[at] += 1;
+            assert_ne!(digest(1, &values).unwrap(), whole, "{at}");
+            values[at] = 2048;
+            for threads in [1, 2, 3] {
+                assert!(matches!(digest(threads, &values), Err(Error::Misuse(_))));
+            }
+            values[at] = at as i64 % 4095 - 2047;
+        }
+        assert_eq!(digest(2, &values).unwrap(), whole);
+    }
+
+    #[test]
     fn the_key_and_every_blocks_errors_are_fresh_gaussians_on_any_number_of_threads() {
         let p = Parameters::derive(CohortSize::new(2).unwrap(), ValueBound::new(2047).unwrap());
         let (p, context, t) = (p.unwrap(), Context::of_plan(b"gaussian"), 2);
@@ -314,7 +380,7 @@ mod tests {
         let seats = keys
             .each_ref()
             .map(|key| SealingKey::parse(&key.public()).unwrap());
-        let (ring, masks) = (Ring::new().unwrap(), Masks::of(&context).unwrap());
+        let (ring, masks) = (Ring::new(), Masks::of(&context).unwrap());
         let from = seat_at(0).unwrap();
         // Several batches for each of three threads, and a last one that does not reach all.
         for (threads, blocks) in [(1, 8), (3, 6 * BATCH + 3)] {

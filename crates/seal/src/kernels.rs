@@ -1,5 +1,5 @@
 //! What sealing and opening a block are made of, one by one. For measurement alone: nothing here
-//! takes part in a round, and the key is one that no member ever had.
+//! takes part in a round, and the keys are such as no member ever had.
 
 use std::hint::black_box;
 
@@ -13,6 +13,7 @@ use crate::check::Checker;
 use crate::contribute::{draw_key, lattice_gaussian};
 use crate::packing::{pack, unpack};
 use crate::ring::{KeySpectrum, Ring};
+use crate::secret::SecretBlock;
 
 /// One block, and everything that is done to it.
 pub struct Kernels {
@@ -31,13 +32,21 @@ pub struct Kernels {
     bytes: Vec<u8>,
 }
 
+/// The spectrum that a key is kept as while it is in use, for whoever looks for what was left of one.
+#[must_use]
+pub fn spectrum(key: &[u64]) -> Vec<u64> {
+    let mut block = SecretBlock::zero();
+    block.expose_mut().copy_from_slice(key);
+    Ring::new().spectrum(&block).expose().to_vec()
+}
+
 impl Kernels {
     /// For blocks of these parameters.
     ///
     /// # Errors
     /// [`Error::Fault`](crate::Error::Fault) when the operating system gives no entropy.
     pub fn new(parameters: &Parameters) -> Result<Self> {
-        let (ring, gaussian) = (Ring::new()?, lattice_gaussian()?);
+        let (ring, gaussian) = (Ring::new(), lattice_gaussian()?);
         let mut entropy = Entropy::from_os()?;
         let key = ring.spectrum(&draw_key(&gaussian, &mut entropy));
         let bound = parameters.value_bound() as i64;

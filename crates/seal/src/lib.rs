@@ -15,6 +15,11 @@
 //! Beside it, [`seal_parcel`] and [`open_parcel`] carry a model, with the [`AgreementKey`] that it
 //! was agreed on with, to a member that missed the round.
 //!
+//! Bodies are worked on block by block as they stream by. [`contribute_on`], [`check_value_on`] and [`open_on`] spread
+//! the blocks over threads; SHA-256 of what is written or read stays on the one that calls, in order, and is what bounds
+//! many of them. A block costs a mask (ChaCha12), a product (two transforms of 4096 words), errors, packing and
+//! hashing; `bench seal` tells how much of each.
+//!
 //! Only the sum of the keys is ever rebuilt, so no single update is ever opened (Stevens et al.,
 //! "Efficient Differentially Private Secure Aggregation for Federated Learning via Hardness of
 //! Learning with Errors", USENIX Security 2022).
@@ -58,6 +63,7 @@ pub mod kernels;
 mod key_sum;
 mod key_sum_share;
 mod keystream;
+mod ntt;
 mod one_time_key;
 mod open;
 mod packing;
@@ -66,6 +72,7 @@ mod ring;
 mod second;
 mod secret;
 mod shamir;
+mod threads;
 #[cfg(test)]
 mod thresholds;
 #[cfg(test)]
@@ -73,7 +80,7 @@ mod vectors;
 mod words;
 
 pub use agreement_key::AgreementKey;
-pub use check::{CheckValue, check_value};
+pub use check::{CheckValue, check_value, check_value_on};
 pub use contribute::{SealedContribution, contribute, contribute_on};
 pub use error::{Check, Error, Result};
 pub use key_sum::KeySum;

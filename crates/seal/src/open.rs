@@ -9,10 +9,10 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::body::{Masks, open_block};
 use crate::check::Checker;
-use crate::contribute::BATCH;
 use crate::packing::{Found, unpack};
 use crate::ring::{KeySpectrum, Ring};
 use crate::second::tfhe_agrees;
+use crate::threads::{blocks_each, of_use, read_through};
 use crate::{Check, CheckValue, Error, KeySum, Result};
 
 /// Σ_{i∈U} v_i over the integers, opened and checked. Private to the members until it is released.
@@ -21,6 +21,15 @@ pub struct OpenedSum {
 }
 
 impl OpenedSum {
+    /// Over what the caller gave, and wiped in its place from here on.
+    fn over(mut values: Vec<i64>, length: usize) -> Self {
+        if values.len() != length {
+            values.zeroize();
+            values = vec![0; length];
+        }
+        Self { values }
+    }
+
     /// The values, no longer wiped by this type.
     #[must_use]
     pub fn into_values(mut self) -> Vec<i64> {
@@ -62,7 +71,8 @@ pub struct SecondOpening {
 /// 4. every value is at most |U|·B, and the padding is zero;
 /// 5. tfhe's `decrypt_glwe_ciphertext` of one random block gives the same words.
 ///
-/// Memory is the values and a few blocks.
+/// Memory is the values and a few blocks, on one thread. See [`open_on`] for several, and for a vector that stands
+/// ready.
 ///
 /// # Errors
 /// [`Error::Malformed`] for a sum too short, too long or with a word not below q;
@@ -92,14 +102,21 @@ pub fn open<R: Read>(
         checks,
         expected_sum,
         sum,
+        Vec::new(),
     )
 }
 
-/// [`open`] on so many threads. Memory is half a megabyte a thread more when there are several.
+/// [`open`] on so many threads at most, into the memory of `into`.
+///
+/// A vector of `length` values is written over as it stands; of any other length, an empty one too, it is wiped and a
+/// fresh one takes its place. Memory that the system has handed out already is worth a third of the time: the first
+/// write to a page costs more than all that is computed for it. Whatever fails, `into` is wiped.
+///
+/// Memory is half a megabyte a thread more when there are several.
 ///
 /// # Errors
 /// As [`open`].
-#[allow(clippy::too_many_arguments)] // those of `open`, and one
+#[allow(clippy::too_many_arguments)] // those of `open`, and two
 pub fn open_on<R: Read>(
     threads: NonZeroUsize,
     parameters: &Parameters,
@@ -110,8 +127,10 @@ pub fn open_on<R: Read>(
     contributors: usize,
     checks: &[CheckValue],
     expected_sum: &Digest,
-    sum: R,
+    mut sum: R,
+    into: Vec<i64>,
 ) -> Result<(OpenedSum, SecondOpening)> {
+    let mut opened = OpenedSum::over(into, length);
     if !(1..=parameters.members()).contains(&contributors) || checks.len() != contributors {
         return Err(Error::Misuse(format!(
             "{contributors} contributors with {} check values in a cohort of {}",
@@ -129,7 +148,7 @@ pub fn open_on<R: Read>(
         blocks,
     };
 
-    let ring = Ring::new()?;
+    let ring = Ring::new();
     let keys = Keys {
         parameters,
         masks: &Masks::of(context)?,
@@ -138,19 +157,25 @@ pub fn open_on<R: Read>(
         key,
         second: second.block,
     };
-    let mut openers = (0..threads.get())
+    let mut openers = (0..of_use(threads, blocks))
         .map(|_| Opener::of(roster))
         .collect::<Result<Vec<_>>>()?;
-    let mut opened = OpenedSum {
-        values: vec![0; length],
+    // Every byte goes through the digest, in order.
+    let mut hasher = Hasher::default();
+    let read = |bytes: &mut [u8]| {
+        read_bytes(&mut sum, bytes)?;
+        hasher.update(bytes);
+        Ok(())
     };
-    let mut source = Source {
-        sum,
-        hasher: Hasher::default(),
-        blocks_left: blocks,
-    };
-    open_all(&keys, &mut openers, &mut source, &mut opened.values)?;
-    expect_end(&mut source.sum)?;
+    let places = blocks_each(openers.len()) * parameters.values_per_block();
+    read_through(
+        &mut openers,
+        blocks,
+        read,
+        opened.values.chunks_mut(places),
+        |opener, first, bytes, values| opener.open(&keys, first, bytes, values),
+    )?;
+    expect_end(&mut sum)?;
 
     let found = openers
         .iter()
@@ -163,7 +188,7 @@ pub fn open_on<R: Read>(
         .collect();
     let value_bound = contributors as u64 * parameters.value_bound();
     let verdicts = [
-        (source.hasher.finish() == *expected_sum, Check::Digest),
+        (hasher.finish() == *expected_sum, Check::Digest),
         (
             CheckValue::sum(&parts) == CheckValue::sum(checks),
             Check::CheckValue,
@@ -181,25 +206,6 @@ pub fn open_on<R: Read>(
     match verdicts.into_iter().find(|(holds, _)| !holds) {
         None => Ok((opened, second)),
         Some((_, check)) => Err(Error::Failed(check)),
-    }
-}
-
-/// The sum as it is read: every byte goes through the digest, in order.
-struct Source<R> {
-    sum: R,
-    hasher: Hasher,
-    blocks_left: usize,
-}
-
-impl<R: Read> Source<R> {
-    /// Reads the next blocks, `most` or as many as are left.
-    fn read(&mut self, most: usize, bytes: &mut Vec<u8>) -> Result<()> {
-        let blocks = most.min(self.blocks_left);
-        self.blocks_left -= blocks;
-        bytes.resize(blocks * BLOCK_BYTES, 0);
-        read_bytes(&mut self.sum, bytes)?;
-        self.hasher.update(bytes);
-        Ok(())
     }
 }
 
@@ -267,47 +273,4 @@ impl Opener {
         self.padding_is_zero &= padding.iter().fold(true, |all, value| all & (*value == 0));
         found
     }
-}
-
-/// While several threads open a batch, this one reads and hashes the batch after.
-fn open_all<R: Read>(
-    keys: &Keys,
-    openers: &mut [Opener],
-    source: &mut Source<R>,
-    values: &mut [i64],
-) -> Result<()> {
-    let per_opener = if openers.len() == 1 { 1 } else { BATCH };
-    let per_batch = per_opener * openers.len();
-    let values_per_block = keys.parameters.values_per_block();
-    let (mut bytes, mut next) = (Vec::new(), Vec::new());
-    source.read(per_batch, &mut bytes)?;
-    let batches = values.chunks_mut(per_batch * values_per_block);
-    for (first, values) in (0..).step_by(per_batch).zip(batches) {
-        if let [opener] = openers {
-            opener.open(keys, first, &bytes, values)?;
-            source.read(per_batch, &mut bytes)?;
-            continue;
-        }
-        std::thread::scope(|scope| {
-            let parts = bytes
-                .chunks(per_opener * BLOCK_BYTES)
-                .zip(values.chunks_mut(per_opener * values_per_block));
-            let running: Vec<_> = (first..)
-                .step_by(per_opener)
-                .zip(&mut *openers)
-                .zip(parts)
-                .map(|((first, opener), (bytes, values))| {
-                    scope.spawn(move || opener.open(keys, first, bytes, values))
-                })
-                .collect();
-            source.read(per_batch, &mut next)?;
-            running.into_iter().try_for_each(|thread| {
-                thread
-                    .join()
-                    .map_err(|_| Error::Fault("a thread that opens panicked".into()))?
-            })
-        })?;
-        std::mem::swap(&mut bytes, &mut next);
-    }
-    Ok(())
 }

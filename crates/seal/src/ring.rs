@@ -2,52 +2,49 @@
 
 use std::sync::OnceLock;
 
-use ciphertune_sum::{N, Q, modular, vectorised};
-use tfhe_ntt::prime64::Plan;
+use ciphertune_sum::{N, Q, modular};
 
+use crate::ntt::Transform;
 use crate::secret::SecretBlock;
-use crate::{Error, Result};
 
-/// The one NTT plan of the process.
+/// The one transform of the process.
 pub(crate) struct Ring {
-    plan: &'static Plan,
+    transform: &'static Transform,
 }
 
-/// The NTT of a secret ring element, divided by N: products with it need no other normalising.
+/// The transform of a secret ring element, divided by N: products with it need no other normalising.
 pub(crate) struct KeySpectrum(SecretBlock);
 
+impl KeySpectrum {
+    pub(crate) fn expose(&self) -> &[u64] {
+        self.0.expose()
+    }
+}
+
 impl Ring {
-    pub(crate) fn new() -> Result<Self> {
-        static PLAN: OnceLock<Option<Plan>> = OnceLock::new();
-        let plan = PLAN.get_or_init(|| Plan::try_new(N, Q));
-        let plan = plan
-            .as_ref()
-            .ok_or_else(|| Error::Fault("no NTT plan for q and N".into()))?;
-        Ok(Self { plan })
+    pub(crate) fn new() -> Self {
+        static TRANSFORM: OnceLock<Transform> = OnceLock::new();
+        Self {
+            transform: TRANSFORM.get_or_init(Transform::new),
+        }
     }
 
     /// The spectrum of a secret.
     pub(crate) fn spectrum(&self, secret: &SecretBlock) -> KeySpectrum {
         let mut spectrum = SecretBlock::zero();
         spectrum.expose_mut().copy_from_slice(secret.expose());
-        self.plan.fwd(spectrum.expose_mut());
-        self.plan.normalize(spectrum.expose_mut());
+        self.transform.forward(spectrum.expose_mut());
+        let scale = modular::inv(N as u64);
+        for word in spectrum.expose_mut() {
+            *word = modular::mul(*word % Q, scale);
+        }
         KeySpectrum(spectrum)
     }
 
     /// a ← a·s, where `a` has N words below q.
     pub(crate) fn multiply(&self, a: &mut [u64], s: &KeySpectrum) {
-        self.plan.fwd(a);
-        let s = s.0.expose();
-        vectorised(
-            #[inline(always)]
-            || {
-                for (a, s) in a.iter_mut().zip(s) {
-                    *a = modular::mul(*a, *s);
-                }
-            },
-        );
-        self.plan.inv(a);
+        self.transform.forward(a);
+        self.transform.inverse_of_product(a, s.expose());
     }
 }
 
@@ -74,6 +71,31 @@ mod tests {
         product
     }
 
+    /// tfhe's transform of the same ring, written by others: words from all over Z_q, and the largest.
+    #[test]
+    fn products_agree_with_tfhe_ntt() {
+        let plan = tfhe_ntt::prime64::Plan::try_new(N, Q).unwrap();
+        let mut rng = InsecureEntropy::from_seed(2);
+        let (mut a, mut s) = (vec![Q - 1; N], SecretBlock::zero());
+        s.expose_mut().fill(Q - 1);
+        for _ in 0..20 {
+            let mut spectrum = s.expose().to_vec();
+            plan.fwd(&mut spectrum);
+            plan.normalize(&mut spectrum);
+            let mut expected = a.clone();
+            plan.fwd(&mut expected);
+            for (word, key) in expected.iter_mut().zip(&spectrum) {
+                *word = modular::mul(*word, *key);
+            }
+            plan.inv(&mut expected);
+            let ring = Ring::new();
+            ring.multiply(&mut a, &ring.spectrum(&s));
+            assert!(a == expected);
+            uniform_words(&mut rng, &mut a);
+            uniform_words(&mut rng, s.expose_mut());
+        }
+    }
+
     #[test]
     fn products_agree_with_the_schoolbook() {
         let mut rng = InsecureEntropy::from_seed(1);
@@ -83,7 +105,7 @@ mod tests {
         a[0] = Q - 1;
         s.expose_mut()[N - 1] = Q - 1;
         let expected = schoolbook(&a, s.expose());
-        let ring = Ring::new().unwrap();
+        let ring = Ring::new();
         ring.multiply(&mut a, &ring.spectrum(&s));
         assert!(a == expected);
     }

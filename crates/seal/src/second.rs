@@ -62,11 +62,7 @@ mod tests {
 
     #[test]
     fn tfhe_opens_a_block_of_ours_to_the_same_words() {
-        let (p, ring, gaussian) = (
-            parameters(),
-            Ring::new().unwrap(),
-            lattice_gaussian().unwrap(),
-        );
+        let (p, ring, gaussian) = (parameters(), Ring::new(), lattice_gaussian().unwrap());
         let mut rng = Entropy::from_os().unwrap();
         let key = draw_key(&gaussian, &mut rng);
         let spectrum = ring.spectrum(&key);
@@ -93,11 +89,7 @@ mod tests {
 
     #[test]
     fn a_body_that_tfhe_encrypts_is_opened_by_ours() {
-        let (p, ring, gaussian) = (
-            parameters(),
-            Ring::new().unwrap(),
-            lattice_gaussian().unwrap(),
-        );
+        let (p, ring, gaussian) = (parameters(), Ring::new(), lattice_gaussian().unwrap());
         let mut rng = Entropy::from_os().unwrap();
         let key = draw_key(&gaussian, &mut rng);
         let values = some_values(&p, &mut rng);

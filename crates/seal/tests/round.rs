@@ -7,7 +7,8 @@ use ciphertune_gauss::insecure::InsecureEntropy;
 use ciphertune_round::{Context, Digest, ShareIndex};
 use ciphertune_seal::{
     Check, CheckValue, Error, KeySum, KeySumShare, OneTimeKey, OpenedSum, SealedContribution,
-    SealingKey, SecondOpening, check_value, contribute, contribute_on, open, open_on, sum_shares,
+    SealingKey, SecondOpening, check_value, check_value_on, contribute, contribute_on, open,
+    open_on, sum_shares,
 };
 use ciphertune_sum::{CohortSize, N, Parameters, ValueBound, add_bodies, modular};
 use rand_core::Rng;
@@ -265,19 +266,39 @@ fn any_number_of_threads_seals_and_opens_the_same_sum() {
         cohort.values[at] = values;
     }
     let (key, sum, checks) = (cohort.key(), cohort.sum(), cohort.checks());
-    let open = |threads, sum: &[u8]| {
+    let open_into = |threads, sum: &[u8], into| {
         let (p, context, roster) = (&cohort.parameters, &cohort.context, &cohort.roster);
         let (threads, digest) = (NonZeroUsize::new(threads).unwrap(), Digest::sha256(sum));
         open_on(
-            threads, p, length, context, roster, &key, 3, &checks, &digest, sum,
+            threads, p, length, context, roster, &key, 3, &checks, &digest, sum, into,
         )
     };
+    let open = |threads, sum: &[u8]| open_into(threads, sum, Vec::new());
     for threads in [1, 2, 3, 40] {
         let (opened, _) = open(threads, &sum).unwrap();
         assert!(
             opened.into_values() == cohort.plain_sum(),
             "{threads} threads"
         );
+        // Whatever a vector held before, and however long it was.
+        for (before, kept) in [(length, true), (length - 1, false), (length + 1, false)] {
+            let into = vec![-1; before];
+            let memory = into.as_ptr();
+            let opened = open_into(threads, &sum, into).unwrap().0.into_values();
+            assert!(
+                opened == cohort.plain_sum(),
+                "{threads} threads, {before} before"
+            );
+            assert!(!kept || opened.as_ptr() == memory, "another vector");
+        }
+        for (at, check) in checks.iter().enumerate() {
+            let (p, roster) = (&cohort.parameters, &cohort.roster);
+            let (threads, body) = (NonZeroUsize::new(threads).unwrap(), &cohort.bodies[at]);
+            let found = check_value_on(threads, p, length, roster, body.as_slice());
+            assert_eq!(found.unwrap(), *check);
+            let short = check_value_on(threads, p, length, roster, &body[8..]);
+            assert!(matches!(short, Err(Error::Malformed(_))));
+        }
         // In the last whole block, and then not a word at all.
         let mut changed = sum.clone();
         changed[8 * 25 * N] ^= 1;

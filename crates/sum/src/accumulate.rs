@@ -84,23 +84,6 @@ pub fn add_bodies<R: Read, W: Write>(
     Ok(())
 }
 
-/// Reads one block of N words below q. `bytes` is scratch space of [`BLOCK_BYTES`].
-///
-/// # Errors
-/// [`Error::Malformed`] when the source ends early or a word is not below q, [`Error::Fault`]
-/// when reading fails, [`Error::Misuse`] when `block` is not N words.
-pub fn read_block<R: Read>(
-    source: &mut R,
-    bytes: &mut [u8],
-    block: &mut [u64],
-) -> Result<(), Error> {
-    if bytes.len() != BLOCK_BYTES || block.len() != N {
-        return Err(Error::Misuse("scratch space of the wrong length".into()));
-    }
-    read_bytes(source, bytes)?;
-    codec::decode_words(bytes, block)
-}
-
 /// Reads whole blocks as they are on the wire, unchecked.
 ///
 /// # Errors

@@ -18,7 +18,7 @@ mod parameters;
 pub mod security;
 mod vectorised;
 
-pub use accumulate::{add_assign, add_bodies, add_encoded, expect_end, read_block, read_bytes};
+pub use accumulate::{add_assign, add_bodies, add_encoded, expect_end, read_bytes};
 pub use decoding::DecodingFailure;
 pub use error::Error;
 pub use parameters::{CohortSize, Overflow, Parameters, SIGMA_SQUARED, ValueBound};

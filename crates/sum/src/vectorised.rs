@@ -5,9 +5,11 @@
 /// calls.
 ///
 /// `kernel` is a closure marked `#[inline(always)]`, as is every function that it calls: what is
-/// not inlined stays compiled for the baseline. The loops are the same source on every path and
-/// hold integers only, so every path gives the same bits.
+/// not inlined stays compiled for the baseline. (A closure of more than a few dozen instructions is better a structure
+/// with `#[inline(always)] fn call`: the compiler may make one function of a large closure for all paths, and that is
+/// the baseline's.) The loops are the same source on every path and hold integers only, so every path gives the same
+/// bits.
 #[inline(always)]
-pub fn vectorised<R>(kernel: impl FnOnce() -> R) -> R {
+pub fn vectorised<K: pulp::NullaryFnOnce>(kernel: K) -> K::Output {
     pulp::Arch::new().dispatch(kernel)
 }

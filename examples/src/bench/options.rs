@@ -25,9 +25,10 @@ pub enum Command {
     /// Sealed aggregation: seal, add, check, open.
     ///
     /// One round of members with random values, bodies in memory: no disk and no network is measured. The opened sum
-    /// is held to the plain one. Every figure counts parameters of one vector a second and a member's whole call
-    /// (digests, shares and checks included), but for `add`, which counts the parameters of every body that it reads:
-    /// members × parameters in each sum.
+    /// is held to the plain one. It is opened in a vector that held values before, as a member opens it in the one that
+    /// it sealed from; the figure with a fresh one stands beside it. Every figure counts parameters of one vector a
+    /// second and a member's whole call (digests, shares and checks included), but for `add`, which counts the
+    /// parameters of every body that it reads: members × parameters in each sum.
     Seal(SealOptions),
     /// A whole federation for one round: server and members in processes of their own, mutual TLS on loopback, bodies
     /// and sums on disk.
@@ -59,7 +60,7 @@ pub struct SealOptions {
     /// B: every value lies in -B..=B; 2^b - 1.
     #[arg(long, value_name = "B", default_value_t = 2047)]
     pub value_bound: u64,
-    /// Threads of a member that seals or opens.
+    /// Threads of a member that seals, checks or opens.
     #[arg(long, value_name = "N", default_value = "1")]
     pub threads: NonZeroU8,
     /// Samples of each phase at least (seal: one a member at least); the median is what is told.
@@ -92,6 +93,9 @@ pub struct SocketOptions {
     /// Bits for one integer, sign included.
     #[arg(long, value_name = "BITS", default_value_t = 12)]
     pub value_bits: u32,
+    /// Threads of each member that seal, check and open: all members share this machine.
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub threads: NonZeroU8,
     /// One JSON object on standard output instead of words.
     #[arg(long)]
     pub json: bool,

@@ -27,7 +27,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// One object. Rates are parameters a second of one core, from the medians.
+    /// One object. Rates are parameters a second, from the medians.
     pub fn to_json(&self) -> Value {
         let round = &self.round;
         json!({
@@ -35,6 +35,7 @@ impl Report {
             "add_per_second": self.add_rate(),
             "check_per_second": self.rate(&round.check),
             "open_per_second": self.rate(&round.open),
+            "open_fresh_per_second": self.rate(&round.open_fresh),
             "bytes_per_parameter_up": self.per_parameter(round.bytes_up),
             "bytes_per_parameter_down": self.per_parameter(round.bytes_down),
             "bytes_per_parameter_spot_check": self.per_parameter(round.bytes_spot_check),
@@ -49,6 +50,7 @@ impl Report {
             "add_seconds": round.add,
             "check_seconds": round.check,
             "open_seconds": round.open,
+            "open_fresh_seconds": round.open_fresh,
             "key_sum_seconds": round.key_sum,
             "reference": self.reference,
             "stages_ns_per_block": self.stages,
@@ -68,7 +70,7 @@ impl Report {
         let mut phase = |name: &str, rate: f64, samples: &Samples| {
             let _ = writeln!(
                 text,
-                "{name:<6} {:>9.1} M parameters/s   median {:.4} s, least {:.4} s of {}",
+                "{name:<10} {:>9.1} M parameters/s   median {:.4} s, least {:.4} s of {}",
                 rate / 1e6,
                 samples.median,
                 samples.least,
@@ -79,6 +81,11 @@ impl Report {
         phase("add", self.add_rate(), &round.add);
         phase("check", self.rate(&round.check), &round.check);
         phase("open", self.rate(&round.open), &round.open);
+        phase(
+            "open fresh",
+            self.rate(&round.open_fresh),
+            &round.open_fresh,
+        );
         let bytes = |peak: Option<u64>| {
             peak.map_or("unknown".into(), |peak| {
                 format!("{:.1} MB", peak as f64 / 1e6)
@@ -86,7 +93,8 @@ impl Report {
         };
         let _ = writeln!(
             text,
-            "\nadd counts the parameters of all {} bodies. Rebuilding the sum of the keys: {:.4} s.\n\
+            "\nadd counts the parameters of all {} bodies. open has a vector whose memory was in use before; open fresh asks the\n\
+             system for it. Rebuilding the sum of the keys: {:.4} s.\n\
              Bytes a parameter: {:.3} up, {:.3} down, {:.3} more down for the spot check.\n\
              Peak memory: seal {}, add {}, open {}; a vector is {}.\n",
             shape.members(),

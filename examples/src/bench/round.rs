@@ -6,7 +6,7 @@ use ciphertune_gauss::Entropy;
 use ciphertune_round::{Context, Digest, ShareIndex};
 use ciphertune_seal::{
     CheckValue, KeySum, KeySumShare, OneTimeKey, SEALED_SHARE_BYTES, SealedContribution,
-    SealingKey, check_value, contribute_on, open_on, sum_shares,
+    SealingKey, check_value_on, contribute_on, open_on, sum_shares,
 };
 use ciphertune_sum::add_bodies;
 use rand_core::Rng as _;
@@ -27,8 +27,10 @@ pub struct Timed {
     pub add: Samples,
     /// One body's check value.
     pub check: Samples,
-    /// Opening the sum, with all that it is held to.
+    /// Opening the sum, with all that it is held to, in memory that held a vector before, as the client does.
     pub open: Samples,
+    /// Opening it in memory that the system hands out for it.
+    pub open_fresh: Samples,
     /// Opening and adding the shares of the keys, sealing the result, opening enough of those and rebuilding the key.
     pub key_sum: f64,
     /// A member sends its body and two rounds of sealed shares.
@@ -106,21 +108,31 @@ pub fn measure(options: &SealOptions, shape: &Shape) -> Result<Timed> {
     let key = key?;
     let expected = plain_sum(shape.members(), length, parameters.value_bound());
     let digest = Digest::sha256(&sum);
-    let open = effort.sample(|_| {
+    let open_in = |into: Vec<i64>| {
         let (context, roster, members) = (&cohort.context, &cohort.roster, shape.members());
         let (opened, taken) = timed(|| {
             let sum = sum.as_slice();
             open_on(
                 threads, parameters, length, context, roster, &key, members, &checks, &digest, sum,
+                into,
             )
         });
         let (opened, _) = opened.map_err(|error| Error::fault("opening", error))?;
-        if opened.into_values() == expected {
-            Ok(taken)
+        let opened = opened.into_values();
+        if opened == expected {
+            Ok((opened, taken))
         } else {
             Err(Error::Refused("the opened sum is not the plain sum".into()))
         }
+    };
+    let mut vector = vec![1; length];
+    let open = effort.sample(|_| {
+        let (opened, taken) = open_in(std::mem::take(&mut vector))?;
+        vector = opened;
+        Ok::<_, Error>(taken)
     })?;
+    drop(vector);
+    let open_fresh = effort.sample(|_| Ok::<_, Error>(open_in(Vec::new())?.1))?;
 
     let shares = 2 * (shape.members() * SEALED_SHARE_BYTES) as u64;
     Ok(Timed {
@@ -128,6 +140,7 @@ pub fn measure(options: &SealOptions, shape: &Shape) -> Result<Timed> {
         add,
         check,
         open,
+        open_fresh,
         key_sum: key_sum.as_secs_f64(),
         bytes_up: bodies[0].len() as u64 + shares,
         bytes_down: sum.len() as u64 + shares,
@@ -177,7 +190,8 @@ impl<'a> Cohort<'a> {
 
     fn check(&self, body: &[u8]) -> Result<(CheckValue, Duration)> {
         let (parameters, length) = (&self.shape.parameters, self.shape.length);
-        let (value, taken) = timed(|| check_value(parameters, length, &self.roster, body));
+        let (value, taken) =
+            timed(|| check_value_on(self.threads, parameters, length, &self.roster, body));
         Ok((
             value.map_err(|error| Error::fault("checking", error))?,
             taken,

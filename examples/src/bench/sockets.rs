@@ -1,7 +1,10 @@
 //! A whole federation for one round: the server and every member in a process of its own, over sockets with mutual TLS,
 //! bodies and sums on disk.
 
-use std::time::{Duration, Instant};
+use std::{
+    num::NonZeroU8,
+    time::{Duration, Instant},
+};
 
 use ciphertune_client::{
     draft::Draft,
@@ -60,7 +63,7 @@ pub fn measure(options: &SocketOptions) -> Result<Measured> {
     )?;
     let runtime =
         tokio::runtime::Runtime::new().map_err(|error| Error::fault("starting", error))?;
-    let (digest, measured) = runtime.block_on(Round::run(&federation, &job))?;
+    let (digest, measured) = runtime.block_on(Round::run(&federation, options.threads, &job))?;
     hold_to_plaintext(&federation, &job, &digest)?;
     Ok(measured)
 }
@@ -87,15 +90,21 @@ fn draft(options: &SocketOptions) -> Draft {
 /// The round under way.
 struct Round<'a> {
     federation: &'a Federation,
+    threads: NonZeroU8,
     hearing: mpsc::UnboundedReceiver<Heard>,
     telling: mpsc::UnboundedSender<Heard>,
 }
 
 impl<'a> Round<'a> {
-    async fn run(federation: &'a Federation, job: &Job) -> Result<(Digest, Measured)> {
+    async fn run(
+        federation: &'a Federation,
+        threads: NonZeroU8,
+        job: &Job,
+    ) -> Result<(Digest, Measured)> {
         let (telling, hearing) = mpsc::unbounded_channel();
         let mut round = Self {
             federation,
+            threads,
             hearing,
             telling,
         };
@@ -157,6 +166,7 @@ impl<'a> Round<'a> {
         ];
         if member.is_some() {
             arguments.extend(["--number".into(), number.to_string().into()]);
+            arguments.extend(["--threads".into(), self.threads.to_string().into()]);
         }
         let (name, passphrase) = (&resident.name, &resident.passphrase);
         let telling = self.telling.clone();

@@ -7,7 +7,7 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use ciphertune_client::{
     disk::Disk,
-    member::{self, Options},
+    member::{self, Options, all_cores},
     report::Happening,
     site::Site,
 };
@@ -36,6 +36,7 @@ async fn main() -> ExitCode {
     let options = Options {
         dataset: DATASET.into(),
         one_job: true,
+        threads: all_cores(),
         dangerous_plaintext: Some(PathBuf::from(plaintext)),
     };
     let observer = Box::new(|happening: &Happening| {

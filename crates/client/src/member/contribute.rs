@@ -17,6 +17,7 @@ use ciphertune_round::{Context, Digest, Header, Signed};
 use ciphertune_seal::SealedContribution;
 use ciphertune_wire::proto::{EventKind, ShareKind};
 use tokio::sync::mpsc;
+use zeroize::Zeroize as _;
 
 use super::{Engagement, Member, blocking, vet::Vetted};
 use crate::{
@@ -34,6 +35,9 @@ pub(super) struct Contributed {
     pub charged: Charged,
     pub seconds: Seconds,
     pub local: Local,
+    /// Zeros in the memory that the update was sealed from, for the sum to be opened in: its pages need not be asked
+    /// of the system again. Empty after a restart.
+    pub wiped: Vec<i64>,
 }
 
 /// What is known of the update at home.
@@ -56,6 +60,7 @@ impl Member {
         let mut local = Local::default();
         let earlier = vetted.attempt.contribution(self.site.manifest().value())?;
         let resumed = earlier.is_some();
+        let mut wiped = Vec::new();
         let (header, shares, charged) = match earlier {
             // Sealed in an earlier life: the same bytes again, never a second update under one context.
             Some(Kept { header, shares }) => {
@@ -75,7 +80,8 @@ impl Member {
                 seconds.privatise = started.elapsed().as_secs_f64();
 
                 let started = Instant::now();
-                let (header, shares) = self.seal(vetted, noised, &charged).await?;
+                let (header, shares);
+                (header, shares, wiped) = self.seal(vetted, noised, &charged).await?;
                 seconds.seal = started.elapsed().as_secs_f64();
                 (header, shares, charged)
             }
@@ -108,6 +114,7 @@ impl Member {
             charged,
             seconds,
             local,
+            wiped,
         })
     }
 
@@ -207,15 +214,16 @@ impl Member {
         Ok(charged)
     }
 
-    /// Seals what is admitted, noised and charged, and makes it durable before its first byte leaves.
+    /// Seals what is admitted, noised and charged, and makes it durable before its first byte leaves. Gives back the
+    /// values' memory, wiped.
     async fn seal(
         &mut self,
         vetted: &Vetted,
         noised: Noised,
         charged: &Charged,
-    ) -> Result<(Signed<Header>, Vec<Vec<u8>>)> {
+    ) -> Result<(Signed<Header>, Vec<Vec<u8>>, Vec<i64>)> {
         demand_same_context(vetted.context, charged)?;
-        let values = noised.into_values();
+        let mut values = noised.into_values();
         if let Some(folder) = &self.options.dangerous_plaintext {
             let name = format!(
                 "{}-{}-{}.i64",
@@ -226,9 +234,11 @@ impl Member {
         let body = vetted.attempt.start_body()?;
         let (parameters, context, seat) = (vetted.parameters, vetted.context, vetted.seat);
         let (threshold, seats) = (vetted.plan.threshold, vetted.seats.clone());
-        let sealed: SealedContribution = blocking(move || {
+        let threads = self.options.threads;
+        let (sealed, wiped) = blocking(move || {
             let mut file = BufWriter::with_capacity(1 << 20, body);
-            let sealed = ciphertune_seal::contribute(
+            let sealed: SealedContribution = ciphertune_seal::contribute_on(
+                threads,
                 &parameters,
                 &context,
                 seat,
@@ -239,7 +249,8 @@ impl Member {
             )?;
             file.flush()
                 .map_err(|error| Error::fault("writing the body", error))?;
-            Ok(sealed)
+            values.as_mut_slice().zeroize();
+            Ok((sealed, std::mem::take(&mut *values)))
         })
         .await?;
         let header = Header {
@@ -255,7 +266,7 @@ impl Member {
         vetted
             .attempt
             .keep_contribution(&header, &sealed.sealed_shares)?;
-        Ok((header, sealed.sealed_shares))
+        Ok((header, sealed.sealed_shares, wiped))
     }
 
     /// Sends what was charged: no proof of the charge, no sending.

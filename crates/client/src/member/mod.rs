@@ -17,6 +17,7 @@ pub use vet::MOST_SEATS;
 
 use std::{
     collections::VecDeque,
+    num::NonZeroUsize,
     path::PathBuf,
     sync::{
         Arc,
@@ -62,9 +63,17 @@ pub struct Options {
     pub dataset: String,
     /// Return when the first job that this member was admitted to has ended.
     pub one_job: bool,
+    /// Threads that seal, check and open: [`all_cores`] unless an operator says otherwise. Training has threads of its
+    /// own (RAYON_NUM_THREADS).
+    pub threads: NonZeroUsize,
     /// DANGEROUS: writes the noised integers before they are sealed, and the opened sum, to this folder, so that a
     /// demonstration or a test can hold the one to the other. Never in production: it undoes the sealing.
     pub dangerous_plaintext: Option<PathBuf>,
+}
+
+/// As many threads as this process may run at once; one where the system does not say.
+pub fn all_cores() -> NonZeroUsize {
+    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }
 
 /// How a run ended.

@@ -3,14 +3,16 @@
 use std::{
     collections::VecDeque,
     fs::File,
-    io::BufReader,
+    io::{BufReader, Read},
     path::PathBuf,
     time::{Duration, Instant},
 };
 
 use ciphertune_dp::Release as Released;
 use ciphertune_round::{Contributor, Digest, Hasher, ShareIndex};
-use ciphertune_seal::{Check, CheckValue, KeySum, KeySumShare, OneTimeKey, SecondOpening};
+use ciphertune_seal::{
+    Check, CheckValue, KeySum, KeySumShare, OneTimeKey, SecondOpening, check_value_on,
+};
 use ciphertune_wire::proto::{Event, ShareKind};
 
 use super::{
@@ -90,7 +92,9 @@ impl Member {
             .await?;
         let checks = self.check_values(vetted, &roster, &heard, spot).await?;
         let keys = self.rebuild_key(vetted, &roster, &heard).await?;
-        let (sum, second, key) = self.open_sum(vetted, &roster, keys, checks).await?;
+        let (sum, second, key) = self
+            .open_sum(vetted, &roster, keys, checks, contributed.wiped)
+            .await?;
         if let Some(folder) = &self.options.dangerous_plaintext {
             let name = format!(
                 "{}-{}-sum-by-{}.i64",
@@ -150,15 +154,14 @@ impl Member {
             &path,
         )
         .await?;
-        let (file, digest) = (path.clone(), contributor.header.body);
-        let same = blocking(move || Ok(file_digest(&file)? == digest)).await?;
-        if !same {
+        let (check, digest) = self.digested_check(vetted, roster, path).await?;
+        if digest != contributor.header.body {
             return Err(Error::Void(format!(
                 "the server's body of seat {} is not the one that its header signs",
                 contributor.seat
             )));
         }
-        self.check_value(vetted, roster, path).await
+        check
     }
 
     pub(super) async fn check_value(
@@ -168,14 +171,33 @@ impl Member {
         body: PathBuf,
     ) -> Result<CheckValue> {
         let (parameters, length, roster) = (vetted.parameters, vetted.length, roster.digest);
+        let threads = self.options.threads;
         blocking(move || {
             let body = open_file(&body)?;
-            Ok(ciphertune_seal::check_value(
-                &parameters,
-                length,
-                &roster,
-                body,
-            )?)
+            Ok(check_value_on(threads, &parameters, length, &roster, body)?)
+        })
+        .await
+    }
+
+    /// The check value of a body, or why it has none, and its SHA-256, in one pass.
+    async fn digested_check(
+        &mut self,
+        vetted: &Vetted,
+        roster: &Accepted,
+        body: PathBuf,
+    ) -> Result<(Result<CheckValue>, Digest)> {
+        let (parameters, length, roster) = (vetted.parameters, vetted.length, roster.digest);
+        let threads = self.options.threads;
+        blocking(move || {
+            let mut body = Digested {
+                source: open_file(&body)?,
+                hasher: Hasher::default(),
+            };
+            let check = check_value_on(threads, &parameters, length, &roster, &mut body);
+            // A body that is refused half way has a digest all the same: it tells whose fault it is.
+            std::io::copy(&mut body, &mut std::io::sink())
+                .map_err(|error| Error::fault("reading a body", error))?;
+            Ok((check.map_err(Error::from), body.hasher.finish()))
         })
         .await
     }
@@ -298,24 +320,27 @@ impl Member {
         .await
     }
 
-    /// Opens the sum with the first candidate that passes every check.
+    /// Opens the sum with the first candidate that passes every check, into the vector given where it is as long.
     async fn open_sum(
         &mut self,
         vetted: &Vetted,
         roster: &Accepted,
         keys: Vec<KeySum>,
         checks: Vec<CheckValue>,
+        mut into: Vec<i64>,
     ) -> Result<(Vec<i64>, SecondOpening, KeySum)> {
         let path = vetted.attempt.download("sum");
         let bytes = vetted.parameters.body_bytes(vetted.length);
         fetch(&self.client, vetted.context, Wanted::Sum, bytes, &path).await?;
         let (parameters, length, context) = (vetted.parameters, vetted.length, vetted.context);
         let (digest, sum, contributors) = (roster.digest, roster.sum, roster.contributors.len());
+        let threads = self.options.threads;
         blocking(move || {
             let mut failure = Error::Void("no key sum could be rebuilt from the shares".into());
             for key in keys {
                 let file = open_file(&path)?;
-                match ciphertune_seal::open(
+                match ciphertune_seal::open_on(
+                    threads,
                     &parameters,
                     length,
                     &context,
@@ -325,6 +350,7 @@ impl Member {
                     &checks,
                     &sum,
                     file,
+                    std::mem::take(&mut into),
                 ) {
                     Ok((opened, second)) => return Ok((opened.into_values(), second, key)),
                     // What the server sent is wrong whatever the key.
@@ -348,21 +374,16 @@ fn open_file(path: &std::path::Path) -> Result<BufReader<File>> {
         .map_err(|error| Error::fault(format_args!("reading {}", path.display()), error))
 }
 
-fn file_digest(path: &std::path::Path) -> Result<Digest> {
-    use std::io::Read;
-    let mut file = open_file(path)?;
-    let mut hasher = Hasher::default();
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        match file.read(&mut buffer) {
-            Ok(0) => return Ok(hasher.finish()),
-            Ok(read) => hasher.update(buffer.get(..read).unwrap_or_default()),
-            Err(error) => {
-                return Err(Error::fault(
-                    format_args!("reading {}", path.display()),
-                    error,
-                ));
-            }
-        }
+/// A source whose every byte goes through the digest as it is read.
+struct Digested<R> {
+    source: R,
+    hasher: Hasher,
+}
+
+impl<R: Read> Read for Digested<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.source.read(buffer)?;
+        self.hasher.update(buffer.get(..read).unwrap_or_default());
+        Ok(read)
     }
 }

@@ -106,7 +106,7 @@ impl Round {
     }
 
     fn body(&self, member: &Value) -> Vec<u8> {
-        let (ring, masks) = (Ring::new().unwrap(), Masks::of(&self.context).unwrap());
+        let (ring, masks) = (Ring::new(), Masks::of(&self.context).unwrap());
         let spectrum = ring.spectrum(&key_of(member, self.magnitude()));
         let bound = self.parameters.value_bound();
         let values = small(&member["value_seed"], 0, self.length, bound);

@@ -6,11 +6,13 @@
 
 mod freed;
 
+use std::num::NonZeroUsize;
+
 use ciphertune_gauss::{Entropy, insecure::InsecureEntropy};
 use ciphertune_round::{Context, Digest, ShareIndex, label};
 use ciphertune_seal::{
-    KeySum, KeySumShare, OneTimeKey, SealedContribution, SealingKey, check_value, contribute, open,
-    sum_shares,
+    KeySum, KeySumShare, OneTimeKey, SealedContribution, SealingKey, check_value, contribute,
+    kernels::spectrum, open_on, sum_shares,
 };
 use ciphertune_sum::{
     BLOCK_BYTES, CohortSize, N, Parameters, ValueBound, add_bodies, codec, modular,
@@ -113,13 +115,16 @@ fn round(values: &[Vec<i64>]) -> Round {
     let mut sum = Vec::new();
     let mut readers: Vec<&[u8]> = bodies.iter().map(Vec::as_slice).collect();
     add_bodies(&p, length, &mut readers, &mut sum).unwrap();
-    let open_as = |digest: &Digest| {
-        let (c, sum) = (CONTRIBUTORS, sum.as_slice());
-        open(&p, length, &context, &roster, &key, c, &checks, digest, sum)
+    let open_into = |digest: &Digest, into: Vec<i64>| {
+        let (one, c, sum) = (NonZeroUsize::MIN, CONTRIBUTORS, sum.as_slice());
+        open_on(
+            one, &p, length, &context, &roster, &key, c, &checks, digest, sum, into,
+        )
     };
-    // What is found and then refused is dropped by the library.
-    assert!(open_as(&Digest::sha256(b"another sum")).is_err());
-    let (opened, _) = open_as(&Digest::sha256(&sum)).unwrap();
+    // What is found and then refused is dropped by the library, and so is what stood in a vector that does not fit.
+    let another = Digest::sha256(b"another sum");
+    assert!(open_into(&another, values[0].clone()).is_err());
+    let (opened, _) = open_into(&Digest::sha256(&sum), values[0][1..].to_vec()).unwrap();
     Round {
         seeds,
         sealed,
@@ -335,19 +340,14 @@ fn residues(words: &[u64]) -> Vec<u64> {
     words.iter().map(residue).collect()
 }
 
-fn spectrum(key: &[u64]) -> Vec<u64> {
-    let plan = Plan::try_new(N, ciphertune_sum::Q).unwrap();
-    let mut spectrum = key.to_vec();
-    plan.fwd(&mut spectrum);
-    plan.normalize(&mut spectrum);
-    spectrum
-}
-
 fn times(mask: &[u64], key: &[u64]) -> Vec<u64> {
     let plan = Plan::try_new(N, ciphertune_sum::Q).unwrap();
     let mut product = mask.to_vec();
     plan.fwd(&mut product);
-    let mut product = zip(&product, &spectrum(key), modular::mul);
+    let mut spectrum = key.to_vec();
+    plan.fwd(&mut spectrum);
+    plan.normalize(&mut spectrum);
+    let mut product = zip(&product, &spectrum, modular::mul);
     plan.inv(&mut product);
     product
 }

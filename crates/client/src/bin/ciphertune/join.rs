@@ -1,6 +1,6 @@
 //! `ciphertune join`: a member's one command.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{num::NonZeroUsize, path::PathBuf, process::ExitCode, time::Duration};
 
 use ciphertune_client::{
     Result,
@@ -40,6 +40,9 @@ pub struct Join {
     /// Leave when the first job has ended.
     #[arg(long)]
     one_job: bool,
+    /// Threads that seal, check and open; all cores unless given. Training takes RAYON_NUM_THREADS.
+    #[arg(long, value_name = "N", default_value_t = member::all_cores(), hide_default_value = true)]
+    threads: NonZeroUsize,
 }
 
 impl Join {
@@ -69,6 +72,7 @@ impl Join {
         let options = Options {
             dataset: self.dataset,
             one_job: self.one_job,
+            threads: self.threads,
             dangerous_plaintext: None,
         };
         let observer = if common.json { machine() } else { human() };
