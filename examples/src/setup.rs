@@ -12,7 +12,7 @@ use ciphertune_client::{
     learner::Learner as _,
     tuning::{Tuner, Tuning},
 };
-use ciphertune_policy::{Policy, default_threshold};
+use ciphertune_policy::Policy;
 use ciphertune_round::{Digest, Job};
 use ciphertune_tune::{spec::TrainingSpec, task::Route};
 
@@ -171,6 +171,7 @@ fn draft(
         rounds: options.rounds,
         max_attempts: 1,
         members: options.members,
+        committee: None,
         value_bits: VALUE_BITS,
         contribute_seconds: options.deadline,
         open_seconds: OPEN_SECONDS,
@@ -179,12 +180,11 @@ fn draft(
     };
     let backbone = tuner.backbone();
     let job = draft.job(federation::NAME, policy, backbone, &first_model)?;
-    let cohort = options.members;
-    let threshold = job
-        .threshold
-        .unwrap_or_else(|| default_threshold(cohort, job.colluders));
+    let terms = job
+        .terms(policy, options.members, options.members)
+        .map_err(|error| Error::Refused(error.to_string()))?;
     policy
-        .admit(&job.proposal(cohort, threshold, job.min_contributors, job.colluders))
+        .admit(&job.proposal(&terms))
         .map_err(|refusal| Error::Refused(refusal.to_string()))?;
     Ok((backbone, job))
 }

@@ -97,6 +97,8 @@ pub struct Wish {
     pub rounds: u32,
     /// Attempts at each.
     pub max_attempts: u32,
+    /// k, where the policy allows a committee.
+    pub committee: Option<usize>,
     /// Bits for one integer.
     pub value_bits: u32,
     /// Seconds for contributing, for opening, for agreeing.
@@ -111,6 +113,7 @@ impl Wish {
             dimension,
             rounds: 1,
             max_attempts: 1,
+            committee: None,
             value_bits: 12,
             seconds: [60, 60, 60],
         }
@@ -126,6 +129,7 @@ impl Wish {
             rounds: self.rounds,
             max_attempts: self.max_attempts,
             members: self.members,
+            committee: self.committee,
             value_bits: self.value_bits,
             contribute_seconds: self.seconds[0],
             open_seconds: self.seconds[1],

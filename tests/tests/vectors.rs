@@ -4,11 +4,11 @@
 use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
 use ciphertune_identity::Manifest;
-use ciphertune_policy::Policy;
+use ciphertune_policy::{Policy, Sharing};
 use ciphertune_round::{
     Abort, Admission, Agreement, Context, Digest, Echo, Ended, Envelope, Error, Fingerprint,
     Header, Job, Object, OneTimeKeyOffer, Parcel, ParcelCall, ParcelRequest, Plan, PolicyDocument,
-    Release, Result, Roster, Signed, Signer as _, Void,
+    Release, Result, Roster, Signed, Signer as _, Void, draw,
 };
 use ciphertune_tests::vectors::{self, Vectors, bytes, digest, text};
 use serde_json::Value;
@@ -87,7 +87,11 @@ fn the_objects_of_the_vectors_fit_one_another() {
         signed::<Plan>(&vectors, "plan"),
     );
     let manifest = signed::<Manifest>(&vectors, "manifest");
-    plan.check_against(&job).unwrap();
+    let members: Vec<Fingerprint> = manifest
+        .members()
+        .map(|party| party.fingerprint())
+        .collect();
+    plan.check_against(&job, &members).unwrap();
     assert_eq!(plan.manifest, manifest.digest());
     assert_eq!(
         plan.context(),
@@ -128,6 +132,64 @@ fn the_objects_of_the_vectors_fit_one_another() {
     );
     let agreement = signed::<Agreement>(&vectors, "agreement of north");
     assert_eq!(agreement.model, digest(&round["agreement"]));
+}
+
+/// The draw and the thresholds of committees, and a plan with one.
+#[test]
+fn committees_and_their_thresholds_are_those_of_the_vectors() {
+    let vector = vectors::read("signed/committee.json");
+    let number = |value: &Value| value.as_u64().unwrap() as usize;
+    let members: Vec<Fingerprint> = (0..number(&vector["members"]))
+        .map(|place| format!("member {place}"))
+        .map(|name| Fingerprint::from_digest(Digest::sha256(name.as_bytes())))
+        .collect();
+    let drawn = draw(
+        10,
+        &digest(&vector["manifest"]),
+        &digest(&vector["model"]),
+        &members,
+    );
+    let places = vector["drawn"].as_array().unwrap().iter().map(number);
+    let expected: Vec<Fingerprint> = places.map(|place| members[place]).collect();
+    assert_eq!(drawn, expected);
+    let mut refused = 0;
+    for case in vector["thresholds"].as_array().unwrap() {
+        let [members, colluders, size] =
+            ["members", "colluders", "committee"].map(|name| number(&case[name]));
+        match Sharing::among_committee(members, colluders, size) {
+            Ok(sharing) => {
+                assert_eq!(
+                    sharing.colluders,
+                    number(&case["colluders_within"]),
+                    "{case}"
+                );
+                assert_eq!(
+                    sharing.least_threshold(),
+                    number(&case["threshold"]),
+                    "{case}"
+                );
+            }
+            Err(_) => {
+                assert_eq!(text(&case["expect"]), "refused", "{case}");
+                refused += 1;
+            }
+        }
+    }
+    assert_eq!(refused, 2);
+
+    let vectors = Vectors::read();
+    let job = signed::<Job>(&vectors, "job with a committee");
+    let plan = signed::<Plan>(&vectors, "plan with a committee");
+    let manifest = signed::<Manifest>(&vectors, "manifest");
+    let members: Vec<Fingerprint> = manifest
+        .members()
+        .map(|party| party.fingerprint())
+        .collect();
+    plan.check_against(&job, &members).unwrap();
+    assert_eq!((job.committee, plan.holders().count()), (Some(2), 2));
+    // A job that asks for none gets none.
+    let plain = signed::<Job>(&vectors, "job");
+    assert!(plan.check_against(&plain, &members).is_err());
 }
 
 #[test]

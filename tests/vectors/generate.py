@@ -12,6 +12,7 @@ import json
 import sys
 from pathlib import Path
 
+import committee
 from one_round import Round
 from primitives import (
     N, check_key, check_value, hkdf_sha256, mask_key, rebuild, seal, sha256, share, small, summary, take, to_bytes,
@@ -111,6 +112,7 @@ def main(folder):
         "seal/refused.json": refused_sums(PARAMETERS),
         "signed/objects.json": whole.signed(),
         "signed/refused.json": refused_objects(whole),
+        "signed/committee.json": committee.vectors(),
     }
     for name, content in files.items():
         path = folder / name

@@ -2,11 +2,12 @@
 
 import json
 
+import committee
 import xwing
 from primitives import (
     N, add, check_value, open_sum, rebuild, seal, sha256, share, small, summary, summary_signed, to_bytes,
 )
-from signing import Key, envelope, labelled, message
+from signing import Key, envelope, labelled, message, varint
 
 MEMBERS, THRESHOLD, BOUND = 3, 2, 2047
 # Of keys and errors alike: three of them add up to 99 = ⌊9·σ·√3⌋ at most, the largest sum that opens.
@@ -77,6 +78,19 @@ class Round:
         self.objects[name] = Said(label, payload, signer)
         return self.objects[name]
 
+    def job_fields(self, mechanism):
+        return [
+            (1, FEDERATION), (2, "a round to compare with"), (3, seed("backbone")), (4, "{}"), (5, mechanism),
+            (6, self.length), (7, BOUND), (8, 2), (9, 1), (10, 3), (13, 60), (14, 30), (15, 30),
+            (16, seed("initial model")), (17, MEMBERS), (18, seed("job nonce")), (19, "classification"),
+            (20, "embedding")]
+
+    def plan_fields(self, manifest, job, policy, seats):
+        return [
+            (1, 1), (2, FEDERATION), (3, manifest.digest), (4, job.digest), (5, 1), (6, 1), (7, seed("initial model")),
+            (8, sha256(canonical(EFFECTIVE))), (9, [policy.envelope]), (10, seats), (11, THRESHOLD), (12, 3), (13, 0),
+            (14, "ct1-n3-b11-d8-w14-k4"), (15, self.length), (16, BOUND), (17, seed("plan nonce"))]
+
     def invite(self):
         """Manifest, policy, job, admissions, one-time keys, plan."""
         parties = [message((1, name), (2, role), (3, key.public)) for name, (role, key) in self.parties.items()]
@@ -84,11 +98,7 @@ class Round:
             (1, FEDERATION), (2, 7), (3, 1_800_000_000), (4, parties), (5, "hub.example:4711")), self.authority)
         policy = self.say("policy", "policy", message((1, FEDERATION), (2, POLICY)), self.key("olga"))
         mechanism = message((1, "none"), (2, "zero-out"), (3, "distributed"), (4, "1.5"), (5, "0"), (8, 12), (9, 1))
-        job = self.say("job", "job", message(
-            (1, FEDERATION), (2, "a round to compare with"), (3, seed("backbone")), (4, "{}"), (5, mechanism),
-            (6, self.length), (7, BOUND), (8, 2), (9, 1), (10, 3), (13, 60), (14, 30), (15, 30),
-            (16, seed("initial model")), (17, MEMBERS), (18, seed("job nonce")), (19, "classification"),
-            (20, "embedding")), self.key("rosa"))
+        job = self.say("job", "job", message(*self.job_fields(mechanism)), self.key("rosa"))
         for name in self.members:
             self.say(f"admission of {name}", "admission", message(
                 (1, job.digest), (2, 1), (4, policy.digest)), self.key(name))
@@ -101,11 +111,17 @@ class Round:
             for place, name in enumerate(self.members)]
         seats = [message((1, self.key(name).fingerprint), (2, offer.envelope))
                  for name, offer in zip(self.members, offers)]
-        plan = self.say("plan", "plan", message(
-            (1, 1), (2, FEDERATION), (3, manifest.digest), (4, job.digest), (5, 1), (6, 1), (7, seed("initial model")),
-            (8, sha256(canonical(EFFECTIVE))), (9, [policy.envelope]), (10, seats), (11, THRESHOLD), (12, 3), (13, 0),
-            (14, "ct1-n3-b11-d8-w14-k4"), (15, self.length), (16, BOUND), (17, seed("plan nonce"))), self.key("hub"))
+        fields = self.plan_fields(manifest, job, policy, seats)
+        plan = self.say("plan", "plan", message(*fields), self.key("hub"))
         self.context = sha256(labelled("ciphertune/1/context", plan.payload))
+        # The same with two of the three drawn to hold the shares: t = 2.
+        drawing = self.say("job with a committee", "job", message(
+            *self.job_fields(mechanism), (21, 2)), self.key("rosa"))
+        members = [self.key(name).fingerprint for name in self.members]
+        drawn = committee.draw(2, manifest.digest, seed("initial model"), members)
+        holders = b"".join(varint(place) for place, one in enumerate(members, 1) if one in drawn)
+        self.say("plan with a committee", "plan", message(
+            *self.plan_fields(manifest, drawing, policy, seats), (18, 2), (19, holders)), self.key("hub"))
 
     def contribute(self):
         """Bodies, sealed key shares, headers, the sum, the roster, echoes."""

@@ -56,6 +56,9 @@ def refused_objects(whole):
     def release(check):
         return message((1, context), (2, roster), (3, [digest]), (4, check), (5, digest))
 
+    def with_committee(size, holders):
+        return plan + message((18, size), (19, bytes(holders)))
+
     seat_twice = message(*[(10, [message((1, digest), (2, whole.objects["one-time key of north"].envelope))])] * 2)
     return {
         "about": "expect: parses, or malformed (the author's bytes are wrong), or refused (well-formed, not allowed)",
@@ -77,6 +80,16 @@ def refused_objects(whole):
             case("plan", "a member with two seats", message((1, 1), (5, 1), (6, 1)) + seat_twice
                  + message((15, 1)) + message((9, [whole.objects["policy"].envelope]))),
             case("plan", "no seats", message((1, 1), (5, 1), (6, 1), (15, 1))),
+            case("plan", "a committee of two with its seats", with_committee(2, [1, 3]), "parses"),
+            case("plan", "a committee none of whom has a seat", with_committee(2, []), "parses"),
+            case("plan", "holders out of order", with_committee(2, [3, 1])),
+            case("plan", "a holder twice", with_committee(2, [1, 1])),
+            case("plan", "a holder beyond the seats", with_committee(2, [1, 4])),
+            case("plan", "a holder at seat 0", with_committee(2, [0, 1])),
+            case("plan", "more holders than were drawn", with_committee(2, [1, 2, 3])),
+            case("plan", "holders without a committee", plan + message((19, bytes([1, 2])))),
+            case("plan", "a committee of 1,001", with_committee(1001, [1, 2])),
+            case("job", "a committee of 1,001", whole.objects["job"].payload + message((21, 1001))),
             case("agreement", "a checkpoint of 1,025 bytes", message(
                 (1, context), (2, digest), (3, digest), (4, bytes(1025)))),
         ],

@@ -28,6 +28,10 @@ pub struct Draft {
     pub max_attempts: u32,
     /// Members that the job waits for.
     pub members: usize,
+    /// How many members are drawn to hold the shares of each key, where the policy allows a committee so small; left out:
+    /// everybody in a round holds one.
+    #[serde(default)]
+    pub committee: Option<usize>,
     /// Bits for one noised integer, sign included: more is finer, and more bytes. With much noise it grows by itself.
     #[serde(default = "sixteen")]
     pub value_bits: u32,
@@ -109,6 +113,7 @@ impl Draft {
             min_contributors,
             colluders,
             threshold: policy.threshold().map(|threshold| threshold as usize),
+            committee: self.allowed_committee(policy)?,
             deadlines: Deadlines {
                 contribute: Duration::from_secs(self.contribute_seconds),
                 open: Duration::from_secs(self.open_seconds),
@@ -125,6 +130,22 @@ impl Draft {
             Err(Error::Refused(
                 "a number of the job is too large for its field".into(),
             ))
+        }
+    }
+
+    /// The committee that is wished for.
+    fn allowed_committee(&self, policy: &Policy) -> Result<Option<usize>> {
+        let Some(size) = self.committee else {
+            return Ok(None);
+        };
+        match policy.committee().map(|least| least as usize) {
+            Some(least) if size >= least => Ok(Some(size)),
+            Some(least) => Err(Error::Refused(format!(
+                "a committee of {size} is wished for, and the policy allows none below {least}"
+            ))),
+            None => Err(Error::Refused(format!(
+                "a committee of {size} is wished for, and the policy allows none: every member of a round holds a share"
+            ))),
         }
     }
 

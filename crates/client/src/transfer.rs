@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::{BufWriter, Read, Seek, SeekFrom, Write},
+    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -10,7 +11,11 @@ use std::{
 
 use ciphertune_identity::file::create;
 use ciphertune_round::{Context, ShareIndex};
-use ciphertune_wire::{Client, limits::CHUNK_BYTES, proto};
+use ciphertune_wire::{
+    Client,
+    limits::{CHUNK_BYTES, SHARE_BYTES, SHARES_A_MESSAGE},
+    proto,
+};
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 
@@ -240,7 +245,7 @@ pub async fn send_parcel(client: &Client, parcel: Vec<u8>, sealed: Vec<u8>) -> R
     .await
 }
 
-/// Sends sealed shares with the signed object that names their digests.
+/// Sends sealed shares, whole each time, behind the signed object that names their digests.
 pub async fn send_shares(
     client: &Client,
     context: Context,
@@ -248,17 +253,48 @@ pub async fn send_shares(
     signed: Vec<u8>,
     shares: Vec<Vec<u8>>,
 ) -> Result<()> {
-    let request = proto::PutSharesRequest {
-        context: context.as_bytes().to_vec(),
-        kind: kind.into(),
-        signed,
-        shares,
-    };
+    let (signed, shares) = (Arc::new(signed), Arc::new(shares));
     retry(|| {
-        let (mut client, request) = (client.clone(), request.clone());
-        async move { client.put_shares(request).await.map(drop) }
+        let (mut client, signed, shares) =
+            (client.clone(), Arc::clone(&signed), Arc::clone(&shares));
+        async move {
+            let messages = batches(&shares).into_iter().map(move |batch| {
+                let first = batch.start == 0;
+                let signed = if first { signed.to_vec() } else { Vec::new() };
+                let context = if first {
+                    context.as_bytes().to_vec()
+                } else {
+                    Vec::new()
+                };
+                proto::PutSharesRequest {
+                    context,
+                    kind: kind.into(),
+                    signed,
+                    shares: shares.get(batch).unwrap_or_default().to_vec(),
+                }
+            });
+            client
+                .put_shares(tokio_stream::iter(messages))
+                .await
+                .map(drop)
+        }
     })
     .await
+}
+
+/// Which shares go into one message: never none, and at least one message even for no shares at all.
+fn batches(shares: &[Vec<u8>]) -> Vec<Range<usize>> {
+    let mut batches = Vec::new();
+    let (mut start, mut bytes) = (0, 0);
+    for (at, share) in shares.iter().enumerate() {
+        if at > start && bytes + share.len() > SHARES_A_MESSAGE {
+            batches.push(start..at);
+            (start, bytes) = (at, 0);
+        }
+        bytes += share.len();
+    }
+    batches.push(start..shares.len());
+    batches
 }
 
 /// Fetches the shares that were sealed to this member, at most one a sender.
@@ -281,7 +317,11 @@ pub async fn fetch_shares(
                 if shares.len() == most {
                     return Err(tonic::Status::out_of_range("more shares than senders"));
                 }
-                shares.push(share?);
+                let share = share?;
+                if share.share.len() > SHARE_BYTES {
+                    return Err(tonic::Status::out_of_range("a share that is too large"));
+                }
+                shares.push(share);
             }
             Ok(shares)
         }
@@ -294,4 +334,32 @@ pub async fn fetch_shares(
             Ok((ShareIndex::new(sender)?, share.share))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use ciphertune_seal::SEALED_SHARE_BYTES;
+
+    use super::*;
+
+    #[test]
+    fn a_sealed_share_is_no_larger_than_a_share_may_be() {
+        assert!(SEALED_SHARE_BYTES <= SHARE_BYTES);
+    }
+
+    #[test]
+    fn every_share_is_in_one_message_and_no_message_is_too_large() {
+        for count in [0, 1, 2, 7, 8, 20, 1000] {
+            let shares = vec![vec![0; SEALED_SHARE_BYTES]; count];
+            let batches = batches(&shares);
+            assert_eq!(batches.first().map(|batch| batch.start), Some(0));
+            assert_eq!(batches.last().map(|batch| batch.end), Some(count));
+            assert!(batches.windows(2).all(|pair| pair[0].end == pair[1].start));
+            let largest = SHARES_A_MESSAGE / SEALED_SHARE_BYTES;
+            assert!(batches.iter().all(|batch| batch.len() <= largest));
+            assert_eq!(batches.len(), count.div_ceil(largest).max(1));
+        }
+        let one = [vec![0; SHARES_A_MESSAGE + 1], Vec::new()];
+        assert_eq!(batches(&one), [0..1, 1..2]);
+    }
 }

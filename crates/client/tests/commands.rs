@@ -128,7 +128,7 @@ fn json_holds_every_number_that_is_printed() {
         ("1000", "1"),
         ("64", "4095"),
     ] {
-        let more = ["--parameters", "1234567"];
+        let more = ["--parameters", "1234567", "--committee", "2"];
         let mut held = Vec::new();
         collect_numbers(&explained(members, bound, &more), &mut held);
         let words = said(&explain(members, bound, &more).stdout);
@@ -234,10 +234,95 @@ fn parameters_out_of_range_are_refused_with_what_would_fit() {
 }
 
 #[test]
-fn a_cohort_whose_shares_fit_no_message_is_told_so() {
-    let note = |members| said(&explain(members, "2047", &[]).stdout).contains("at most 245 seats");
-    assert!(!note("245"));
-    assert!(note("246"));
+fn a_cohort_whose_roster_fits_no_message_is_told_so() {
+    let note = |members, more: &[&str]| {
+        said(&explain(members, "2047", more).stdout).contains("does not fit a message")
+    };
+    assert!(!note("494", &[]));
+    assert!(note("495", &[]));
+    assert!(note("1000", &[]));
+    assert!(!note("1000", &["--committee", "200"]));
+}
+
+#[test]
+fn a_committee_is_explained_with_the_odds_of_a_bad_one() {
+    let committee = ["--committee", "100", "--colluders", "100"];
+    let value = explained("1000", "2047", &committee);
+    let drawn = &value["committee"];
+    for (figure, expected) in [
+        ("manifest", 1000.0),
+        ("size", 100.0),
+        ("colluders_within", 34.0),
+        ("threshold", 68.0),
+        ("may_be_missing", 32.0),
+        ("bad_log2", -41.9),
+        ("bad_at_most_log2", -40.0),
+    ] {
+        assert_eq!(drawn[figure].as_f64(), Some(expected), "{figure}");
+    }
+    assert_eq!(value["shares"]["seals"], 200_000);
+    assert_eq!(value["shares"]["bytes_each_way"], 1100 * 33_904);
+    assert_eq!(value["shares"]["bytes_each_way_of_others"], 100 * 33_904);
+    let words = said(&explain("1000", "2047", &committee).stdout);
+    for part in [
+        "more are drawn with probability at most 2^-41.9",
+        "t = 68 of the k open a sum; 32 may be missing",
+        "for the 900 members outside the committee",
+    ] {
+        assert!(words.contains(part), "{words}");
+    }
+    assert!(explained("1000", "2047", &[])["committee"].is_null());
+    // Of a larger federation than the cohort.
+    let value = explained(
+        "300",
+        "2047",
+        &[
+            "--committee",
+            "100",
+            "--colluders",
+            "100",
+            "--manifest",
+            "1000",
+        ],
+    );
+    assert_eq!(value["committee"]["colluders_within"], 34);
+    // Every size of cohort.
+    for members in ["2", "3", "10", "64", "245", "1000"] {
+        assert!(
+            explain(members, "1", &["--committee", "2"])
+                .status
+                .success(),
+            "{members}"
+        );
+    }
+    for (arguments, code, words) in [
+        (
+            vec!["--committee", "1001"],
+            1,
+            "a committee of 1001 cannot be drawn among 1000 members",
+        ),
+        (
+            vec!["--committee", "1"],
+            1,
+            "a committee of 1 cannot be drawn",
+        ),
+        (
+            vec!["--committee", "20", "--colluders", "900"],
+            1,
+            "may consist of colluders alone",
+        ),
+        (
+            vec!["--committee", "20", "--manifest", "999"],
+            2,
+            "a cohort of 1000 in a federation of 999",
+        ),
+        (vec!["--colluders", "3"], 2, "--committee"),
+    ] {
+        let output = explain("1000", "2047", &arguments);
+        let told = said(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {told}");
+        assert!(told.contains(words), "{told:?} does not say {words:?}");
+    }
 }
 
 #[test]

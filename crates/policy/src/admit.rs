@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::committee::Sharing;
 use crate::decimal::Decimal;
 use crate::policy::{Loss, MAX_MEMBERS, Policy};
 use crate::setting::{Adjacency, Placement, Unit};
@@ -25,13 +26,17 @@ pub struct Proposal {
     pub rounds: u32,
     /// Attempts a round may take.
     pub max_attempts: u32,
+    /// M, the members of the federation, out of whom a committee is drawn.
+    pub members: usize,
     /// n, the members of the round.
     pub cohort: usize,
     /// The fewest of them whose updates may be summed.
     pub min_contributors: usize,
     /// c, how many of them are assumed to help the server.
     pub colluders: usize,
-    /// t, how many of them open a sum together.
+    /// k, how many members a committee is drawn of to hold the shares; `None` when all of the round hold one.
+    pub committee: Option<usize>,
+    /// t, how many of those who hold shares open a sum together.
     pub threshold: usize,
     /// SHA-256 of the backbone.
     pub backbone: [u8; 32],
@@ -109,7 +114,8 @@ pub fn default_threshold(cohort: usize, colluders: usize) -> usize {
 
 impl Policy {
     /// Holds a proposal against the policy and against the protocol's own conditions:
-    /// 2t ≥ n + c + 1, t ≤ n, `min_contributors` ≥ c + 2, and ≥ 3 when no noise is added.
+    /// 2t ≥ n + c + 1, t ≤ n, `min_contributors` ≥ c + 2, and ≥ 3 when no noise is added. With a committee, k and c_k stand
+    /// in the place of n and c in the first two ([`Sharing`]).
     ///
     /// # Errors
     /// [`Refusal`] with every rule broken, what was asked and what is allowed.
@@ -216,6 +222,7 @@ impl Policy {
             cohort: n,
             min_contributors,
             colluders: c,
+            committee,
             threshold: t,
             ..
         } = *proposal;
@@ -240,12 +247,40 @@ impl Policy {
         if proposal.unit == Unit::None {
             rules.at_least("min_contributors without noise", min_contributors, 3);
         }
-        rules.at_most("threshold within the cohort", t, n);
-        rules.at_least(
-            "2·threshold ≥ cohort + colluders + 1",
-            t,
-            default_threshold(n, c),
-        );
+        match (committee, limits.committee) {
+            (Some(k), Some(least)) => {
+                rules.at_least("aggregation.committee", k, least as usize);
+            }
+            (Some(k), None) => rules.check(
+                "aggregation.committee",
+                false,
+                format_args!("a committee of {k}"),
+                "none: every member of a round holds a share",
+            ),
+            (None, _) => {}
+        }
+        let within = match committee {
+            Some(_) => [
+                "threshold within the committee",
+                "2·threshold ≥ committee + colluders within it + 1",
+            ],
+            None => [
+                "threshold within the cohort",
+                "2·threshold ≥ cohort + colluders + 1",
+            ],
+        };
+        match Sharing::of(proposal.members, n, c, committee) {
+            Ok(sharing) => {
+                rules.at_most(within[0], t, sharing.holders);
+                rules.at_least(within[1], t, sharing.least_threshold());
+            }
+            Err(error) => rules.check(
+                "the draw of the committee",
+                false,
+                committee.unwrap_or(n),
+                &error.to_string(),
+            ),
+        }
     }
 }
 

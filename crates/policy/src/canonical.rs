@@ -40,6 +40,9 @@ impl Policy {
         if let Some(threshold) = &self.aggregation.threshold {
             aggregation.insert("threshold", text(threshold));
         }
+        if let Some(committee) = &self.aggregation.committee {
+            aggregation.insert("committee", text(committee));
+        }
         let model = BTreeMap::from([
             ("backbones", list(&self.backbones)),
             ("encoders", list(&self.encoders)),

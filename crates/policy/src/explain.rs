@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use crate::committee::BAD_COMMITTEE_LOG2;
 use crate::policy::{Aggregation, Policy};
 use crate::setting::{Adjacency, Placement, Unit};
 
@@ -57,6 +58,7 @@ impl Policy {
             min_contributors,
             colluders,
             threshold,
+            committee,
             min_cohort,
         } = self.aggregation;
         say(format_args!(
@@ -65,12 +67,21 @@ impl Policy {
         say(format_args!(
             "Up to {colluders} members may help the server and learn no single update."
         ));
-        match threshold {
-            Some(threshold) => say(format_args!(
-                "At least {threshold} members together open a sum."
+        match committee {
+            Some(committee) => say(format_args!(
+                "Shares of keys may go to a committee of at least {committee} members, drawn by a hash, in which more \
+                 colluders than its threshold withstands are found with a probability of at most 2^-{BAD_COMMITTEE_LOG2}."
             )),
             None => say(format_args!(
-                "⌊(n + c)/2⌋ + 1 of n members together open a sum, c of them colluding."
+                "Every member of a round holds a share of each key: there is no committee."
+            )),
+        }
+        match threshold {
+            Some(threshold) => say(format_args!(
+                "At least {threshold} of those who hold shares together open a sum."
+            )),
+            None => say(format_args!(
+                "⌊(n + c)/2⌋ + 1 of n who hold shares together open a sum, c of them colluding."
             )),
         }
         for (what, allowed) in [

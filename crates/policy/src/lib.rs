@@ -7,6 +7,7 @@
 mod admit;
 mod allowed;
 mod canonical;
+mod committee;
 mod decimal;
 mod document;
 mod error;
@@ -19,6 +20,7 @@ mod setting;
 
 pub use admit::{Admitted, Proposal, Refusal, Violation, default_threshold};
 pub use allowed::Allowed;
+pub use committee::{BAD_COMMITTEE_LOG2, Sharing, odds_of_more_log2};
 pub use decimal::Decimal;
 pub use error::Error;
 pub use policy::{Loss, MAX_MEMBERS, MAX_ROUNDS, Policy};

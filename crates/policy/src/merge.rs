@@ -8,7 +8,7 @@ impl Policy {
     /// The policy that admits exactly what every part admits.
     ///
     /// The least of all ε, δ, clips and rounds; the greatest of all minimums, colluders and thresholds; what
-    /// all lists have in common. `replace-one` is stricter than `zero-out` (0 is one of the vectors that may
+    /// all lists have in common. A share for everybody is stricter than a committee, and the larger one than the smaller. `replace-one` is stricter than `zero-out` (0 is one of the vectors that may
     /// stand in), `local` than `distributed` (the sum is computed from what is already private). A unit is
     /// stricter than `none`; `institution` and `record` promise different things and neither yields.
     /// Commutative, associative, idempotent.
@@ -96,6 +96,7 @@ impl Aggregation {
             min_contributors: self.min_contributors.max(other.min_contributors),
             colluders: self.colluders.max(other.colluders),
             threshold: self.threshold.max(other.threshold),
+            committee: self.committee.zip(other.committee).map(|(a, b)| a.max(b)),
             min_cohort: self.min_cohort.max(other.min_cohort),
         }
     }

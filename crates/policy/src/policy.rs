@@ -54,6 +54,7 @@ pub(crate) struct Aggregation {
     pub(crate) min_contributors: u32,
     pub(crate) colluders: u32,
     pub(crate) threshold: Option<u32>,
+    pub(crate) committee: Option<u32>,
     pub(crate) min_cohort: u32,
 }
 
@@ -117,11 +118,17 @@ impl Policy {
         self.aggregation.colluders
     }
 
-    /// The fewest members that may open a sum, where the policy says so; else it follows from the cohort
-    /// ([`crate::default_threshold`]).
+    /// The fewest members that may open a sum, where the policy says so; else it follows from the cohort or the committee
+    /// ([`crate::Sharing::least_threshold`]).
     #[must_use]
     pub fn threshold(&self) -> Option<u32> {
         self.aggregation.threshold
+    }
+
+    /// The fewest members that a committee may have to which shares go; `None` where every member of a round must hold one.
+    #[must_use]
+    pub fn committee(&self) -> Option<u32> {
+        self.aggregation.committee
     }
 
     /// The fewest members a round may be started with.

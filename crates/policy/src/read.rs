@@ -185,6 +185,7 @@ impl Aggregation {
         let min_contributors = document.count("aggregation", "min_contributors", 2..=MAX_MEMBERS);
         let colluders = document.count("aggregation", "colluders", 0..=MAX_MEMBERS - 2);
         let threshold = document.count("aggregation", "threshold", 2..=MAX_MEMBERS);
+        let committee = document.count("aggregation", "committee", 2..=MAX_MEMBERS);
         let min_cohort = document.count("aggregation", "min_cohort", 2..=MAX_MEMBERS);
         let (min_contributors, colluders) = (min_contributors?, colluders?);
         if min_contributors < colluders + 2 {
@@ -209,6 +210,7 @@ impl Aggregation {
             min_contributors,
             colluders,
             threshold,
+            committee,
             min_cohort,
         })
     }

@@ -37,7 +37,7 @@ keys! {
     "": "schema" "name";
     "privacy": "unit" "adjacency" "epsilon" "delta" "clip_norm" "placement" "rounds";
     "budget": "epsilon" "delta";
-    "aggregation": "min_contributors" "colluders" "threshold" "min_cohort";
+    "aggregation": "min_contributors" "colluders" "threshold" "committee" "min_cohort";
     "model": "backbones" "encoders" "tasks";
     "releases": "metrics";
 }

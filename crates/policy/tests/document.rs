@@ -46,9 +46,10 @@ fn a_good_document_is_read() {
             policy.min_contributors(),
             policy.colluders(),
             policy.threshold(),
+            policy.committee(),
             policy.min_cohort()
         ),
-        (3, 1, None, 3)
+        (3, 1, None, None, 3)
     );
     assert!(policy.encoders().allows("mlp") && !policy.encoders().allows("lstm"));
 }
@@ -137,7 +138,7 @@ fn every_complaint_is_made_at_once_in_the_order_of_the_file() {
 fn each_key_but_the_optional_ones_is_required() {
     for key in schema::KEYS
         .iter()
-        .filter(|key| !["threshold", "min_cohort"].contains(&key.name))
+        .filter(|key| !["threshold", "committee", "min_cohort"].contains(&key.name))
     {
         let mut section = "";
         let without: Vec<&str> = GOOD
@@ -197,6 +198,11 @@ fn values_that_mean_nothing_are_refused() {
             "colluders = 1\nmin_cohort = 2",
             "less than min_contributors",
         ),
+        (
+            "colluders = 1",
+            "colluders = 1\ncommittee = 1",
+            "aggregation.committee: a whole number from 2 to 1000 is wanted, not 1",
+        ),
         ("backbones = [\"any\"]", "backbones = []", "allows nothing"),
         (
             "backbones = [\"any\"]",
@@ -253,4 +259,28 @@ fn without_privacy_no_privacy_may_be_promised() {
             "{said}"
         );
     }
+}
+
+#[test]
+fn a_committee_is_read_explained_and_in_the_digest() {
+    let with = GOOD.replacen("colluders = 1", "colluders = 1\ncommittee = 40", 1);
+    let (policy, without) = (Policy::parse(&with).unwrap(), Policy::parse(GOOD).unwrap());
+    assert_eq!((policy.committee(), without.committee()), (Some(40), None));
+    let json = r#"{"aggregation":{"colluders":"1","committee":"40","min_cohort":"3","min_contributors":"3"},"#;
+    assert!(policy.canonical_json().starts_with(json));
+    assert_ne!(policy.digest(), without.digest());
+    let said = policy.explain();
+    assert!(
+        said.contains("a committee of at least 40 members"),
+        "{said}"
+    );
+    assert!(said.contains("probability of at most 2^-40"), "{said}");
+    assert!(without.explain().contains("there is no committee"));
+    // A share for everybody is the stricter.
+    let merged = Policy::merge(&[&policy, &without]).unwrap();
+    assert_eq!(merged.committee(), None);
+    let larger = with.replacen("= 40", "= 60", 1);
+    let larger = Policy::parse(&larger).unwrap();
+    let merged = Policy::merge(&[&policy, &larger]).unwrap();
+    assert_eq!(merged.committee(), Some(60));
 }

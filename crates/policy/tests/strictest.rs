@@ -1,6 +1,6 @@
 //! The strictest of several policies, and what it admits: exactly what all of its parts admit.
 
-use ciphertune_policy::{Adjacency, Decimal, Error, Placement, Policy, Proposal, Unit};
+use ciphertune_policy::{Adjacency, Decimal, Error, Placement, Policy, Proposal, Sharing, Unit};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 
@@ -20,6 +20,7 @@ struct Settings {
     more_contributors: u32,
     more_cohort: u32,
     threshold: Option<u32>,
+    committee: Option<u32>,
     encoders: Vec<&'static str>,
 }
 
@@ -48,6 +49,9 @@ impl Settings {
         );
         if let Some(threshold) = self.threshold {
             text += &format!("threshold = {threshold}\n");
+        }
+        if let Some(committee) = self.committee {
+            text += &format!("committee = {committee}\n");
         }
         text += &format!(
             "[model]\nbackbones = [\"any\"]\nencoders = {:?}\ntasks = [\"any\"]\n[releases]\nmetrics = []\n",
@@ -84,7 +88,7 @@ fn settings() -> impl Strategy<Value = Settings> {
         0..3_u32,
         0..2_u32,
         0..2_u32,
-        prop::option::of(2..6_u32),
+        (prop::option::of(2..6_u32), prop::option::of(2..7_u32)),
     );
     (words, numbers).prop_map(
         |((name, unit, adjacency, placement, encoders), n)| Settings {
@@ -100,7 +104,8 @@ fn settings() -> impl Strategy<Value = Settings> {
             colluders: n.5,
             more_contributors: n.6,
             more_cohort: n.7,
-            threshold: n.8,
+            threshold: n.8.0,
+            committee: n.8.1,
             encoders,
         },
     )
@@ -122,6 +127,7 @@ fn proposals() -> impl Strategy<Value = Proposal> {
         2..6_usize,
         0..4_usize,
         2..9_usize,
+        prop::option::of(2..8_usize),
     );
     (words, numbers).prop_map(|((unit, adjacency, placement, encoder), n)| Proposal {
         unit,
@@ -132,9 +138,11 @@ fn proposals() -> impl Strategy<Value = Proposal> {
         clip_norm: Decimal::from(n.2),
         rounds: n.3,
         max_attempts: 2,
+        members: 12,
         cohort: n.4,
         min_contributors: n.5,
         colluders: n.6,
+        committee: n.8,
         threshold: n.7,
         backbone: [0; 32],
         task: "classification".into(),
@@ -162,6 +170,7 @@ fn near(a: &Settings, b: &Settings, proposal: &Proposal, beyond: usize) -> Propo
         9 => near.placement = Placement::Distributed,
         10 => near.encoder = "lstm".into(),
         11 => (near.unit, near.epsilon, near.delta) = (Unit::None, None, None),
+        12 => near.committee = Some(near.committee.map_or(4, |k| k - 1)),
         _ => {}
     }
     near
@@ -180,6 +189,9 @@ fn at_the_limit(a: &Settings, b: &Settings, proposal: &Proposal) -> Proposal {
     let colluders = a.colluders.max(b.colluders) as usize;
     let cohort = (contributors(a) + a.more_cohort).max(contributors(b) + b.more_cohort) as usize;
     let threshold = a.threshold.max(b.threshold).unwrap_or(2) as usize;
+    let committee = a.committee.zip(b.committee).map(|(a, b)| a.max(b) as usize);
+    let cohort = cohort.max(threshold);
+    let least = Sharing::of(12, cohort, colluders, committee).map_or(2, |s| s.least_threshold());
     let unit = if a.unit == Unit::None { b.unit } else { a.unit };
     let promises = unit != Unit::None;
     Proposal {
@@ -190,13 +202,11 @@ fn at_the_limit(a: &Settings, b: &Settings, proposal: &Proposal) -> Proposal {
         delta: promises.then(|| format!("{}e-6", limit(a, b, |s| s.delta)).parse().unwrap()),
         clip_norm: Decimal::from(a.clip_norm.min(b.clip_norm)),
         rounds: a.rounds.min(b.rounds),
-        cohort: cohort.max(threshold),
+        cohort,
         min_contributors: contributors(a).max(contributors(b)) as usize,
         colluders,
-        threshold: threshold.max(ciphertune_policy::default_threshold(
-            cohort.max(threshold),
-            colluders,
-        )),
+        committee,
+        threshold: threshold.max(least),
         encoder: "mlp".into(),
         ..proposal.clone()
     }
@@ -224,7 +234,7 @@ proptest! {
     }
 
     #[test]
-    fn the_merged_policy_admits_exactly_what_both_parts_admit(a in settings(), b in settings(), p in proposals(), beyond in 0..14_usize) {
+    fn the_merged_policy_admits_exactly_what_both_parts_admit(a in settings(), b in settings(), p in proposals(), beyond in 0..15_usize) {
         let (first, second) = (a.policy(), b.policy());
         let merged = Policy::merge(&[&first, &second]);
         for proposal in [p.clone(), near(&a, &b, &p, beyond)] {
@@ -235,7 +245,7 @@ proptest! {
     }
 
     #[test]
-    fn tightening_a_limit_never_admits_more(a in settings(), which in 0..9_usize, p in proposals(), beyond in 0..14_usize) {
+    fn tightening_a_limit_never_admits_more(a in settings(), which in 0..11_usize, p in proposals(), beyond in 0..15_usize) {
         let loose = a.policy();
         let mut tight = a.clone();
         match which {
@@ -247,6 +257,8 @@ proptest! {
             5 => tight.more_contributors += 1,
             6 => tight.threshold = Some(tight.threshold.unwrap_or(2) + 1),
             7 => tight.adjacency = Adjacency::ReplaceOne,
+            8 => tight.committee = None,
+            9 => tight.committee = tight.committee.map(|k| k + 1),
             _ => tight.placement = Placement::Local,
         }
         let tight = tight.policy();
@@ -271,6 +283,7 @@ fn research() -> (Settings, Policy, Proposal) {
         more_contributors: 0,
         more_cohort: 0,
         threshold: None,
+        committee: None,
         encoders: vec!["mlp"],
     };
     let proposal = Proposal {
@@ -282,9 +295,11 @@ fn research() -> (Settings, Policy, Proposal) {
         clip_norm: Decimal::ONE,
         rounds: 50,
         max_attempts: 3,
+        members: 12,
         cohort: 3,
         min_contributors: 3,
         colluders: 1,
+        committee: None,
         threshold: 3,
         backbone: [0xab; 32],
         task: "classification".into(),

@@ -24,9 +24,11 @@ fn proposal(policy: &Policy, n: usize, c: usize, min_contributors: usize, t: usi
         clip_norm: policy.clip_norm(),
         rounds: 1,
         max_attempts: 1,
+        members: 1_000,
         cohort: n,
         min_contributors,
         colluders: c,
+        committee: None,
         threshold: t,
         backbone: [7; 32],
         task: "classification".into(),
@@ -167,5 +169,64 @@ fn the_least_threshold_is_the_first_at_which_two_rosters_must_share_an_honest_me
             assert!(shared(least) > c, "n = {n}, c = {c}");
             assert!(shared(least - 1) <= c, "n = {n}, c = {c}");
         }
+    }
+}
+
+/// The rule within a committee: who asks for one where the policy has none, for a smaller one, for one that may be all
+/// colluders, or for another threshold than its numbers allow, is refused with the numbers.
+#[test]
+fn a_committee_is_admitted_or_refused_by_name_and_number() {
+    let text = std::fs::read_to_string(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../policies/default.toml"
+    ))
+    .unwrap();
+    let allowing = text.replacen("colluders = 2", "colluders = 100\ncommittee = 80", 1);
+    let allowing = allowing.replacen("min_contributors = 4", "min_contributors = 102", 1);
+    let (with, without) = (Policy::parse(&allowing).unwrap(), policy("default"));
+    // (1000, 100, 100): c_k = 34, t = 68, of which 32 may be missing.
+    let asked = |k: usize, c: usize, t: usize| Proposal {
+        committee: Some(k),
+        ..proposal(&with, 900, c, c + 2, t)
+    };
+    for t in 68..=100 {
+        assert!(with.admit(&asked(100, 100, t)).is_ok(), "t = {t}");
+    }
+    // All of the cohort is stricter, and always admitted.
+    assert!(with.admit(&proposal(&with, 900, 100, 102, 501)).is_ok());
+    for (policy, proposal, words) in [
+        (
+            &with,
+            asked(100, 100, 67),
+            "2·threshold ≥ committee + colluders within it + 1: asked for 67, allowed is at least 68",
+        ),
+        (
+            &with,
+            asked(100, 100, 101),
+            "threshold within the committee: asked for 101, allowed is at most 100",
+        ),
+        (
+            &with,
+            asked(79, 100, 60),
+            "aggregation.committee: asked for 79, allowed is at least 80",
+        ),
+        (
+            &with,
+            asked(1001, 100, 700),
+            "the draw of the committee: asked for 1001, allowed is a committee of 1001 cannot be drawn",
+        ),
+        (
+            &without,
+            asked(100, 100, 68),
+            "aggregation.committee: asked for a committee of 100, allowed is none: every member of a round holds a share",
+        ),
+        (
+            &with,
+            asked(90, 900, 90),
+            "may consist of colluders alone, with a probability above 2^-40; 230 would do",
+        ),
+    ] {
+        let said = policy.admit(&proposal).unwrap_err().to_string();
+        assert!(said.contains(words), "{said:?} does not say {words:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! "This is the one roster that I will release in this context."
+//! "This is the one roster that I will release in this context": from a member that holds shares.
 
 use prost::Message as _;
 

@@ -18,7 +18,7 @@ pub struct Header {
     pub context: Context,
     /// SHA-256 of the body.
     pub body: Digest,
-    /// SHA-256 of the sealed share for each seat.
+    /// SHA-256 of the sealed share for each seat that holds one, in order.
     pub shares: Vec<Digest>,
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ciphertune_policy::{Adjacency, Decimal, Placement, Proposal, Unit};
+use ciphertune_policy::{Adjacency, Decimal, Placement, Unit};
 use prost::Message as _;
 
 use crate::{
@@ -80,8 +80,10 @@ pub struct Job {
     pub min_contributors: usize,
     /// Members assumed to help the server.
     pub colluders: usize,
-    /// Members that it takes to open a sum; `None`: ⌊(n + c)/2⌋ + 1 of the cohort at hand.
+    /// How many of those who hold shares it takes to open a sum, at least; `None`: as many as their number wants.
     pub threshold: Option<usize>,
+    /// How many members are drawn to hold shares, at least; `None`: everybody in the cohort holds one.
+    pub committee: Option<usize>,
     /// How long each phase may take.
     pub deadlines: Deadlines,
     /// Digest of the first model, which is derived from the seed in `tuning`.
@@ -90,35 +92,6 @@ pub struct Job {
     pub expected_members: usize,
     /// Two jobs with the same wishes stay two jobs.
     pub nonce: [u8; 32],
-}
-
-impl Job {
-    /// What the job asks of a policy when `cohort` members take part with these thresholds.
-    pub fn proposal(
-        &self,
-        cohort: usize,
-        threshold: usize,
-        min_contributors: usize,
-        colluders: usize,
-    ) -> Proposal {
-        Proposal {
-            unit: self.mechanism.unit,
-            adjacency: self.mechanism.adjacency,
-            placement: self.mechanism.placement,
-            epsilon: self.mechanism.epsilon,
-            delta: self.mechanism.delta,
-            clip_norm: self.mechanism.clip_norm,
-            rounds: self.rounds,
-            max_attempts: self.max_attempts,
-            cohort,
-            min_contributors,
-            colluders,
-            threshold,
-            backbone: *self.backbone.as_bytes(),
-            task: self.task.clone(),
-            encoder: self.encoder.clone(),
-        }
-    }
 }
 
 impl Object for Job {
@@ -175,6 +148,10 @@ impl Object for Job {
                 0 => None,
                 threshold => Some(threshold),
             },
+            committee: match seats("committee", raw.committee, 0)? {
+                0 => None,
+                size => Some(size),
+            },
             deadlines: Deadlines {
                 contribute: seconds("contribute_seconds", raw.contribute_seconds)?,
                 open: seconds("open_seconds", raw.open_seconds)?,
@@ -221,6 +198,7 @@ impl Object for Job {
             nonce: self.nonce.to_vec(),
             task: self.task.clone(),
             encoder: self.encoder.clone(),
+            committee: self.committee.unwrap_or(0) as u32,
         }
         .encode_to_vec()
     }

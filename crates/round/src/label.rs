@@ -19,6 +19,8 @@ pub const ONE_TIME_KEY: Label = "ciphertune/1/one-time-key";
 pub const PLAN: Label = "ciphertune/1/plan";
 /// The context of a plan.
 pub const CONTEXT: Label = "ciphertune/1/context";
+/// The draw of a committee.
+pub const COMMITTEE: Label = "ciphertune/1/committee";
 /// A contribution's header.
 pub const HEADER: Label = "ciphertune/1/header";
 /// A roster, signed by the server.

@@ -1,7 +1,7 @@
 //! What is signed in a round, and in what order.
 //!
 //! Manifest and policy say who and what is allowed; a [`Job`] says what is wanted; a [`Plan`] is one attempt of one
-//! round. Then, by seat: [`Header`] (what I contribute), [`Roster`] (whose bodies the sum is of), [`Echo`] (the one
+//! round, in which all seats or a [`Committee`] hold shares. Then, by seat: [`Header`] (what I contribute), [`Roster`] (whose bodies the sum is of), [`Echo`] (the one
 //! roster that I will release), [`Release`] (my part in opening it), [`Agreement`] (the model that I opened).
 //! A member that missed a round asks for its model with a [`ParcelRequest`] and gets a [`Parcel`].
 //!
@@ -10,6 +10,7 @@
 
 mod admission;
 mod agreement;
+mod committee;
 mod digest;
 mod echo;
 mod ended;
@@ -27,6 +28,7 @@ mod release;
 mod roster;
 mod seat;
 mod signed;
+mod terms;
 
 /// The protobuf messages, as `proto/signed.proto` defines them.
 #[allow(missing_docs, unused_qualifications, clippy::all)]
@@ -36,6 +38,7 @@ pub mod message {
 
 pub use admission::Admission;
 pub use agreement::Agreement;
+pub use committee::{Committee, draw};
 pub use digest::{Context, Digest, Fingerprint, Hasher};
 pub use echo::Echo;
 pub use ended::{Abort, Ended, Void};
@@ -52,3 +55,4 @@ pub use release::Release;
 pub use roster::{Contributor, Roster};
 pub use seat::{MAX_SEATS, Seat, ShareIndex};
 pub use signed::{Object, Signed};
+pub use terms::Terms;

@@ -1,10 +1,11 @@
 //! One attempt of one round of one job: made and signed by the server, held by every member against all that it knows.
 
-use ciphertune_policy::Proposal;
+use ciphertune_policy::Sharing;
 use ciphertune_sum::{CohortSize, Parameters, ValueBound};
 use prost::Message as _;
 
 use crate::{
+    committee::Committee,
     digest::{Context, Digest, Fingerprint},
     envelope::{Envelope, Keyring},
     error::{Error, Result, malformed},
@@ -14,6 +15,7 @@ use crate::{
     one_time_key::OneTimeKeyOffer,
     seat::{MAX_SEATS, Seat, ShareIndex},
     signed::{Object, Signed, decode, require, text},
+    terms::Terms,
 };
 
 /// The protocol's version, in every plan.
@@ -40,7 +42,9 @@ pub struct Plan {
     pub policies: Vec<Envelope>,
     /// The cohort, in the manifest's order.
     pub seats: Vec<Seat>,
-    /// t: members that it takes to open the sum.
+    /// The committee that holds shares; `None`: every seat holds one.
+    pub committee: Option<Committee>,
+    /// t: how many of those who hold shares it takes to open the sum.
     pub threshold: usize,
     /// Fewest contributors whose sum is opened.
     pub min_contributors: usize,
@@ -96,6 +100,7 @@ impl Object for Plan {
         if members.len() != seats.len() {
             return Err(malformed(NAME, "a member has two seats"));
         }
+        let committee = committee(raw.committee, &raw.holders, seats.len())?;
         Ok(Self {
             federation: text(NAME, "federation", raw.federation, 64)?,
             manifest: Digest::parse(&raw.manifest)?,
@@ -110,6 +115,7 @@ impl Object for Plan {
                 .map(|policy| Envelope::decode(policy))
                 .collect::<Result<_>>()?,
             seats,
+            committee,
             threshold: raw.threshold as usize,
             min_contributors: raw.min_contributors as usize,
             colluders: raw.colluders as usize,
@@ -146,9 +152,48 @@ impl Object for Plan {
             dimension: self.dimension,
             value_bound: self.value_bound,
             nonce: self.nonce.to_vec(),
+            committee: self.committee.as_ref().map_or(0, |drawn| drawn.size) as u32,
+            holders: self
+                .committee
+                .iter()
+                .flat_map(|drawn| &drawn.holders)
+                .map(|seat| seat.get().into())
+                .collect(),
         }
         .encode_to_vec()
     }
+}
+
+/// The committee as a plan states it: seats of the cohort, ascending, no more than were drawn.
+fn committee(size: u32, holders: &[u32], seats: usize) -> Result<Option<Committee>> {
+    const NAME: &str = "plan";
+    let size = size as usize;
+    if size > MAX_SEATS || holders.len() > size.min(seats) {
+        return Err(malformed(
+            NAME,
+            format!("{} holders of a committee of {size}", holders.len()),
+        ));
+    }
+    if size == 0 {
+        return Ok(None);
+    }
+    let holders = holders
+        .iter()
+        .map(|seat| {
+            u16::try_from(*seat)
+                .ok()
+                .and_then(|seat| ShareIndex::new(seat).ok())
+                .filter(|seat| seat.position() < seats)
+                .ok_or_else(|| malformed(NAME, format!("a holder at seat {seat} of {seats}")))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    if !holders.is_sorted_by(|a, b| a < b) {
+        return Err(malformed(
+            NAME,
+            "the holders are not in the order of their seats",
+        ));
+    }
+    Ok(Some(Committee { size, holders }))
 }
 
 impl Signed<Plan> {
@@ -159,14 +204,16 @@ impl Signed<Plan> {
 }
 
 impl Plan {
-    /// What the plan asks of a policy, for its job.
-    pub fn proposal(&self, job: &Job) -> Proposal {
-        job.proposal(
-            self.seats.len(),
-            self.threshold,
-            self.min_contributors,
-            self.colluders,
-        )
+    /// The plan's counts, in a federation of so many members.
+    pub fn terms(&self, members: usize) -> Terms {
+        Terms {
+            members,
+            cohort: self.seats.len(),
+            min_contributors: self.min_contributors,
+            colluders: self.colluders,
+            committee: self.committee.as_ref().map(|drawn| drawn.size),
+            threshold: self.threshold,
+        }
     }
 
     /// The seat of a member, or `None` for one outside the cohort.
@@ -199,9 +246,10 @@ impl Plan {
         Ok(parameters)
     }
 
-    /// Holds the plan against its job, and the thresholds against one another (protocol §2): a plan may be stricter
-    /// than its job, never wider.
-    pub fn check_against(&self, job: &Signed<Job>) -> Result<()> {
+    /// Holds the plan against its job, the thresholds against one another (protocol §2), and the committee against the
+    /// draw among `members`, all members of the manifest that the plan names: a plan may be stricter than its job, never
+    /// wider.
+    pub fn check_against(&self, job: &Signed<Job>, members: &[Fingerprint]) -> Result<()> {
         let n = self.seats.len();
         require(self.job == job.digest(), || {
             "the plan is for another job".into()
@@ -249,24 +297,70 @@ impl Plan {
             job.threshold.is_none_or(|least| self.threshold >= least),
             || format!("threshold {} is below the job's", self.threshold),
         )?;
-        require(self.min_contributors <= n && self.threshold <= n, || {
+        require(self.min_contributors <= n, || {
             format!(
-                "threshold {} and min_contributors {} do not fit a cohort of {n}",
-                self.threshold, self.min_contributors
+                "min_contributors {} does not fit a cohort of {n}",
+                self.min_contributors
             )
         })?;
-        require(2 * self.threshold > n + self.colluders, || {
-            format!(
-                "threshold {} admits two rosters: 2t ≥ n + c + 1 wants {} with n = {n}, c = {}",
-                self.threshold,
-                (n + self.colluders) / 2 + 1,
-                self.colluders
-            )
-        })?;
+        self.check_sharing(job, members)?;
         require(self.min_contributors >= self.colluders + 2, || {
             format!(
                 "min_contributors {} leaves fewer than two honest contributors beside {} colluders",
                 self.min_contributors, self.colluders
+            )
+        })
+    }
+
+    /// Who holds shares, and how many of them open: within the committee as within a cohort (protocol §2), and enough of
+    /// the drawn members have seats.
+    fn check_sharing(&self, job: &Job, members: &[Fingerprint]) -> Result<()> {
+        let (n, t) = (self.seats.len(), self.threshold);
+        let size = self.committee.as_ref().map(|drawn| drawn.size);
+        require(
+            size.is_none_or(|size| job.committee.is_some_and(|least| size >= least)),
+            || {
+                format!(
+                    "a committee of {} is not what the job asks for",
+                    size.unwrap_or_default()
+                )
+            },
+        )?;
+        let sharing = Sharing::of(members.len(), n, self.colluders, size)
+            .map_err(|error| Error::Refused(error.to_string()))?;
+        let among = if size.is_some() {
+            "committee"
+        } else {
+            "cohort"
+        };
+        let Sharing { holders, colluders } = sharing;
+        require(t <= holders, || {
+            format!("threshold {t} does not fit a {among} of {holders}")
+        })?;
+        require(t >= sharing.least_threshold(), || {
+            format!(
+                "threshold {t} admits two rosters: 2t ≥ n + c + 1 wants {} with n = {holders}, c = {colluders} in the {among}",
+                sharing.least_threshold(),
+            )
+        })?;
+        let Some(stated) = &self.committee else {
+            return Ok(());
+        };
+        let drawn = Committee::draw(
+            stated.size,
+            &self.manifest,
+            &self.model,
+            members,
+            &self.seats,
+        );
+        require(drawn == *stated, || {
+            "the plan's committee is not the one that manifest and model draw".into()
+        })?;
+        require(drawn.holders.len() >= t, || {
+            format!(
+                "{} of the {} drawn members have seats, and it takes {t} to open a sum",
+                drawn.holders.len(),
+                drawn.size
             )
         })
     }

@@ -1,4 +1,5 @@
-//! A member's part in opening one roster's sum.
+//! A member's part in opening one roster's sum: its share of the sum of the keys, if it holds shares; its check value, if
+//! it contributed.
 
 use prost::Message as _;
 
@@ -18,7 +19,7 @@ pub struct Release {
     pub context: Context,
     /// Digest of the roster.
     pub roster: Digest,
-    /// SHA-256 of the key-sum share sealed for each seat.
+    /// SHA-256 of the key-sum share sealed for each seat; none from a seat that holds no shares.
     pub shares: Vec<Digest>,
     /// Check value of the member's own body, two words mod q; `None` from a member outside the roster.
     pub check: Option<[u64; 2]>,

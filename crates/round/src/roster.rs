@@ -67,8 +67,16 @@ pub struct Contributor {
 }
 
 impl Roster {
+    /// At most so many bytes is a signed roster of `contributors`, whose headers name a share for each of `holders`.
+    pub const fn most_bytes(contributors: usize, holders: usize) -> usize {
+        const DIGEST: usize = 2 + 32; // with its tag and length
+        const ENVELOPE: usize = 5 + DIGEST + 2 + 64; // around a payload: its tag and length, signer, signature
+        let header = ENVELOPE + 2 * DIGEST + holders * DIGEST;
+        ENVELOPE + 2 * DIGEST + contributors * (5 + header)
+    }
+
     /// Checks a roster against its plan (protocol §3, step 4): the context; every header's signature; members of the
-    /// cohort, distinct, in the order of their seats; a share for every seat; at least `min_contributors`; and
+    /// cohort, distinct, in the order of their seats; a share for every holder; at least `min_contributors`; and
     /// `own`, this member's header if it contributed, unchanged.
     ///
     /// # Errors
@@ -89,6 +97,7 @@ impl Roster {
                 plan.min_contributors
             )
         })?;
+        let holders = plan.holders().count();
         let mut contributors: Vec<Contributor> = Vec::with_capacity(self.headers.len());
         for envelope in &self.headers {
             let header = Signed::<Header>::verify(envelope.clone(), keyring)?;
@@ -100,11 +109,10 @@ impl Roster {
             require(header.context == self.context, || {
                 format!("the header of seat {seat} is for another context")
             })?;
-            require(header.shares.len() == plan.seats.len(), || {
+            require(header.shares.len() == holders, || {
                 format!(
-                    "the header of seat {seat} has {} shares for {} seats",
+                    "the header of seat {seat} has {} shares for {holders} seats that hold them",
                     header.shares.len(),
-                    plan.seats.len()
                 )
             })?;
             require(

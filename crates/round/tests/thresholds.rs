@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use ciphertune_policy::{Adjacency, Placement, Policy, Unit};
 use ciphertune_round::{
-    Deadlines, Digest, Envelope, Job, Mechanism, Plan, Seat, Signed, Signer, VerifyingKey, label,
+    Committee, Deadlines, Digest, Envelope, Fingerprint, Header, Job, Mechanism, Object as _, Plan,
+    Roster, Seat, ShareIndex, Signed, Signer, VerifyingKey, draw, label,
 };
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
 
@@ -79,6 +80,7 @@ fn job(key: &Key) -> Signed<Job> {
         min_contributors: 2,
         colluders: 0,
         threshold: None,
+        committee: None,
         deadlines: Deadlines {
             contribute: Duration::from_secs(1),
             open: Duration::from_secs(1),
@@ -91,6 +93,14 @@ fn job(key: &Key) -> Signed<Job> {
     Signed::sign(job, key)
 }
 
+/// The members of a manifest.
+fn members(count: usize) -> Vec<Fingerprint> {
+    (0..count as u64)
+        .map(|member| Fingerprint::from_digest(Digest::sha256(&member.to_le_bytes())))
+        .collect()
+}
+
+/// A plan that seats the first n members.
 fn plan(job: &Signed<Job>, key: &Key, n: usize) -> Plan {
     let offer = Envelope::sign(label::ONE_TIME_KEY, Vec::new(), key);
     Plan {
@@ -102,12 +112,14 @@ fn plan(job: &Signed<Job>, key: &Key, n: usize) -> Plan {
         model: job.initial_model,
         policy: Digest::sha256(b"policy"),
         policies: Vec::new(),
-        seats: (0..n)
-            .map(|_| Seat {
-                member: key.verifying_key().fingerprint(),
+        seats: members(n)
+            .into_iter()
+            .map(|member| Seat {
+                member,
                 one_time_key: offer.clone(),
             })
             .collect(),
+        committee: None,
         threshold: 0,
         min_contributors: 0,
         colluders: 0,
@@ -125,13 +137,14 @@ fn a_plan_holds_for_itself_exactly_where_the_policy_admits_it() {
     let mut held = 0;
     for n in 2..=MOST {
         let mut plan = plan(&job, &key, n);
+        let members = members(n);
         for c in 0..=n {
             // The least of c, one less, one more than there are members.
             for m in [c + 1, c + 2, n + 1] {
                 for t in 0..=n + 1 {
                     (plan.colluders, plan.min_contributors, plan.threshold) = (c, m, t);
-                    let own = plan.check_against(&job);
-                    let admitted = policy.admit(&plan.proposal(&job));
+                    let own = plan.check_against(&job, &members);
+                    let admitted = policy.admit(&job.proposal(&plan.terms(n)));
                     assert_eq!(
                         own.is_ok(),
                         admitted.is_ok(),
@@ -163,22 +176,191 @@ fn a_plan_that_does_not_hold_says_which_rule_and_the_numbers() {
             5,
             "min_contributors 3 leaves fewer than two honest contributors beside 2 colluders",
         ),
-        (
-            2,
-            8,
-            5,
-            "threshold 5 and min_contributors 8 do not fit a cohort of 7",
-        ),
-        (
-            2,
-            4,
-            8,
-            "threshold 8 and min_contributors 4 do not fit a cohort of 7",
-        ),
+        (2, 8, 5, "min_contributors 8 does not fit a cohort of 7"),
+        (2, 4, 8, "threshold 8 does not fit a cohort of 7"),
         (0, 1, 4, "min_contributors 1 is below the job's 2"),
     ] {
         (plan.colluders, plan.min_contributors, plan.threshold) = (c, m, t);
-        let said = plan.check_against(&job).unwrap_err().to_string();
+        let said = plan.check_against(&job, &members(7)).unwrap_err();
+        assert!(
+            said.to_string().contains(words),
+            "{said} does not say {words:?}"
+        );
+    }
+}
+
+/// Twelve members, one of them colluding, of whom nine are in the cohort and a committee is drawn.
+struct Drawn {
+    key: Key,
+    job: Signed<Job>,
+    plan: Plan,
+    members: Vec<Fingerprint>,
+}
+
+impl Drawn {
+    fn of(size: usize, threshold: usize) -> Self {
+        let key = Key::of(1);
+        let job = Job {
+            committee: Some(5),
+            ..job(&key).value().clone()
+        };
+        let job = Signed::sign(job, &key);
+        let (mut plan, members) = (plan(&job, &key, 9), members(12));
+        (plan.colluders, plan.min_contributors, plan.threshold) = (1, 3, threshold);
+        let committee = Committee::draw(size, &plan.manifest, &plan.model, &members, &plan.seats);
+        plan.committee = Some(committee);
+        Self {
+            key,
+            job,
+            plan,
+            members,
+        }
+    }
+
+    fn refused(&self, words: &str) {
+        let said = self.plan.check_against(&self.job, &self.members);
+        let said = said.expect_err(words).to_string();
         assert!(said.contains(words), "{said:?} does not say {words:?}");
+    }
+
+    fn holders(&mut self) -> &mut Vec<ShareIndex> {
+        &mut self.plan.committee.as_mut().unwrap().holders
+    }
+}
+
+#[test]
+fn a_committee_holds_for_itself_exactly_where_a_policy_with_committees_admits_it() {
+    let policy = POLICY.replacen("colluders = 0", "colluders = 0\ncommittee = 2", 1);
+    let policy = Policy::parse(&policy).unwrap();
+    let mut held = 0;
+    for size in 2..=13 {
+        for threshold in 0..=13 {
+            let drawn = Drawn::of(size, threshold);
+            let own = drawn.plan.check_against(&drawn.job, &drawn.members);
+            let terms = drawn.plan.terms(12);
+            let admitted = policy.admit(&drawn.job.proposal(&terms)).is_ok();
+            // What a policy does not know: which the job asks for, and how many of the drawn have seats.
+            let seated = drawn.plan.holders().count() >= threshold;
+            assert_eq!(
+                own.is_ok(),
+                admitted && size >= 5 && seated,
+                "{size} {threshold}: {own:?}"
+            );
+            held += usize::from(own.is_ok());
+        }
+    }
+    assert!(held > 15, "{held}");
+}
+
+#[test]
+fn a_plan_with_another_committee_than_the_drawn_one_is_refused() {
+    let drawn = || Drawn::of(7, 5);
+    let plain = drawn();
+    plain
+        .plan
+        .check_against(&plain.job, &plain.members)
+        .unwrap();
+    let seats: Vec<_> = plain.plan.holders().collect();
+    assert!(seats.len() >= 5 && seats.len() < 7, "{seats:?}");
+    let best = draw(7, &plain.plan.manifest, &plain.plan.model, &plain.members);
+    for seat in ShareIndex::new(1).into_iter().chain(seats.iter().copied()) {
+        let member = plain.plan.seats[seat.position()].member;
+        assert_eq!(plain.plan.is_holder(&member), best.contains(&member));
+    }
+    let words = "not the one that manifest and model draw";
+    let mut fewer = drawn();
+    fewer.holders().pop();
+    fewer.refused(words);
+    let mut another = drawn();
+    let outside = (1..=9).map(|seat| ShareIndex::new(seat).unwrap());
+    let outside = outside.filter(|seat| !seats.contains(seat)).next().unwrap();
+    another.holders()[0] = outside;
+    another.holders().sort_unstable();
+    another.refused(words);
+    let mut smaller = drawn();
+    smaller.plan.committee.as_mut().unwrap().size = 6;
+    smaller.refused(words);
+    let mut otherwise = drawn();
+    otherwise.plan.manifest = Digest::sha256(b"another manifest");
+    otherwise.refused(words);
+    let mut round_two = drawn();
+    let job = Job {
+        rounds: 2,
+        ..round_two.job.value().clone()
+    };
+    round_two.job = Signed::sign(job, &round_two.key);
+    round_two.plan.job = round_two.job.digest();
+    (round_two.plan.round, round_two.plan.model) = (2, Digest::sha256(b"agreed"));
+    round_two.refused(words);
+    let mut unasked = drawn();
+    let job = Job {
+        committee: None,
+        ..unasked.job.value().clone()
+    };
+    unasked.job = Signed::sign(job, &unasked.key);
+    unasked.plan.job = unasked.job.digest();
+    unasked.refused("a committee of 7 is not what the job asks for");
+    // A seat left out takes its member from the committee, until too few are left.
+    let mut empty = drawn();
+    let all = empty.members.clone();
+    while empty.plan.holders().count() >= 5 {
+        let last = empty.plan.holders().last().unwrap();
+        empty.plan.seats.remove(last.position());
+        let (manifest, model) = (empty.plan.manifest, empty.plan.model);
+        let left = Committee::draw(7, &manifest, &model, &all, &empty.plan.seats);
+        empty.plan.committee = Some(left);
+    }
+    empty.refused("4 of the 7 drawn members have seats, and it takes 5 to open a sum");
+    // Everybody is stricter than a committee.
+    let mut all = drawn();
+    (all.plan.committee, all.plan.threshold) = (None, 6);
+    all.plan.check_against(&all.job, &all.members).unwrap();
+    assert_eq!(all.plan.holders().count(), 9);
+}
+
+#[test]
+fn a_committee_survives_its_bytes_and_one_that_cannot_be_is_malformed() {
+    let drawn = Drawn::of(7, 5);
+    let mut plan = drawn.plan;
+    plan.policies.push(plan.seats[0].one_time_key.clone());
+    assert_eq!(Plan::parse(&plan.serialise()).unwrap(), plan);
+    let seat = |place| ShareIndex::new(place).unwrap();
+    for (size, holders) in [
+        (7, vec![seat(2), seat(1)]),
+        (7, vec![seat(2), seat(2)]),
+        (7, vec![seat(10)]),
+        (1, vec![seat(1), seat(2)]),
+        (1001, vec![seat(1)]),
+        (0, vec![seat(1)]),
+    ] {
+        plan.committee = Some(Committee { size, holders });
+        assert!(
+            Plan::parse(&plan.serialise()).is_err(),
+            "{:?}",
+            plan.committee
+        );
+    }
+}
+
+/// The size that decides whether a round's roster fits a message is an upper bound, and not far off.
+#[test]
+fn a_signed_roster_is_no_larger_than_reckoned() {
+    let key = Key::of(1);
+    for (contributors, holders) in [(1, 1), (3, 5), (40, 200)] {
+        let header = Header {
+            context: ciphertune_round::Context::of_plan(b"plan"),
+            body: Digest::sha256(b"body"),
+            shares: vec![Digest::sha256(b"share"); holders],
+        };
+        let roster = Roster {
+            context: header.context,
+            sum: Digest::sha256(b"sum"),
+            headers: vec![Signed::sign(header, &key).envelope().clone(); contributors],
+        };
+        let (bytes, most) = (
+            Signed::sign(roster, &key).encode().len(),
+            Roster::most_bytes(contributors, holders),
+        );
+        assert!(bytes <= most && most < bytes + bytes / 10, "{bytes} {most}");
     }
 }

@@ -21,37 +21,38 @@ use crate::{Error, Result, SealingKey, shamir};
 pub struct SealedContribution {
     /// SHA-256 of the body as written.
     pub body_sha256: Digest,
-    /// The share of s for each seat, sealed to its key, in the order of the seats.
+    /// The share of s for each holder, sealed to its key, in the order of the holders.
     pub sealed_shares: Vec<Vec<u8>>,
 }
 
 /// Seals `values` for one context: writes the body b_j = a_j·s + e_j + Δ·m_j to `body` block by
-/// block, and shares the fresh key s among the seats, any `threshold` of which can help to open
-/// a sum.
+/// block, and shares the fresh key s among the `holders`, any `threshold` of whom can help to open
+/// a sum: each a seat, which is the point of its share, and the key to seal to.
 ///
 /// s and every e_j are discrete Gaussian (σ = 6.4) from entropy of the operating system, hedged
 /// with the context, the sender and SHA-256(values). s exists only inside this call. To be called
 /// **once** for a context: a crash or a lost connection is answered with the same bytes again.
 ///
-/// Memory is the shares (32 KiB a seat) and a few blocks, whatever the length. `body` is neither
+/// Memory is the shares (32 KiB a holder) and a few blocks, whatever the length. `body` is neither
 /// flushed nor synced. After an error, what was written is not to be used.
 ///
 /// # Errors
-/// [`Error::Misuse`] when there are no values, a value is beyond B, the seats are not n, the
-/// sender has none, or the threshold is not in 2..=n; [`Error::Fault`] when `body` or the
+/// [`Error::Misuse`] when there are no values, a value is beyond B, the holders are not distinct
+/// seats of the cohort in ascending order, the sender has no seat, or the threshold is not from 2
+/// to the number of holders; [`Error::Fault`] when `body` or the
 /// operating system fails.
 pub fn contribute<W: Write>(
     parameters: &Parameters,
     context: &Context,
     sender: ShareIndex,
     threshold: usize,
-    seats: &[SealingKey],
+    holders: &[(ShareIndex, SealingKey)],
     values: &[i64],
     body: W,
 ) -> Result<SealedContribution> {
     let one = NonZeroUsize::MIN;
     contribute_on(
-        one, parameters, context, sender, threshold, seats, values, body,
+        one, parameters, context, sender, threshold, holders, values, body,
     )
 }
 
@@ -69,11 +70,11 @@ pub fn contribute_on<W: Write>(
     context: &Context,
     sender: ShareIndex,
     threshold: usize,
-    seats: &[SealingKey],
+    holders: &[(ShareIndex, SealingKey)],
     values: &[i64],
     body: W,
 ) -> Result<SealedContribution> {
-    check(parameters, sender, threshold, seats, values)?;
+    check(parameters, sender, threshold, holders, values)?;
     let digest = digest_of(threads, parameters, values)?;
     let place = sender.get().to_le_bytes();
     let mut entropy = Entropy::hedged(&[context.as_bytes(), &place, digest.as_slice()])?;
@@ -81,20 +82,20 @@ pub fn contribute_on<W: Write>(
     let gaussian = lattice_gaussian()?;
 
     let key = draw_key(&gaussian, &mut entropy);
-    let shares = shamir::split(&key, threshold, seats.len(), &mut entropy);
+    let points: Vec<u64> = holders.iter().map(|(seat, _)| seat.get().into()).collect();
+    let shares = shamir::split(&key, threshold, &points, &mut entropy);
     let spectrum = ring.spectrum(&key);
     drop(key);
-    let mut sealed_shares = Vec::with_capacity(seats.len());
-    for (position, (share, seat)) in shares.into_iter().zip(seats).enumerate() {
-        let recipient = seat_at(position)?;
+    let mut sealed_shares = Vec::with_capacity(holders.len());
+    for (share, (recipient, key)) in shares.into_iter().zip(holders) {
         let binding = Binding {
             label: label::SEAL_SHARE,
             context,
             roster: None,
             sender,
-            recipient,
+            recipient: *recipient,
         };
-        sealed_shares.push(seat.seal(&binding, &share, &mut entropy)?);
+        sealed_shares.push(key.seal(&binding, &share, &mut entropy)?);
     }
 
     let mut sealers = vec![Sealer::with(entropy)];
@@ -115,6 +116,17 @@ pub fn contribute_on<W: Write>(
         body_sha256,
         sealed_shares,
     })
+}
+
+/// Everybody of a cohort as a holder of shares, from the keys of its seats in order.
+///
+/// # Errors
+/// [`Error::Misuse`] for more keys than a cohort has seats.
+pub fn every_seat(keys: &[SealingKey]) -> Result<Vec<(ShareIndex, SealingKey)>> {
+    keys.iter()
+        .enumerate()
+        .map(|(position, key)| Ok((seat_at(position)?, key.clone())))
+        .collect()
 }
 
 /// N_ℤ(0, σ²) with σ = 6.4, for secrets and errors alike.
@@ -235,19 +247,26 @@ fn check(
     parameters: &Parameters,
     sender: ShareIndex,
     threshold: usize,
-    seats: &[SealingKey],
+    holders: &[(ShareIndex, SealingKey)],
     values: &[i64],
 ) -> Result<()> {
     let n = parameters.members();
     let misuse = |what: String| Err(Error::Misuse(what));
-    if seats.len() != n {
-        return misuse(format!("{} seats for a cohort of {n}", seats.len()));
+    let seats = || holders.iter().map(|(seat, _)| seat);
+    if let Some(seat) = seats()
+        .chain([&sender])
+        .find(|seat| usize::from(seat.get()) > n)
+    {
+        return misuse(format!("seat {seat} in a cohort of {n}"));
     }
-    if usize::from(sender.get()) > n {
-        return misuse(format!("seat {sender} in a cohort of {n}"));
+    if !seats().is_sorted_by(|a, b| a < b) {
+        return misuse("holders that are not distinct, in the order of their seats".into());
     }
-    if !(2..=n).contains(&threshold) {
-        return misuse(format!("threshold {threshold} is not in 2..={n}"));
+    if !(2..=holders.len()).contains(&threshold) {
+        return misuse(format!(
+            "threshold {threshold} is not in 2..={}",
+            holders.len()
+        ));
     }
     if values.is_empty() {
         return misuse("no values to seal".into());
@@ -380,6 +399,7 @@ mod tests {
         let seats = keys
             .each_ref()
             .map(|key| SealingKey::parse(&key.public()).unwrap());
+        let seats = every_seat(&seats).unwrap();
         let (ring, masks) = (Ring::new(), Masks::of(&context).unwrap());
         let from = seat_at(0).unwrap();
         // Several batches for each of three threads, and a last one that does not reach all.

@@ -292,7 +292,8 @@ mod tests {
         let parameters = Parameters::derive(CohortSize::new(n).unwrap(), bound).unwrap();
         let mut rng = InsecureEntropy::from_seed(n as u64);
         let key = draw_key(&lattice_gaussian().unwrap(), &mut rng);
-        let words = shamir::split(&key, t, n, &mut rng);
+        let points: Vec<u64> = (1..=n as u64).collect();
+        let words = shamir::split(&key, t, &points, &mut rng);
         let share = |(i, words)| (seat_at(i).unwrap(), KeySumShare { words });
         Dealt {
             parameters,

@@ -4,8 +4,8 @@
 //! The way through a round, each step demanding what the one before it made:
 //!
 //! 1. [`contribute`]: b_j = a_j·s + e_j + Δ·m_j block by block, Shamir shares of s sealed to the
-//!    [`SealingKey`] of each member;
-//! 2. [`sum_shares`]: a member adds the shares sealed to it into its [`KeySumShare`] and
+//!    [`SealingKey`] of each member that holds shares: all of the cohort, or a committee;
+//! 2. [`sum_shares`]: such a member adds the shares sealed to it into its [`KeySumShare`] and
 //!    [seals](KeySumShare::seal_to) that to every member, bound to one roster;
 //! 3. [`check_value`]: a contributor's fingerprint of its own body under keys that nobody knew
 //!    before the roster was fixed;
@@ -81,7 +81,7 @@ mod words;
 
 pub use agreement_key::AgreementKey;
 pub use check::{CheckValue, check_value, check_value_on};
-pub use contribute::{SealedContribution, contribute, contribute_on};
+pub use contribute::{SealedContribution, contribute, contribute_on, every_seat};
 pub use error::{Check, Error, Result};
 pub use key_sum::KeySum;
 pub use key_sum_share::{KeySumShare, sum_shares};

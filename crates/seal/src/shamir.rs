@@ -6,22 +6,23 @@ use rand_core::Rng;
 use crate::secret::SecretBlock;
 use crate::words::uniform_words;
 
-/// Shares of `secret` at the points 1..=`members`: f(x) = secret + c₁·x + … + c_{t−1}·x^{t−1}.
+/// Shares of `secret` at `points`, distinct and from 1: f(x) = secret + c₁·x + … + c_{t−1}·x^{t−1}.
 ///
 /// The coefficients are drawn in the order c_{t−1}, …, c₁ (Horner's), N words each, so that
 /// memory is that of the shares and one block.
 pub(crate) fn split(
     secret: &SecretBlock,
     threshold: usize,
-    members: usize,
+    points: &[u64],
     rng: &mut impl Rng,
 ) -> Vec<SecretBlock> {
-    let mut shares: Vec<SecretBlock> = (0..members).map(|_| SecretBlock::zero()).collect();
+    let mut shares: Vec<SecretBlock> = points.iter().map(|_| SecretBlock::zero()).collect();
     let mut coefficient = SecretBlock::zero();
     let mut words: Vec<&mut [u64]> = shares.iter_mut().map(SecretBlock::expose_mut).collect();
     split_words(
         secret.expose(),
         threshold,
+        points,
         &mut words,
         coefficient.expose_mut(),
         rng,
@@ -34,22 +35,23 @@ pub(crate) fn split(
 pub(crate) fn split_words(
     secret: &[u64],
     threshold: usize,
+    points: &[u64],
     shares: &mut [&mut [u64]],
     coefficient: &mut [u64],
     rng: &mut impl Rng,
 ) {
     for _ in 1..threshold {
         uniform_words(rng, coefficient);
-        horner_step(shares, coefficient);
+        horner_step(points, shares, coefficient);
     }
-    horner_step(shares, secret);
+    horner_step(points, shares, secret);
 }
 
 /// f_j ← f_j·j + c for the share at each point j.
-fn horner_step(shares: &mut [&mut [u64]], coefficient: &[u64]) {
-    for (point, share) in (1_u64..).zip(shares) {
+fn horner_step(points: &[u64], shares: &mut [&mut [u64]], coefficient: &[u64]) {
+    for (point, share) in points.iter().zip(shares) {
         for (word, c) in share.iter_mut().zip(coefficient) {
-            *word = modular::add(modular::mul(*word, point), *c);
+            *word = modular::add(modular::mul(*word, *point), *c);
         }
     }
 }
@@ -127,12 +129,24 @@ mod tests {
         let mut rng = InsecureEntropy::from_seed(2);
         let mut secret = SecretBlock::zero();
         uniform_words(&mut rng, secret.expose_mut());
-        let shares = split(&secret, 3, 5, &mut rng);
+        let shares = split(&secret, 3, &[1, 2, 3, 4, 5], &mut rng);
         for points in [[1, 2, 3], [1, 3, 5], [5, 4, 2], [3, 4, 5]] {
             assert!(rebuild(&shares, &points, 0) == secret.expose());
         }
         assert!(rebuild(&shares, &[1, 2], 0) != secret.expose());
         assert!(rebuild(&shares, &[1, 2, 3], 5) == shares[4].expose());
+    }
+
+    /// What the holder of a share at a point gets does not depend on who else holds one.
+    #[test]
+    fn shares_at_some_points_are_those_of_all_at_these_points() {
+        let mut secret = SecretBlock::zero();
+        uniform_words(&mut InsecureEntropy::from_seed(7), secret.expose_mut());
+        let dealt = |points: &[u64]| split(&secret, 3, points, &mut InsecureEntropy::from_seed(8));
+        let all = dealt(&(1..=12).collect::<Vec<_>>());
+        for (point, share) in [2, 5, 11].iter().zip(dealt(&[2, 5, 11])) {
+            assert!(share.expose() == all[*point - 1].expose(), "{point}");
+        }
     }
 
     #[test]
@@ -142,7 +156,10 @@ mod tests {
         let mut sums: Vec<SecretBlock> = (0..4).map(|_| SecretBlock::zero()).collect();
         for secret in &mut secrets {
             uniform_words(&mut rng, secret.expose_mut());
-            for (sum, share) in sums.iter_mut().zip(split(secret, 2, 4, &mut rng)) {
+            for (sum, share) in sums
+                .iter_mut()
+                .zip(split(secret, 2, &[1, 2, 3, 4], &mut rng))
+            {
                 ciphertune_sum::add_assign(sum.expose_mut(), share.expose());
             }
         }
@@ -155,9 +172,9 @@ mod tests {
     fn a_single_share_is_independent_of_the_secret() {
         // With the same coefficients, two secrets' shares differ by the constant difference only.
         let mut secret = SecretBlock::zero();
-        let zero = split(&secret, 2, 2, &mut InsecureEntropy::from_seed(4));
+        let zero = split(&secret, 2, &[1, 2], &mut InsecureEntropy::from_seed(4));
         secret.expose_mut().fill(5);
-        let five = split(&secret, 2, 2, &mut InsecureEntropy::from_seed(4));
+        let five = split(&secret, 2, &[1, 2], &mut InsecureEntropy::from_seed(4));
         for (zero, five) in zero.iter().zip(&five) {
             for (z, f) in zero.expose().iter().zip(five.expose()) {
                 assert_eq!(modular::sub(*f, *z), 5);
@@ -178,7 +195,7 @@ mod tests {
             let mut rng = InsecureEntropy::from_seed(seed);
             let mut secret = SecretBlock::zero();
             uniform_words(&mut rng, secret.expose_mut());
-            let shares = split(&secret, t, points.len(), &mut rng);
+            let shares = split(&secret, t, &(1..=points.len() as u64).collect::<Vec<_>>(), &mut rng);
             prop_assert!(rebuild(&shares, &points[..t], 0) == secret.expose());
             prop_assert!(rebuild(&shares, &points[..t - 1], 0) != secret.expose());
             let (others, &one) = (&points[..t], points.last().unwrap());

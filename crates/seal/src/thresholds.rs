@@ -54,9 +54,11 @@ fn is_admissible(policy: &Policy, n: usize, c: usize, t: usize) -> bool {
         clip_norm: "1".parse().unwrap(),
         rounds: 1,
         max_attempts: 1,
+        members: n,
         cohort: n,
         min_contributors: c + 2,
         colluders: c,
+        committee: None,
         threshold: t,
         backbone: [7; 32],
         task: "classification".into(),
@@ -81,7 +83,8 @@ impl Dealt {
             .iter_mut()
             .map(|share| &mut share.expose_mut()[..WORDS])
             .collect();
-        split_words(&secret, t, &mut words, &mut [0; WORDS], &mut rng);
+        let points: Vec<u64> = (1..=n as u64).collect();
+        split_words(&secret, t, &points, &mut words, &mut [0; WORDS], &mut rng);
         Self { secret, shares }
     }
 

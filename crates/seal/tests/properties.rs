@@ -8,7 +8,7 @@ use ciphertune_gauss::insecure::InsecureEntropy;
 use ciphertune_round::{Context, Digest, ShareIndex};
 use ciphertune_seal::{
     Check, CheckValue, Error, KeySum, KeySumShare, OneTimeKey, SealingKey, check_value, contribute,
-    open, sum_shares,
+    every_seat, open, sum_shares,
 };
 use ciphertune_sum::{CohortSize, Parameters, ValueBound, add_bodies, modular};
 use proptest::prelude::*;
@@ -120,7 +120,7 @@ impl<'a> Sealed<'a> {
                 &context,
                 seat(at),
                 t,
-                &seats,
+                &every_seat(&seats).unwrap(),
                 &values,
                 &mut body,
             );
@@ -238,6 +238,7 @@ proptest! {
         for beyond in [p.value_bound() as i64 + 1, -(p.value_bound() as i64) - 1] {
             values[at] = beyond;
             let seats: Vec<_> = members()[..case.n].iter().map(|(_, public)| public.clone()).collect();
+            let seats = every_seat(&seats).unwrap();
             let refused = contribute(p, &sealed.context, seat(0), case.threshold, &seats, &values, std::io::sink());
             prop_assert!(matches!(refused, Err(Error::Misuse(_))));
         }

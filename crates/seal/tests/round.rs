@@ -7,8 +7,8 @@ use ciphertune_gauss::insecure::InsecureEntropy;
 use ciphertune_round::{Context, Digest, ShareIndex};
 use ciphertune_seal::{
     Check, CheckValue, Error, KeySum, KeySumShare, OneTimeKey, OpenedSum, SealedContribution,
-    SealingKey, SecondOpening, check_value, check_value_on, contribute, contribute_on, open,
-    open_on, sum_shares,
+    SealingKey, SecondOpening, check_value, check_value_on, contribute, contribute_on, every_seat,
+    open, open_on, sum_shares,
 };
 use ciphertune_sum::{CohortSize, N, Parameters, ValueBound, add_bodies, modular};
 use rand_core::Rng;
@@ -82,7 +82,7 @@ impl Cohort {
             context,
             seat(at),
             t,
-            &self.seats,
+            &every_seat(&self.seats).unwrap(),
             values,
             body,
         )
@@ -257,7 +257,8 @@ fn any_number_of_threads_seals_and_opens_the_same_sum() {
             NonZeroUsize::new(threads).unwrap(),
             values(at as u64, length),
         );
-        let (p, context, seats) = (&cohort.parameters, &cohort.context, &cohort.seats);
+        let (p, context) = (&cohort.parameters, &cohort.context);
+        let seats = &every_seat(&cohort.seats).unwrap();
         let body = &mut cohort.bodies[at];
         body.clear();
         sealed[at] =
@@ -607,19 +608,25 @@ fn too_few_shares_are_refused() {
 fn what_does_not_fit_the_cohort_is_misuse() {
     let cohort = Cohort::all(3, 4);
     let (p, c) = (&cohort.parameters, &cohort.context);
-    let seal = |at: usize, t: usize, seats: &[SealingKey], values: &[i64]| {
+    let seats = every_seat(&cohort.seats).unwrap();
+    let seal = |at: usize, t: usize, seats: &[(ShareIndex, SealingKey)], values: &[i64]| {
         contribute(p, c, seat(at), t, seats, values, std::io::sink()).map(|_| ())
     };
-    assert!(seal(0, 2, &cohort.seats, &[2047, -2047]).is_ok());
+    let twice = [seats[0].clone(), seats[0].clone(), seats[1].clone()];
+    let beyond = [seats[0].clone(), (seat(3), seats[1].1.clone())];
+    assert!(seal(0, 2, &seats, &[2047, -2047]).is_ok());
+    assert!(seal(0, 2, &seats[1..], &[1]).is_ok());
     for misuse in [
-        seal(0, 2, &cohort.seats, &[2048]),
-        seal(0, 2, &cohort.seats, &[-2048]),
-        seal(0, 2, &cohort.seats, &[i64::MIN]),
-        seal(0, 2, &cohort.seats, &[]),
-        seal(3, 2, &cohort.seats, &[1]),
-        seal(0, 1, &cohort.seats, &[1]),
-        seal(0, 4, &cohort.seats, &[1]),
-        seal(0, 2, &cohort.seats[..2], &[1]),
+        seal(0, 2, &seats, &[2048]),
+        seal(0, 2, &seats, &[-2048]),
+        seal(0, 2, &seats, &[i64::MIN]),
+        seal(0, 2, &seats, &[]),
+        seal(3, 2, &seats, &[1]),
+        seal(0, 1, &seats, &[1]),
+        seal(0, 4, &seats, &[1]),
+        seal(0, 3, &seats[1..], &[1]),
+        seal(0, 2, &twice, &[1]),
+        seal(0, 2, &beyond, &[1]),
         sum_shares(&cohort.keys[0], c, seat(0), &[]).map(|_| ()),
         sum_shares(
             &cohort.keys[0],
@@ -645,9 +652,70 @@ fn a_full_disk_is_a_fault() {
         &cohort.context,
         seat(0),
         2,
-        &cohort.seats,
+        &every_seat(&cohort.seats).unwrap(),
         &[1],
         short.as_mut_slice(),
     );
     assert!(matches!(written, Err(Error::Fault(_))));
+}
+
+/// Shares for a committee alone: members 2, 4 and 6 of seven hold them, two of them open the sum of all seven bodies, which
+/// nobody else's shares are needed for, and one does not.
+#[test]
+fn a_committee_opens_the_sum_of_everybodys_bodies() {
+    let n = 7;
+    let mut cohort = Cohort::all(n, 9);
+    let everybody = every_seat(&cohort.seats).unwrap();
+    let committee: Vec<_> = [1, 3, 5].map(|at| everybody[at].clone()).into();
+    let (context, roster) = (cohort.context, cohort.roster);
+    for at in 0..n {
+        let body = &mut cohort.bodies[at];
+        body.clear();
+        let (p, values) = (&cohort.parameters, &cohort.values[at]);
+        cohort.sealed[at] = contribute(p, &context, seat(at), 2, &committee, values, body).unwrap();
+        assert_eq!(cohort.sealed[at].sealed_shares.len(), 3);
+    }
+    // What the holder at a place of the committee releases, as the member at `to` opens it.
+    let released = |place: usize, to: usize| {
+        let from = committee[place].0;
+        let sealed: Vec<_> = (0..n)
+            .map(|at| (seat(at), cohort.sealed[at].sealed_shares[place].clone()))
+            .collect();
+        let share = sum_shares(&cohort.keys[from.position()], &context, from, &sealed).unwrap();
+        let sealed = share
+            .seal_to(&context, &roster, from, &cohort.seats)
+            .unwrap();
+        KeySumShare::open(
+            &cohort.keys[to],
+            &context,
+            &roster,
+            from,
+            seat(to),
+            &sealed[to],
+        )
+        .unwrap()
+    };
+    for pair in [[0, 1], [0, 2], [2, 1]] {
+        for to in [0, 1] {
+            let shares = pair.map(|place| released(place, to)).into();
+            let key = KeySum::rebuild(&cohort.parameters, shares, 2, n).unwrap();
+            let (opened, _) = cohort.open(&key, &cohort.sum()).unwrap();
+            let opened = opened.into_values();
+            for (at, opened) in opened.iter().enumerate() {
+                let plain: i64 = cohort.values.iter().map(|values| values[at]).sum();
+                assert_eq!(*opened, plain);
+            }
+        }
+    }
+    let one = vec![released(1, 0)];
+    assert!(matches!(
+        KeySum::rebuild(&cohort.parameters, one, 2, n),
+        Err(Error::Refused(_))
+    ));
+    // A member outside it has no share to open, and another's does not open for it.
+    let foreign = cohort.sealed[2].sealed_shares[0].clone();
+    fails(
+        sum_shares(&cohort.keys[0], &context, seat(0), &[(seat(2), foreign)]),
+        Check::Sealed(seat(2)),
+    );
 }

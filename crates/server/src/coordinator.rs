@@ -97,7 +97,6 @@ impl Coordinator {
                 &machine,
                 Some(&Input::Restarted),
                 effects,
-                &[],
                 now,
             )
             .await?;
@@ -179,46 +178,30 @@ impl Coordinator {
         }
         let now = self.now();
         let (machine, effects) = Machine::submit(Arc::clone(&self.federation), job, now)?;
-        self.apply(&mut jobs.log, &machine, None, effects, &[], now)
+        self.apply(&mut jobs.log, &machine, None, effects, now)
             .await?;
         jobs.running.insert(digest, machine);
         Ok(digest)
     }
 
-    /// Takes an input to a job; `shares` are stored if the machine wants the ones that came with it.
-    pub async fn feed(
-        self: &Arc<Self>,
-        job: &Digest,
-        input: Input,
-        shares: Vec<Vec<u8>>,
-    ) -> Result<()> {
+    /// Takes an input to a job.
+    pub async fn feed(self: &Arc<Self>, job: &Digest, input: Input) -> Result<()> {
         let (this, job) = (Arc::clone(self), *job);
         to_its_end(async move {
             let mut jobs = this.jobs.lock().await;
-            this.step(&mut jobs, &job, &input, &shares).await?;
+            this.step(&mut jobs, &job, &input).await?;
             this.poll(&mut jobs, &job).await
         })
         .await
     }
 
     /// [`Self::feed`] to the job that a context belongs to.
-    pub async fn feed_context(
-        self: &Arc<Self>,
-        context: &Context,
-        input: Input,
-        shares: Vec<Vec<u8>>,
-    ) -> Result<()> {
+    pub async fn feed_context(self: &Arc<Self>, context: &Context, input: Input) -> Result<()> {
         let job = self.job_of(context).await?;
-        self.feed(&job, input, shares).await
+        self.feed(&job, input).await
     }
 
-    async fn step(
-        self: &Arc<Self>,
-        jobs: &mut Jobs,
-        job: &Digest,
-        input: &Input,
-        shares: &[Vec<u8>],
-    ) -> Result<()> {
+    async fn step(self: &Arc<Self>, jobs: &mut Jobs, job: &Digest, input: &Input) -> Result<()> {
         if *self.closing.borrow() {
             return Err(Refused::new(Refusal::Closing, "shutting down").into());
         }
@@ -241,7 +224,7 @@ impl Coordinator {
             .filter(|effect| matches!(effect, Effect::StartSum { .. }))
             .cloned()
             .collect();
-        self.apply(&mut jobs.log, &next, Some(input), effects, shares, now)
+        self.apply(&mut jobs.log, &next, Some(input), effects, now)
             .await?;
         if matches!(next.phase(), Phase::Ended { .. }) {
             jobs.running.remove(job);
@@ -277,7 +260,7 @@ impl Coordinator {
             }
             let mut nonce = [0; 32];
             getrandom::fill(&mut nonce).map_err(|error| fault("drawing a nonce", error))?;
-            self.step(jobs, job, &Input::Poll { present, nonce }, &[])
+            self.step(jobs, job, &Input::Poll { present, nonce })
                 .await?;
             if jobs.running.get(job).map(|machine| machine.phase().clone()) == before {
                 return Ok(());
@@ -292,7 +275,6 @@ impl Coordinator {
         machine: &Machine,
         input: Option<&Input>,
         effects: Vec<Effect>,
-        shares: &[Vec<u8>],
         now: Moment,
     ) -> Result<()> {
         let mut batch = Batch::default();
@@ -313,14 +295,12 @@ impl Coordinator {
                 Effect::Emit(Announcement::Own(kind, label, payload)) => {
                     batch.events.push((kind.into(), self.sign(label, payload)));
                 }
-                Effect::StoreShares {
+                Effect::KeepShares {
                     context,
                     seat,
                     kind,
                 } => {
-                    tokio::task::block_in_place(|| {
-                        self.files.store_shares(&context, seat, kind, shares)
-                    })?;
+                    tokio::task::block_in_place(|| self.files.keep_shares(&context, seat, kind))?;
                 }
                 Effect::KeepBody { context, seat } => {
                     tokio::task::block_in_place(|| self.files.keep(&context, seat))?;
@@ -413,7 +393,7 @@ impl Coordinator {
                     Input::SumFailed { context }
                 }
             };
-            if let Err(error) = this.feed(&job, input, Vec::new()).await {
+            if let Err(error) = this.feed(&job, input).await {
                 tracing::warn!(%context, %error, "a sum came too late");
             }
         });
@@ -445,7 +425,7 @@ impl Coordinator {
         let mut jobs = self.jobs.lock().await;
         let running: Vec<Digest> = jobs.running.keys().copied().collect();
         for job in running {
-            let mut went_on = self.step(&mut jobs, &job, &Input::Deadline, &[]).await;
+            let mut went_on = self.step(&mut jobs, &job, &Input::Deadline).await;
             if went_on.is_ok() {
                 went_on = self.poll(&mut jobs, &job).await;
             }
@@ -584,7 +564,8 @@ impl Coordinator {
         &self.database
     }
 
-    fn now(&self) -> Moment {
+    /// The time, as steps see it.
+    pub fn now(&self) -> Moment {
         (self.clock)().into()
     }
 

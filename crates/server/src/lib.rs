@@ -13,6 +13,7 @@ pub mod phase;
 mod presence;
 mod run;
 mod service;
+mod shares;
 pub mod storage;
 mod upload;
 mod uploads;

@@ -17,8 +17,7 @@ use crate::{
     download,
     error::{Error, Refused, Result},
     phase::{Input, Shares},
-    storage::SHARE_BYTES,
-    upload,
+    shares, upload,
     uploads::Uploads,
 };
 
@@ -103,99 +102,23 @@ impl Service {
     ) -> Result<proto::PutSignedReply> {
         let caller = self.caller_as(&request, Role::Member)?;
         let (context, input) = input(self.own(&caller, &request.get_ref().envelope)?);
-        self.coordinator
-            .feed_context(&context, input, Vec::new())
-            .await?;
+        self.coordinator.feed_context(&context, input).await?;
         Ok(proto::PutSignedReply {})
     }
 
     async fn take_shares(
         &self,
-        request: Request<proto::PutSharesRequest>,
+        request: Request<Streaming<proto::PutSharesRequest>>,
     ) -> Result<proto::PutSharesReply> {
         let caller = self.caller_as(&request, Role::Member)?;
-        let kind = request.get_ref().kind();
-        let request = request.into_inner();
-        let context = context(&request.context)?;
-        if request.shares.iter().any(|share| share.len() > SHARE_BYTES) {
-            return Err(Refused::new(Refusal::TooLarge, "a sealed share is too large").into());
-        }
-        let (of, digests, input) = match kind {
-            proto::ShareKind::Key => {
-                let header: Signed<Header> = self.own(&caller, &request.signed)?;
-                (header.context, header.shares.clone(), Input::Header(header))
-            }
-            proto::ShareKind::KeySum => {
-                let release: Signed<Release> = self.own(&caller, &request.signed)?;
-                (
-                    release.context,
-                    release.shares.clone(),
-                    Input::Release(release),
-                )
-            }
-            proto::ShareKind::Unspecified => {
-                return Err(Refused::malformed("shares of no kind").into());
-            }
+        let mut messages = request.into_inner();
+        let first = messages.message().await.ok().flatten();
+        let first = first.ok_or_else(|| Refused::malformed("shares without a message"))?;
+        let announced = match shares::kind(first.kind())? {
+            Shares::Key => self.own::<Header>(&caller, &first.signed)?.into(),
+            Shares::KeySum => self.own::<Release>(&caller, &first.signed)?.into(),
         };
-        let given: Vec<Digest> = request
-            .shares
-            .iter()
-            .map(|share| Digest::sha256(share))
-            .collect();
-        if of != context || given != digests {
-            return Err(Refused::malformed(
-                "the shares are not the ones that were signed, or for another context",
-            )
-            .into());
-        }
-        self.coordinator
-            .feed_context(&context, input, request.shares)
-            .await?;
-        Ok(proto::PutSharesReply {})
-    }
-
-    /// The shares sealed to the caller: from U once there is a roster, or from those who have released.
-    async fn shares_for(
-        &self,
-        request: Request<proto::GetSharesRequest>,
-    ) -> Result<Stream<proto::SealedShare>> {
-        let caller = self.caller_as(&request, Role::Member)?;
-        let context = context(&request.get_ref().context)?;
-        let kind = match request.get_ref().kind() {
-            proto::ShareKind::Key => Shares::Key,
-            proto::ShareKind::KeySum => Shares::KeySum,
-            proto::ShareKind::Unspecified => {
-                return Err(Refused::malformed("shares of no kind").into());
-            }
-        };
-        let look = |machine: &crate::phase::Machine| {
-            let (attempt, recipient) = machine.seat(&context, &caller.fingerprint)?;
-            download::expect_roster(attempt)?;
-            let senders = match kind {
-                Shares::Key => attempt.contributors.clone(),
-                Shares::KeySum => attempt.released(),
-            };
-            Ok((recipient, senders))
-        };
-        let (recipient, senders) = self.coordinator.with_context(&context, look).await?;
-        let files = self.coordinator.files().clone();
-        let (out, stream) = mpsc::channel(4);
-        tokio::task::spawn_blocking(move || {
-            for sender in senders {
-                let share = files
-                    .share(&context, sender, kind, recipient)
-                    .map(|share| proto::SealedShare {
-                        sender: sender.get().into(),
-                        share,
-                    })
-                    .map_err(|error| status(&error));
-                let failed = share.is_err();
-                if out.blocking_send(share).is_err() || failed {
-                    return;
-                }
-            }
-        });
-        Ok(ReceiverStream::new(stream))
+        shares::take(&self.coordinator, &self.uploads, announced, first, messages).await
     }
 
     async fn take_keys(&self, request: Request<proto::PutOneTimeKeysRequest>) -> Result<u32> {
@@ -305,9 +228,7 @@ impl proto::federation_server::Federation for Service {
             let caller = self.caller(&request)?;
             let abort: Signed<Abort> = self.own(&caller, &request.get_ref().abort)?;
             let job = abort.job;
-            self.coordinator
-                .feed(&job, Input::Abort(abort), Vec::new())
-                .await?;
+            self.coordinator.feed(&job, Input::Abort(abort)).await?;
             Ok(proto::AbortJobReply {})
         })
         .await
@@ -336,7 +257,7 @@ impl proto::federation_server::Federation for Service {
             let admission: Signed<Admission> = self.own(&caller, &request.get_ref().admission)?;
             let job = admission.job;
             self.coordinator
-                .feed(&job, Input::Admission(admission), Vec::new())
+                .feed(&job, Input::Admission(admission))
                 .await?;
             Ok(proto::AdmitReply {})
         })
@@ -361,7 +282,7 @@ impl proto::federation_server::Federation for Service {
 
     async fn put_shares(
         &self,
-        request: Request<proto::PutSharesRequest>,
+        request: Request<Streaming<proto::PutSharesRequest>>,
     ) -> Reply<proto::PutSharesReply> {
         answer(self.take_shares(request)).await
     }
@@ -370,7 +291,13 @@ impl proto::federation_server::Federation for Service {
         &self,
         request: Request<proto::GetSharesRequest>,
     ) -> Reply<Self::GetSharesStream> {
-        answer(self.shares_for(request)).await
+        answer(async {
+            let caller = self.caller_as(&request, Role::Member)?;
+            let request = request.get_ref();
+            let (context, kind) = (context(&request.context)?, shares::kind(request.kind())?);
+            shares::hand_out(&self.coordinator, context, &caller.fingerprint, kind).await
+        })
+        .await
     }
 
     async fn put_body(

@@ -171,7 +171,7 @@ async fn finish(
         member,
         digest,
     };
-    if let Err(error) = coordinator.feed_context(&context, input, Vec::new()).await {
+    if let Err(error) = coordinator.feed_context(&context, input).await {
         coordinator.discard(&context, seat)?;
         return Err(error);
     }
@@ -236,8 +236,6 @@ pub(crate) async fn take_parcel(
         return Err(Refused::malformed("the parcel is not the one that was signed").into());
     }
     let input = Input::Parcel(parcel);
-    coordinator
-        .feed_context(&context, input, Vec::new())
-        .await?;
+    coordinator.feed_context(&context, input).await?;
     Ok(PutParcelReply {})
 }

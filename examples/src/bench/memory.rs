@@ -9,7 +9,8 @@ use std::{
 
 use ciphertune_round::{Digest, ShareIndex};
 use ciphertune_seal::{
-    KeySum, KeySumShare, SealedContribution, check_value, contribute, open, sum_shares,
+    KeySum, KeySumShare, SealedContribution, SealingKey, check_value, contribute, every_seat, open,
+    sum_shares,
 };
 use ciphertune_sum::add_bodies;
 use serde::Serialize;
@@ -93,7 +94,7 @@ fn seal_into(
     shape: &Shape,
     path: &Path,
     context: &ciphertune_round::Context,
-    seats: &[ciphertune_seal::SealingKey],
+    seats: &[SealingKey],
 ) -> Result<SealedContribution> {
     let file = File::create(path).map_err(|error| Error::fault("creating a body", error))?;
     let mut file = BufWriter::with_capacity(1 << 20, file);
@@ -105,7 +106,7 @@ fn seal_into(
         context,
         seat(0)?,
         threshold,
-        seats,
+        &every_seat(seats).map_err(|error| Error::fault("the holders of shares", error))?,
         &mine,
         &mut file,
     )

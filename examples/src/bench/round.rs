@@ -6,7 +6,7 @@ use ciphertune_gauss::Entropy;
 use ciphertune_round::{Context, Digest, ShareIndex};
 use ciphertune_seal::{
     CheckValue, KeySum, KeySumShare, OneTimeKey, SEALED_SHARE_BYTES, SealedContribution,
-    SealingKey, check_value_on, contribute_on, open_on, sum_shares,
+    SealingKey, check_value_on, contribute_on, every_seat, open_on, sum_shares,
 };
 use ciphertune_sum::add_bodies;
 use rand_core::Rng as _;
@@ -47,6 +47,7 @@ struct Cohort<'a> {
     threads: NonZeroUsize,
     keys: Vec<OneTimeKey>,
     seats: Vec<SealingKey>,
+    holders: Vec<(ShareIndex, SealingKey)>,
     context: Context,
     roster: Digest,
 }
@@ -155,6 +156,8 @@ impl<'a> Cohort<'a> {
             shape,
             threads,
             keys,
+            holders: every_seat(&seats)
+                .map_err(|error| Error::fault("the holders of shares", error))?,
             seats,
             context: fresh_context()?,
             roster: Digest::sha256(b"the roster of a benchmark"),
@@ -177,7 +180,7 @@ impl<'a> Cohort<'a> {
                 context,
                 seat,
                 threshold,
-                &self.seats,
+                &self.holders,
                 values,
                 body,
             )

@@ -74,6 +74,7 @@ fn draft(options: &SocketOptions) -> Draft {
         rounds: 1,
         max_attempts: 1,
         members: options.members,
+        committee: None,
         value_bits: options.value_bits,
         contribute_seconds: PATIENCE.as_secs(),
         open_seconds: PATIENCE.as_secs(),

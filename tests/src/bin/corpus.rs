@@ -429,6 +429,7 @@ fn client() {
         rounds: 5,
         max_attempts: 2,
         members: 3,
+        committee: None,
         value_bits: 16,
         contribute_seconds: 600,
         open_seconds: 60,

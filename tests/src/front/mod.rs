@@ -248,6 +248,18 @@ fn in_chunks(bytes: Vec<u8>, offset: u64) -> Replies<proto::Chunk> {
     Box::pin(tokio_stream::iter(chunks))
 }
 
+/// A header or a release with all its shares, as they came in several messages.
+async fn whole_shares(
+    mut messages: Streaming<PutSharesRequest>,
+) -> Result<PutSharesRequest, Status> {
+    let first = messages.message().await?;
+    let mut whole = first.ok_or_else(|| Status::invalid_argument("no message"))?;
+    while let Some(message) = messages.message().await? {
+        whole.shares.extend(message.shares);
+    }
+    Ok(whole)
+}
+
 async fn whole(mut chunks: Streaming<proto::Chunk>) -> Result<Vec<u8>, Status> {
     let mut bytes = Vec::new();
     while let Some(chunk) = chunks.message().await? {
@@ -368,9 +380,12 @@ impl federation_server::Federation for Forwarding {
         Ok(Response::new(Box::pin(ReceiverStream::new(told))))
     }
 
-    async fn put_shares(&self, request: Request<PutSharesRequest>) -> Reply<proto::PutSharesReply> {
+    async fn put_shares(
+        &self,
+        request: Request<Streaming<PutSharesRequest>>,
+    ) -> Reply<proto::PutSharesReply> {
         let (caller, mut client) = self.caller(&request).await?;
-        let mut request = request.into_inner();
+        let mut request = whole_shares(request.into_inner()).await?;
         let put = match request.kind() {
             ShareKind::KeySum => Put::Release,
             _ => Put::KeyShares,
@@ -397,7 +412,8 @@ impl federation_server::Federation for Forwarding {
         if !forwards {
             return Ok(Response::new(proto::PutSharesReply {}));
         }
-        client.put_shares(request).await
+        // All in one message: the server takes that too.
+        client.put_shares(tokio_stream::iter([request])).await
     }
 
     async fn get_shares(

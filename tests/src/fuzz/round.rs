@@ -3,10 +3,11 @@
 use std::{collections::HashMap, sync::OnceLock};
 
 use ciphertune_identity::Manifest;
+use ciphertune_policy::Policy;
 use ciphertune_round::{
     Abort, Admission, Agreement, Digest, Echo, Ended, Envelope, Fingerprint, Header, Job, Object,
     OneTimeKeyOffer, Parcel, ParcelCall, ParcelRequest, Plan, PolicyDocument, Release, Roster,
-    Signed, VerifyingKey, Void,
+    Signed, Terms, VerifyingKey, Void,
 };
 
 use super::text;
@@ -17,6 +18,8 @@ struct Known {
     keys: HashMap<Fingerprint, VerifyingKey>,
     job: Signed<Job>,
     plan: Signed<Plan>,
+    policy: Policy,
+    members: Vec<Fingerprint>,
 }
 
 fn known() -> &'static Known {
@@ -26,7 +29,14 @@ fn known() -> &'static Known {
         let keys = vectors.keys();
         let keyring = |fingerprint: &Fingerprint| keys.get(fingerprint).copied();
         let signed = |name: &str| vectors.envelope(name);
+        let manifest = Signed::<Manifest>::verify(signed("manifest"), &keyring).unwrap();
+        let policy = Signed::<PolicyDocument>::verify(signed("policy"), &keyring).unwrap();
         Known {
+            policy: Policy::parse(&policy.toml).unwrap(),
+            members: manifest
+                .members()
+                .map(|party| party.fingerprint())
+                .collect(),
             job: Signed::verify(signed("job"), &keyring).unwrap(),
             plan: Signed::verify(signed("plan"), &keyring).unwrap(),
             keys,
@@ -95,8 +105,19 @@ pub fn job(data: &[u8]) -> bool {
     let Some(job) = parsed::<Job>(data) else {
         return false;
     };
-    let proposal = job.proposal(3, 2, job.min_contributors, job.colluders);
-    assert_eq!(proposal.rounds, job.rounds);
+    let terms = Terms {
+        members: 3,
+        cohort: 3,
+        min_contributors: job.min_contributors,
+        colluders: job.colluders,
+        committee: job.committee,
+        threshold: 2,
+    };
+    let proposal = job.proposal(&terms);
+    assert_eq!(
+        (proposal.rounds, proposal.committee),
+        (job.rounds, job.committee)
+    );
     true
 }
 
@@ -125,8 +146,16 @@ pub fn plan(data: &[u8]) -> bool {
         assert_eq!(parameters.members(), plan.seats.len());
         assert!(parameters.body_bytes(length) >= 8 * length as u64 / parameters.slots() as u64);
     }
-    plan.proposal(&known().job);
-    let _ = plan.check_against(&known().job);
+    assert!(plan.holders().count() <= plan.seats.len());
+    for (place, seat) in plan.holders().enumerate() {
+        assert_eq!(plan.place_of(seat), Some(place));
+        assert!(plan.is_holder(&plan.seats[seat.position()].member));
+    }
+    let terms = plan.terms(known().members.len());
+    let admitted = known().policy.admit(&known().job.proposal(&terms));
+    // A plan that holds for itself is one that its policy admits.
+    let held = plan.check_against(&known().job, &known().members);
+    assert!(held.is_err() || admitted.is_ok(), "{held:?}, {admitted:?}");
     let _ = plan.one_time_keys(&key);
     true
 }

@@ -4,8 +4,8 @@ use std::sync::OnceLock;
 
 use ciphertune_round::{Context, Digest, PUBLIC_KEY_BYTES, ShareIndex};
 use ciphertune_seal::{
-    CheckValue, KeySum, OneTimeKey, SEALED_SHARE_BYTES, SealingKey, check_value, contribute, open,
-    sum_shares,
+    CheckValue, KeySum, OneTimeKey, SEALED_SHARE_BYTES, SealingKey, check_value, contribute,
+    every_seat, open, sum_shares,
 };
 use ciphertune_sum::{
     BLOCK_BYTES, CohortSize, N, Parameters, Q, ValueBound, add_bodies, codec, modular,
@@ -43,7 +43,7 @@ pub fn sealing_key(data: &[u8]) -> bool {
         return false;
     };
     assert_eq!(data.len(), PUBLIC_KEY_BYTES);
-    let seats = [key.clone(), key.clone(), key];
+    let seats = every_seat(&[key.clone(), key.clone(), key]).unwrap();
     let context = Context::of_plan(b"fuzz");
     let sealed = contribute(
         &parameters(),
@@ -131,6 +131,7 @@ pub fn sum(data: &[u8]) -> bool {
         let seats = keys
             .each_ref()
             .map(|key| SealingKey::parse(&key.public()).unwrap());
+        let seats = every_seat(&seats).unwrap();
         let (mut sum, mut shares) = (vec![0; N], Vec::new());
         for at in 0..3 {
             let (mut body, mut words) = (Vec::new(), vec![0; N]);

@@ -12,7 +12,7 @@ use ciphertune_round::{
     ShareIndex, Signed,
 };
 use ciphertune_seal::{
-    OneTimeKey, SealedContribution, SealingKey, check_value, contribute, sum_shares,
+    OneTimeKey, SealedContribution, SealingKey, check_value, contribute, every_seat, sum_shares,
 };
 use ciphertune_sum::Parameters;
 use ciphertune_tests::{
@@ -77,7 +77,7 @@ impl Liar {
             &context,
             self.seat(),
             plan.threshold,
-            seats,
+            &every_seat(seats).unwrap(),
             &vec![0; plan.length().unwrap()],
             &mut body,
         );

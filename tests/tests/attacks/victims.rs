@@ -1,6 +1,6 @@
 //! What every attack here asserts of its victims, and what attackers share.
 
-use ciphertune_round::{Digest, Plan, Roster};
+use ciphertune_round::{Digest, Job, Plan, Roster};
 use ciphertune_sum::{N, add_assign, codec};
 use ciphertune_tests::{
     federation::{Federation, INSTITUTION, Member, Wish, until},
@@ -126,12 +126,24 @@ pub async fn refused_plan(
 
 /// Runs three members of a private federation. Everybody must refuse the first plan with `words`, in its audit log too,
 /// before anything is charged or sent, and without a key left that the plan made known.
-pub async fn refused_before_anything_is_sent(lies: Lies, mut federation: Federation, words: &str) {
+pub async fn refused_before_anything_is_sent(lies: Lies, federation: Federation, words: &str) {
+    let job = Wish::of(3, 100).job(INSTITUTION).unwrap();
+    refused_before_anything_is_sent_by(3, job, lies, federation, words).await;
+}
+
+/// So do so many members, all of a private federation, that take part in a job.
+pub async fn refused_before_anything_is_sent_by(
+    members: usize,
+    job: Job,
+    lies: Lies,
+    mut federation: Federation,
+    words: &str,
+) {
     let (server, front) = federation.serve_behind(lies).await;
-    let mut members: Vec<_> = (0..3)
+    let mut members: Vec<_> = (0..members)
         .map(|member| federation.join(Vectors::of(member, 100)))
         .collect();
-    federation.submit(&Wish::of(3, 100)).await;
+    federation.submit_job(job).await;
     for (member, run) in members.iter_mut().enumerate() {
         until(|| !run.voided().is_empty()).await;
         run.drop_out().await;

@@ -83,7 +83,8 @@ impl Member {
         Ok(report)
     }
 
-    /// Returns once t members said `agreed`, and none anything else.
+    /// Returns once t members that hold shares said `agreed`, and nobody anything else: more colluders than t may sit in a
+    /// large cohort, fewer than t sit among those that hold shares.
     async fn await_agreement(
         &mut self,
         engaged: &Engagement,
@@ -93,7 +94,13 @@ impl Member {
     ) -> Result<()> {
         // A member's first word counts.
         let mut said: BTreeMap<ShareIndex, Digest> = BTreeMap::new();
-        while said.values().filter(|digest| **digest == agreed).count() < vetted.plan.threshold {
+        let enough = |said: &BTreeMap<ShareIndex, Digest>| {
+            let agree = |(seat, digest): &(&ShareIndex, &Digest)| {
+                vetted.is_holder(**seat) && **digest == agreed
+            };
+            said.iter().filter(agree).count() >= vetted.plan.threshold
+        };
+        while !enough(&said) {
             let (kind, envelope) = self.next_of(engaged, vetted.context, kept).await?;
             if kind == EventKind::Agreement
                 && let Ok(agreement) = self.site.verify_as::<Agreement>(&envelope, Role::Member)

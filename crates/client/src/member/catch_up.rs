@@ -6,6 +6,7 @@ use std::{
 };
 
 use ciphertune_identity::Role;
+use ciphertune_policy::Sharing;
 use ciphertune_round::{
     Agreement, Context, Digest, Parcel, ParcelRequest, Plan, ShareIndex, Signed,
 };
@@ -30,8 +31,28 @@ const MOST_KEPT: usize = 4_096;
 /// The download.
 const PARCEL: &str = "parcel";
 
-/// A plan of the round before, and the first word of each of its seats on the model.
-type Earlier = (Signed<Plan>, BTreeMap<ShareIndex, Digest>);
+/// A plan of a missed round, and the first word of each of its seats on the model.
+struct Missed {
+    plan: Signed<Plan>,
+    said: BTreeMap<ShareIndex, Digest>,
+}
+
+impl Missed {
+    /// Whether t members that hold shares agreed on a model, and nobody said another one.
+    fn agrees_on(&self, model: &Digest) -> bool {
+        let holders = self
+            .plan
+            .holders()
+            .filter(|seat| self.said.contains_key(seat));
+        holders.count() >= self.plan.threshold && self.said.values().all(|said| said == model)
+    }
+}
+
+fn missed_and<T>(round: u32, said: &str) -> Result<T> {
+    Err(Error::Refused(format!(
+        "this member missed round {round}, and {said}"
+    )))
+}
 
 impl Member {
     /// Brings this member's model to where `plan` starts from.
@@ -44,7 +65,7 @@ impl Member {
         engaged: &mut Engagement,
         plan: &Signed<Plan>,
     ) -> Result<()> {
-        plan.check_against(&engaged.job)?;
+        plan.check_against(&engaged.job, &self.members())?;
         self.check_cohort(plan)?;
         self.check_policies(engaged, plan, true)?;
         let agreed_in = self.agreed_in(engaged, plan).await?;
@@ -102,91 +123,105 @@ impl Member {
         self.site.disk().erase(&attempt.download(PARCEL))
     }
 
-    /// The context in which t members of its cohort agreed on the model that `plan` names, and nobody on another one,
-    /// read from the server's events anew: every signature is verified here, and t is more than this member assumes to
-    /// collude, so an honest one is among them.
+    /// The context in which the model that `plan` names was agreed on, read from the server's events anew: every signature
+    /// is verified here, and in every missed round, from the model that this member has on, enough of those that hold shares
+    /// agreed and nobody said otherwise. The whole chain: the committee of a round is drawn from the model of the one
+    /// before, so a server that could make one up would draw its helpers.
     async fn agreed_in(&mut self, engaged: &Engagement, plan: &Signed<Plan>) -> Result<Context> {
         let mut past = Inbox::open_after(&self.client, engaged.since);
-        let earlier = tokio::time::timeout(PAST, self.earlier(engaged, plan, &mut past))
+        tokio::time::timeout(PAST, self.follow_past(engaged, plan, &mut past))
             .await
-            .map_err(|_| Error::Void("the server does not show its past events".into()))??;
-        let refused = |said: &str| {
-            Err(Error::Refused(format!(
-                "this member missed round {}, and {said}",
-                plan.round - 1
-            )))
-        };
-        let found = earlier.into_values().find(|(earlier, said)| {
-            said.len() >= earlier.threshold && said.values().all(|model| *model == plan.model)
-        });
-        let Some((earlier, _)) = found else {
-            return refused(
-                "the server does not show that enough members agreed on the model that it goes on from",
-            );
-        };
-        let (context, own) = (earlier.context(), self.site.fingerprint());
-        self.check_cohort(&earlier)?;
-        self.check_policies(engaged, &earlier, earlier.seat_of(&own).is_some())?;
-        let colluders = plan.colluders.max(self.site.policy()?.colluders() as usize);
-        if earlier.threshold <= colluders {
-            return refused(
-                "those who agreed on its model may all be the colluders that are assumed",
-            );
-        }
-        if earlier.round == engaged.model.round + 1 && earlier.model != engaged.model.agreed {
-            return refused(
-                "it started from another model than the one that this member agreed on",
-            );
-        }
-        if engaged
-            .desk
-            .contradicts(earlier.round, earlier.attempt, context)?
-        {
-            return refused("its plan is not the one that this member saw for it");
-        }
-        Ok(context)
+            .map_err(|_| Error::Void("the server does not show its past events".into()))?
     }
 
-    /// The plans of the round before `plan`, by attempt: at most as many as the job allows.
-    async fn earlier(
+    async fn follow_past(
         &mut self,
         engaged: &Engagement,
         plan: &Signed<Plan>,
         past: &mut Inbox,
-    ) -> Result<BTreeMap<u32, Earlier>> {
-        let mut earlier: BTreeMap<u32, Earlier> = BTreeMap::new();
-        let here = plan.encode();
+    ) -> Result<Context> {
+        let (here, members) = (plan.encode(), self.members());
+        let (mut round, mut model) = (engaged.model.round + 1, engaged.model.agreed);
+        let mut agreed_in = None;
+        // The plans of `round` that start from `model`, by attempt: at most as many as the job allows.
+        let mut attempts: BTreeMap<u32, Missed> = BTreeMap::new();
         loop {
             let event = past.next().await?;
             match kind(&event) {
-                EventKind::Plan if event.envelope == here => return Ok(earlier),
                 EventKind::Plan => {
-                    if let Ok(found) = self.site.verify_as::<Plan>(&event.envelope, Role::Server)
-                        && found.job == engaged.job.digest()
-                        && found.round + 1 == plan.round
-                        && found.check_against(&engaged.job).is_ok()
+                    let found = match self.site.verify_as::<Plan>(&event.envelope, Role::Server) {
+                        Ok(found) if found.job == engaged.job.digest() => found,
+                        _ => continue,
+                    };
+                    let agreed = |one: &&Missed| one.agrees_on(&found.model);
+                    if found.round == round + 1
+                        && let Some(missed) = attempts.values().find(agreed)
                     {
-                        let attempt = found.attempt;
-                        earlier
-                            .entry(attempt)
-                            .or_insert_with(|| (found, BTreeMap::new()));
+                        self.check_missed(engaged, plan, &missed.plan)?;
+                        agreed_in = Some(missed.plan.context());
+                        (round, model) = (found.round, found.model);
+                        attempts.clear();
+                    }
+                    let follows = (found.round, found.model) == (round, model);
+                    match agreed_in {
+                        _ if event.envelope != here => {}
+                        Some(context) if follows => return Ok(context),
+                        _ => {
+                            return missed_and(
+                                plan.round - 1,
+                                "the server does not show that enough members agreed on the model that it goes on from",
+                            );
+                        }
+                    }
+                    if follows && found.check_against(&engaged.job, &members).is_ok() {
+                        let said = BTreeMap::new();
+                        let missed = Missed { plan: found, said };
+                        attempts.entry(missed.plan.attempt).or_insert(missed);
                     }
                 }
                 EventKind::Agreement => {
                     if let Ok(found) = self
                         .site
                         .verify_as::<Agreement>(&event.envelope, Role::Member)
-                        && let Some((plan, said)) = earlier
+                        && let Some(missed) = attempts
                             .values_mut()
-                            .find(|(plan, _)| plan.context() == found.context)
-                        && let Some(seat) = plan.seat_of(&found.signer())
+                            .find(|missed| missed.plan.context() == found.context)
+                        && let Some(seat) = missed.plan.seat_of(&found.signer())
                     {
-                        said.entry(seat).or_insert(found.model);
+                        missed.said.entry(seat).or_insert(found.model);
                     }
                 }
                 _ => {}
             }
         }
+    }
+
+    /// Holds the plan of a missed round to what this member would have held it to, and its threshold to the colluders that
+    /// it assumes among those that hold shares: an honest one is among those who agreed.
+    fn check_missed(&self, engaged: &Engagement, plan: &Plan, missed: &Signed<Plan>) -> Result<()> {
+        self.check_cohort(missed)?;
+        let seated = missed.seat_of(&self.site.fingerprint()).is_some();
+        self.check_policies(engaged, missed, seated)?;
+        let colluders = plan.colluders.max(self.site.policy()?.colluders() as usize);
+        let (n, committee) = (missed.seats.len(), missed.committee.as_ref());
+        let members = self.site.manifest().members().count();
+        let sharing = Sharing::of(members, n, colluders, committee.map(|drawn| drawn.size))?;
+        if missed.threshold <= sharing.colluders {
+            return missed_and(
+                missed.round,
+                "those who agreed on its model may all be the colluders that are assumed",
+            );
+        }
+        if engaged
+            .desk
+            .contradicts(missed.round, missed.attempt, missed.context())?
+        {
+            return missed_and(
+                missed.round,
+                "its plan is not the one that this member saw for it",
+            );
+        }
+        Ok(())
     }
 
     async fn ask(

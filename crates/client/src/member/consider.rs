@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use ciphertune_dp::zcdp;
 use ciphertune_identity::Role;
 use ciphertune_ledger::{Budget, Ledger, Rho};
-use ciphertune_policy::{Policy, Unit, default_threshold};
+use ciphertune_policy::{Policy, Unit};
 use ciphertune_round::{Admission, Digest, Job, Signed};
 use ciphertune_wire::proto::{self, Event, JobState};
 
@@ -190,17 +190,13 @@ impl Member {
             )));
         }
         let policy = self.site.policy()?;
-        let colluders = job.colluders.max(policy.colluders() as usize);
-        let min_contributors = job.min_contributors.max(policy.min_contributors() as usize);
         let cohort = job.expected_members;
-        let threshold = job
-            .threshold
-            .unwrap_or_else(|| default_threshold(cohort, colluders))
-            .max(policy.threshold().map_or(0, |threshold| threshold as usize));
+        let members = self.site.manifest().members().count();
+        let terms = job.terms(&policy, members, cohort)?;
         policy
-            .admit(&job.proposal(cohort, threshold, min_contributors, colluders))
+            .admit(&job.proposal(&terms))
             .map_err(|refusal| Error::Refused(refusal.to_string()))?;
-        Reckoned::demand_enough_noise(&job, min_contributors, colluders)?;
+        Reckoned::demand_enough_noise(&job, terms.min_contributors, terms.colluders)?;
         let reckoned = Reckoned::of(&job, job.min_contributors, job.colluders)?;
         let parameters = match self.prepare(&job).await {
             Err(error @ (Error::Refused(_) | Error::Malformed { .. } | Error::Misuse(_))) => {

@@ -233,7 +233,7 @@ impl Member {
         }
         let body = vetted.attempt.start_body()?;
         let (parameters, context, seat) = (vetted.parameters, vetted.context, vetted.seat);
-        let (threshold, seats) = (vetted.plan.threshold, vetted.seats.clone());
+        let (threshold, holders) = (vetted.plan.threshold, vetted.holding());
         let threads = self.options.threads;
         let (sealed, wiped) = blocking(move || {
             let mut file = BufWriter::with_capacity(1 << 20, body);
@@ -243,7 +243,7 @@ impl Member {
                 &context,
                 seat,
                 threshold,
-                &seats,
+                &holders,
                 &values,
                 &mut file,
             )?;

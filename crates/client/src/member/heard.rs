@@ -17,6 +17,14 @@ pub(super) struct Accepted {
     pub contributors: Vec<Contributor>,
 }
 
+impl Accepted {
+    /// Whether the roster names a seat.
+    pub(super) fn names(&self, seat: ShareIndex) -> bool {
+        let seats = |one: &Contributor| one.seat;
+        self.contributors.binary_search_by_key(&seat, seats).is_ok()
+    }
+}
+
 /// What was heard in one context; a member's first word counts.
 #[derive(Default)]
 pub(super) struct Heard {
@@ -26,7 +34,7 @@ pub(super) struct Heard {
 }
 
 impl Heard {
-    /// How many distinct members echoed this roster.
+    /// How many distinct members that hold shares echoed this roster.
     pub(super) fn echoes(&self, roster: &Accepted) -> usize {
         self.echoes
             .values()
@@ -34,10 +42,12 @@ impl Heard {
             .count()
     }
 
-    pub(super) fn releases(&self, roster: &Accepted) -> impl Iterator<Item = &Release> {
+    /// How many members released their share of the sum of keys for this roster.
+    pub(super) fn shares(&self, roster: &Accepted) -> usize {
         self.releases
             .values()
-            .filter(|release| release.roster == roster.digest)
+            .filter(|release| release.roster == roster.digest && !release.shares.is_empty())
+            .count()
     }
 
     pub(super) fn release_of(&self, roster: &Accepted, seat: ShareIndex) -> Option<&Release> {
@@ -74,6 +84,7 @@ impl Member {
                 if let Ok(echo) = self.site.verify_as::<Echo>(&envelope, Role::Member)
                     && echo.context == vetted.context
                     && let Some(seat) = seat_of(echo.signer())
+                    && vetted.is_holder(seat)
                 {
                     heard.echoes.entry(seat).or_insert(echo.roster);
                 }
@@ -81,8 +92,8 @@ impl Member {
             EventKind::Release => {
                 if let Ok(release) = self.site.verify_as::<Release>(&envelope, Role::Member)
                     && release.context == vetted.context
-                    && release.shares.len() == vetted.seats.len()
                     && let Some(seat) = seat_of(release.signer())
+                    && release.shares.len() == vetted.shares_of_release(seat)
                 {
                     heard
                         .releases
@@ -102,15 +113,15 @@ impl Member {
     }
 }
 
-/// Keeps the sealed shares whose digest for this seat its sender signed.
+/// Keeps the sealed shares whose digest, at this place among those that it signed, is their sender's.
 pub(super) fn held_to_digests<'a>(
     sealed: Vec<(ShareIndex, Vec<u8>)>,
-    seat: ShareIndex,
+    place: usize,
     signed: impl Fn(ShareIndex) -> Option<&'a [Digest]>,
 ) -> Result<Vec<(ShareIndex, Vec<u8>)>> {
     let mut held: BTreeMap<ShareIndex, Vec<u8>> = BTreeMap::new();
     for (sender, sealed) in sealed {
-        let Some(digest) = signed(sender).and_then(|digests| digests.get(seat.position())) else {
+        let Some(digest) = signed(sender).and_then(|digests| digests.get(place)) else {
             continue;
         };
         if Digest::sha256(&sealed) != *digest {

@@ -13,8 +13,6 @@ mod open;
 mod release;
 mod vet;
 
-pub use vet::MOST_SEATS;
-
 use std::{
     collections::VecDeque,
     num::NonZeroUsize,

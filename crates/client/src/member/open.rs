@@ -85,7 +85,7 @@ impl Member {
 
         let started = Instant::now();
         let spot = self.release(vetted, &contributed, &roster).await?;
-        while heard.releases(&roster).count() < vetted.plan.threshold {
+        while heard.shares(&roster) < vetted.plan.threshold {
             self.listen(engaged, vetted, &mut heard, kept).await?;
         }
         self.await_checks(engaged, vetted, &roster, &mut heard, kept)
@@ -265,7 +265,7 @@ impl Member {
         Ok(checks)
     }
 
-    /// Opens the key-sum shares of everybody who released, and rebuilds S: more than one candidate where shares
+    /// Opens the key-sum shares of all that released one, and rebuilds S: more than one candidate where shares
     /// disagree, the likeliest first.
     async fn rebuild_key(
         &mut self,
@@ -277,10 +277,10 @@ impl Member {
             &self.client,
             vetted.context,
             ShareKind::KeySum,
-            vetted.seats.len(),
+            vetted.holders.len(),
         )
         .await?;
-        let sealed = held_to_digests(sealed, vetted.seat, |sender| {
+        let sealed = held_to_digests(sealed, vetted.seat.position(), |sender| {
             heard
                 .release_of(roster, sender)
                 .map(|release| release.shares.as_slice())

@@ -9,7 +9,7 @@ use ciphertune_wire::proto::{Event, PutSignedRequest, ShareKind};
 use rand_core::Rng as _;
 
 use super::{
-    Engagement, Member,
+    Engagement, Member, blocking,
     contribute::Contributed,
     heard::{Accepted, Heard, held_to_digests},
     vet::Vetted,
@@ -56,7 +56,11 @@ impl Member {
         })
     }
 
+    /// Echoes the roster, if this member holds shares: nobody else's word counts.
     pub(super) async fn echo(&mut self, vetted: &Vetted, roster: &Accepted) -> Result<()> {
+        if vetted.place.is_none() {
+            return Ok(());
+        }
         let echo = Echo {
             context: vetted.context,
             roster: roster.digest,
@@ -71,14 +75,18 @@ impl Member {
         .await
     }
 
-    /// Adds the shares that the roster's members sealed to this one, seals the result to everybody, and sends it with
-    /// this member's check value. Returns the check value of one random foreign body, for the spot check.
+    /// Adds the shares that the roster's members sealed to this one, if it holds shares, seals the result to everybody, and
+    /// sends it with this member's check value, if it contributed. Returns the check value of one random foreign body, for
+    /// the spot check.
     pub(super) async fn release(
         &mut self,
         vetted: &Vetted,
         contributed: &Contributed,
         roster: &Accepted,
     ) -> Result<Option<(ShareIndex, CheckValue)>> {
+        if vetted.place.is_none() && !roster.names(vetted.seat) {
+            return self.spot_check(vetted, roster).await; // nothing to release
+        }
         let earlier = vetted.attempt.release(self.site.manifest().value())?;
         let KeptRelease { release, shares } = match earlier {
             Some(kept) => kept,
@@ -114,35 +122,11 @@ impl Member {
         contributed: &Contributed,
         roster: &Accepted,
     ) -> Result<KeptRelease> {
-        let sealed = fetch_shares(
-            &self.client,
-            vetted.context,
-            ShareKind::Key,
-            vetted.seats.len(),
-        )
-        .await?;
-        let sealed = held_to_digests(sealed, vetted.seat, |sender| {
-            roster
-                .contributors
-                .iter()
-                .find(|contributor| contributor.seat == sender)
-                .map(|contributor| contributor.header.shares.as_slice())
-        })?;
-        if sealed.len() != roster.contributors.len() {
-            return Err(Error::Void(format!(
-                "{} of {} sealed shares for this member came from the server",
-                sealed.len(),
-                roster.contributors.len()
-            )));
-        }
-        let key = self.stock.take(&vetted.offer)?;
-        let share = ciphertune_seal::sum_shares(&key, &vetted.context, vetted.seat, &sealed)?;
-        let shares = share.seal_to(&vetted.context, &roster.digest, vetted.seat, &vetted.seats)?;
-        let in_roster = roster
-            .contributors
-            .iter()
-            .any(|contributor| contributor.seat == vetted.seat);
-        let check = if in_roster {
+        let shares = match vetted.place {
+            Some(place) => self.seal_share(vetted, roster, place).await?,
+            None => Vec::new(),
+        };
+        let check = if roster.names(vetted.seat) {
             Some(
                 self.check_value(vetted, roster, vetted.attempt.body())
                     .await?,
@@ -160,6 +144,38 @@ impl Member {
         let release = Signed::sign(release, self.site.key());
         vetted.attempt.keep_release(&release, &shares)?;
         Ok(KeptRelease { release, shares })
+    }
+
+    /// This member's share of the sum of keys, sealed to everybody; it stands at `place` among those that hold shares.
+    async fn seal_share(
+        &mut self,
+        vetted: &Vetted,
+        roster: &Accepted,
+        place: usize,
+    ) -> Result<Vec<Vec<u8>>> {
+        let (client, context) = (&self.client, vetted.context);
+        let sealed = fetch_shares(client, context, ShareKind::Key, vetted.seats.len()).await?;
+        let sealed = held_to_digests(sealed, place, |sender| {
+            roster
+                .contributors
+                .iter()
+                .find(|contributor| contributor.seat == sender)
+                .map(|contributor| contributor.header.shares.as_slice())
+        })?;
+        if sealed.len() != roster.contributors.len() {
+            return Err(Error::Void(format!(
+                "{} of {} sealed shares for this member came from the server",
+                sealed.len(),
+                roster.contributors.len()
+            )));
+        }
+        let key = self.stock.take(&vetted.offer)?;
+        let (roster, seat, seats) = (roster.digest, vetted.seat, vetted.seats.clone());
+        blocking(move || {
+            let share = ciphertune_seal::sum_shares(&key, &context, seat, &sealed)?;
+            Ok(share.seal_to(&context, &roster, seat, &seats)?)
+        })
+        .await
     }
 
     /// Fetches one random foreign body, so that a contributor that lies about its check value is caught with evidence.

@@ -1,10 +1,10 @@
 //! A plan arrives: recompute all that can be recomputed, and refuse in words when anything differs.
 
 use ciphertune_policy::{Admitted, Policy};
-use ciphertune_round::{Context, Envelope, OneTimeKeyOffer, Plan, ShareIndex, Signed};
-use ciphertune_seal::{SEALED_SHARE_BYTES, SealingKey};
+use ciphertune_round::{Context, Envelope, Fingerprint, OneTimeKeyOffer, Plan, ShareIndex, Signed};
+use ciphertune_seal::SealingKey;
 use ciphertune_sum::Parameters;
-use ciphertune_wire::limits::MESSAGE_BYTES;
+use ciphertune_wire::limits::check_plan;
 
 use super::{Engagement, Member};
 use crate::{
@@ -15,9 +15,6 @@ use crate::{
     site::verify_policy,
 };
 
-/// The most seats whose sealed shares fit one message, with room for what else is in it.
-pub const MOST_SEATS: usize = (MESSAGE_BYTES - (64 << 10)) / (SEALED_SHARE_BYTES + 64);
-
 /// A plan that this member takes part in: proof that it was vetted.
 pub(super) struct Vetted {
     pub plan: Signed<Plan>,
@@ -27,6 +24,10 @@ pub(super) struct Vetted {
     pub length: usize,
     /// The one-time keys to seal to, by seat.
     pub seats: Vec<SealingKey>,
+    /// Who holds shares, ascending.
+    pub holders: Vec<ShareIndex>,
+    /// Where this member stands among them; `None` when it holds no shares.
+    pub place: Option<usize>,
     /// This member's own.
     pub offer: OneTimeKeyOffer,
     pub attempt: Attempt,
@@ -34,12 +35,34 @@ pub(super) struct Vetted {
     pub admitted: Admitted,
 }
 
+impl Vetted {
+    /// Who holds shares, with the keys to seal to.
+    pub(super) fn holding(&self) -> Vec<(ShareIndex, SealingKey)> {
+        let key = |seat: &ShareIndex| Some((*seat, self.seats.get(seat.position())?.clone()));
+        self.holders.iter().filter_map(key).collect()
+    }
+
+    /// Whether a seat holds shares.
+    pub(super) fn is_holder(&self, seat: ShareIndex) -> bool {
+        self.holders.binary_search(&seat).is_ok()
+    }
+
+    /// How many shares a seat's release carries: one for everybody, or none.
+    pub(super) fn shares_of_release(&self, seat: ShareIndex) -> usize {
+        if self.is_holder(seat) {
+            self.seats.len()
+        } else {
+            0
+        }
+    }
+}
+
 impl Member {
     pub(super) fn vet(&mut self, engaged: &Engagement, plan: Signed<Plan>) -> Result<Vetted> {
         let site = &self.site;
         let manifest = site.manifest();
         let refused = |said: String| Err(Error::Refused(said));
-        plan.check_against(&engaged.job)?;
+        plan.check_against(&engaged.job, &self.members())?;
         if plan.round != engaged.model.round + 1 {
             return refused(format!(
                 "the plan is for round {}, this member's model stands after round {}",
@@ -52,12 +75,7 @@ impl Member {
             );
         }
         self.check_cohort(&plan)?;
-        if plan.seats.len() > MOST_SEATS {
-            return refused(format!(
-                "sealed shares for {} seats do not fit one message of {MESSAGE_BYTES} bytes; those for {MOST_SEATS} do",
-                plan.seats.len()
-            ));
-        }
+        check_plan(&plan).map_err(Error::Refused)?;
         Reckoned::demand_enough_noise(&engaged.job, plan.min_contributors, plan.colluders)?;
         let admitted = self.check_policies(engaged, &plan, true)?;
         let parameters = plan.parameters()?;
@@ -95,6 +113,7 @@ impl Member {
                 ("policy", plan.policy.to_string().into()),
                 ("parameters", plan.parameters.clone().into()),
                 ("cohort", plan.seats.len().into()),
+                ("holders", plan.holders().count().into()),
             ],
         )?;
         self.tell(Happening::Planned {
@@ -106,6 +125,8 @@ impl Member {
         });
         Ok(Vetted {
             length: plan.length()?,
+            holders: plan.holders().collect(),
+            place: plan.place_of(seat),
             plan,
             context,
             seat,
@@ -115,6 +136,15 @@ impl Member {
             attempt,
             admitted,
         })
+    }
+
+    /// All members of the manifest.
+    pub(super) fn members(&self) -> Vec<Fingerprint> {
+        self.site
+            .manifest()
+            .members()
+            .map(|party| party.fingerprint())
+            .collect()
     }
 
     /// Members of the manifest, in its order.
@@ -155,6 +185,7 @@ impl Member {
         seated: bool,
     ) -> Result<Admitted> {
         let site = &self.site;
+        let manifest = site.manifest();
         let (federation, sites) = plan
             .policies
             .split_first()
@@ -176,7 +207,7 @@ impl Member {
             .policies
             .iter()
             .map(|envelope| {
-                let document = verify_policy(site.manifest(), envelope.clone())?;
+                let document = verify_policy(manifest, envelope.clone())?;
                 Ok(Policy::parse(&document.toml)?)
             })
             .collect::<Result<Vec<_>>>()?;
@@ -188,7 +219,11 @@ impl Member {
             ));
         }
         merged
-            .admit(&plan.proposal(&engaged.job))
+            .admit(
+                &engaged
+                    .job
+                    .proposal(&plan.terms(manifest.members().count())),
+            )
             .map_err(|refusal| Error::Refused(refusal.to_string()))
     }
 }

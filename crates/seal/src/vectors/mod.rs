@@ -51,6 +51,11 @@ fn pair(value: &Value) -> CheckValue {
     CheckValue([number(&value[0]), number(&value[1])])
 }
 
+/// 1..=n: everybody's point.
+fn points(members: usize) -> Vec<u64> {
+    (1..=members as u64).collect()
+}
+
 /// The parameter set that a file names.
 fn parameters(vector: &Value) -> Parameters {
     let cohort = CohortSize::new(number(&vector["members"])).unwrap();

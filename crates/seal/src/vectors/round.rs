@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::{
     array, bytes32, digest, encoded, expect_values, expect_words, key_of, number, pair, parameters,
-    read, small, text,
+    points, read, small, text,
 };
 use crate::body::{Masks, seal_block};
 use crate::contribute::seat_at;
@@ -131,7 +131,7 @@ impl Round {
     fn shares(&self, sender: ShareIndex, member: &Value) -> Vec<Vec<u8>> {
         let mut rng = ChaCha12Rng::from_seed(bytes32(&member["coefficient_seed"]));
         let key = key_of(member, self.magnitude());
-        let shares = shamir::split(&key, self.threshold, self.keys.len(), &mut rng);
+        let shares = shamir::split(&key, self.threshold, &points(self.keys.len()), &mut rng);
         let words: Vec<&SecretBlock> = shares.iter().collect();
         self.sealed_to_all(label::SEAL_SHARE, &[], sender, &words, &member["shares"])
     }

@@ -5,7 +5,7 @@ use ciphertune_sum::{CohortSize, Parameters, Q, ValueBound};
 use rand_chacha::ChaCha12Rng;
 use rand_core::SeedableRng;
 
-use super::{array, bytes32, digest, expect_words, key_of, number, read};
+use super::{array, bytes32, digest, expect_words, key_of, number, points, read};
 use crate::contribute::seat_at;
 use crate::{KeySum, KeySumShare, shamir};
 
@@ -15,11 +15,12 @@ fn shares_the_key_and_the_agreement_are_those_of_the_vectors() {
     let (t, n) = (number(&vector["threshold"]), number(&vector["members"]));
     let mut rng = ChaCha12Rng::from_seed(bytes32(&vector["coefficient_seed"]));
     let secret = key_of(&vector, number(&vector["small_magnitude"]));
-    let mut shares: Vec<(ShareIndex, KeySumShare)> = shamir::split(&secret, t, n, &mut rng)
-        .into_iter()
-        .enumerate()
-        .map(|(i, words)| (seat_at(i).unwrap(), KeySumShare { words }))
-        .collect();
+    let mut shares: Vec<(ShareIndex, KeySumShare)> =
+        shamir::split(&secret, t, &points(n), &mut rng)
+            .into_iter()
+            .enumerate()
+            .map(|(i, words)| (seat_at(i).unwrap(), KeySumShare { words }))
+            .collect();
     for ((point, share), expected) in shares.iter().zip(array(&vector["shares"])) {
         assert_eq!(point.get(), number::<u16>(&expected["point"]));
         expect_words(share.words.expose(), expected);

@@ -12,7 +12,7 @@ use ciphertune_gauss::{Entropy, insecure::InsecureEntropy};
 use ciphertune_round::{Context, Digest, ShareIndex, label};
 use ciphertune_seal::{
     KeySum, KeySumShare, OneTimeKey, SealedContribution, SealingKey, check_value, contribute,
-    kernels::spectrum, open_on, sum_shares,
+    every_seat, kernels::spectrum, open_on, sum_shares,
 };
 use ciphertune_sum::{
     BLOCK_BYTES, CohortSize, N, Parameters, ValueBound, add_bodies, codec, modular,
@@ -83,11 +83,13 @@ fn round(values: &[Vec<i64>]) -> Round {
         .map(|key| SealingKey::parse(&key.public()).unwrap())
         .collect();
 
+    let holders = every_seat(&seats).unwrap();
     let (mut sealed, mut bodies) = (Vec::new(), Vec::new());
     for (position, values) in values.iter().enumerate() {
         let mut body = Vec::new();
         let from = seat(position);
-        sealed.push(contribute(&p, &context, from, THRESHOLD, &seats, values, &mut body).unwrap());
+        sealed
+            .push(contribute(&p, &context, from, THRESHOLD, &holders, values, &mut body).unwrap());
         bodies.push(body);
     }
 

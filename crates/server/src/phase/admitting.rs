@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use ciphertune_identity::Role;
+use ciphertune_policy::Sharing;
 use ciphertune_round::{Admission, Job, Signed};
 use ciphertune_sum::{CohortSize, Parameters, ValueBound};
 use ciphertune_wire::Refusal;
@@ -31,6 +32,9 @@ pub(super) fn check(federation: &Federation, job: &Signed<Job>) -> Result<(), Re
             "the job expects {} members and at least {} contributors of a federation of {members}",
             job.expected_members, job.min_contributors
         )));
+    }
+    if let Some(size) = job.committee {
+        Sharing::among_committee(members, job.colluders, size).map_err(Refused::malformed)?;
     }
     Parameters::derive(
         CohortSize::new(job.expected_members).map_err(Refused::malformed)?,

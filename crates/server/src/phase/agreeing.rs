@@ -1,4 +1,4 @@
-//! Agreeing: t equal keyed digests of the new model, and no different one.
+//! Agreeing: equal keyed digests of the new model from t members that hold shares, and no different one from anybody.
 
 use std::sync::Arc;
 
@@ -81,12 +81,13 @@ pub(super) fn deadline(machine: &mut Machine, now: Moment) -> Vec<Effect> {
 
 /// The next round, or the end of the last; `None` while fewer than t agree or one differs.
 fn complete(machine: &mut Machine, now: Moment) -> Option<Vec<Effect>> {
-    let threshold = machine.current.as_ref()?.plan.threshold;
-    let votes = votes(machine);
+    let attempt = machine.current.as_ref()?;
+    let votes = attempt.votes();
     let [(model, members)] = votes.as_slice() else {
         return None;
     };
-    if members.len() < threshold {
+    // More colluders than t may sit in a large cohort; fewer than t sit among those that hold shares.
+    if attempt.holders_among(members) < attempt.plan.threshold {
         return None;
     }
     machine.completed = machine.round;
@@ -125,16 +126,10 @@ fn votes(machine: &Machine) -> Vec<(Digest, Vec<Fingerprint>)> {
 
 /// Who agrees with whom. The largest group comes first; without t in it nobody can be called the dissenter.
 fn disagreement(machine: &Machine, votes: &[(Digest, Vec<Fingerprint>)]) -> String {
-    let (round, threshold) = (
-        machine
-            .current
-            .as_ref()
-            .map_or(0, |attempt| attempt.plan.round),
-        machine
-            .current
-            .as_ref()
-            .map_or(0, |attempt| attempt.plan.threshold),
-    );
+    let Some(attempt) = &machine.current else {
+        return "nobody opened anything".into();
+    };
+    let (round, threshold) = (attempt.plan.round, attempt.plan.threshold);
     let names = |members: &[Fingerprint]| {
         members
             .iter()
@@ -144,7 +139,9 @@ fn disagreement(machine: &Machine, votes: &[(Digest, Vec<Fingerprint>)]) -> Stri
     };
     let mut reason = match votes {
         [] | [_] => {
-            format!("fewer than {threshold} members agreed on the model of round {round} in time")
+            format!(
+                "fewer than {threshold} members that hold shares agreed on the model of round {round} in time"
+            )
         }
         _ => format!("the members disagree on the model of round {round}"),
     };
@@ -157,7 +154,7 @@ fn disagreement(machine: &Machine, votes: &[(Digest, Vec<Fingerprint>)]) -> Stri
         ));
     }
     if let [(_, most), others @ ..] = votes
-        && most.len() >= threshold
+        && attempt.holders_among(most) >= threshold
         && !others.is_empty()
     {
         let dissenters: Vec<_> = others

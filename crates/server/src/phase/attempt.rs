@@ -15,8 +15,8 @@ pub struct Attempt {
     pub context: Context,
     /// Its plan.
     pub plan: Arc<Plan>,
-    /// Who of the cohort agreed on the model that it starts from, by seat.
-    pub holders: Vec<Fingerprint>,
+    /// Who of the cohort agreed on the model that it starts from, and so has it, by seat.
+    pub have_model: Vec<Fingerprint>,
     /// Digest of its roster, once there is one.
     pub roster: Option<Digest>,
     /// U: whose bodies the sum is of; empty before the attempt is closed.
@@ -53,7 +53,7 @@ impl Attempt {
     pub(crate) fn new(context: Context, plan: Plan, agreed: &[Fingerprint]) -> Self {
         Self {
             context,
-            holders: plan
+            have_model: plan
                 .seats
                 .iter()
                 .map(|seat| seat.member)
@@ -76,21 +76,21 @@ impl Attempt {
             .collect()
     }
 
-    /// The seats that have released.
+    /// The seats that hold shares and have released theirs of the sum of keys.
     pub fn released(&self) -> Vec<ShareIndex> {
-        self.seats
-            .iter()
-            .enumerate()
-            .filter(|(_, held)| held.release.is_some())
-            .filter_map(|(position, _)| ShareIndex::at(position).ok())
-            .collect()
+        let released = |seat: &ShareIndex| {
+            let held = self.seats.get(seat.position());
+            held.is_some_and(|held| held.release.is_some())
+        };
+        self.plan.holders().filter(released).collect()
     }
 
-    /// How many have released.
-    pub fn releases(&self) -> usize {
-        self.seats
-            .iter()
-            .filter(|held| held.release.is_some())
+    /// How many of these members hold shares here.
+    pub fn holders_among(&self, members: &[Fingerprint]) -> usize {
+        self.plan
+            .holders()
+            .filter_map(|seat| self.plan.seats.get(seat.position()))
+            .filter(|seat| members.contains(&seat.member))
             .count()
     }
 

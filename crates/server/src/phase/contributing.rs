@@ -13,8 +13,10 @@ pub(super) fn header(machine: &mut Machine, header: &Signed<Header>) -> Outcome 
     let (contributing, job) = (is_open(machine), machine.digest);
     let context = header.context;
     let (attempt, _) = machine.seat(&context, &header.signer())?;
-    if header.shares.len() != attempt.plan.seats.len() {
-        return Err(Refused::malformed("not one share for each seat"));
+    if header.shares.len() != attempt.plan.holders().count() {
+        return Err(Refused::malformed(
+            "not one share for each seat that holds one",
+        ));
     }
     let (seat, held) = machine.held(&context, &header.signer())?;
     if let Some(first) = &held.header {
@@ -32,7 +34,7 @@ pub(super) fn header(machine: &mut Machine, header: &Signed<Header>) -> Outcome 
     }
     held.header = Some(Arc::new(header.clone()));
     let mut effects = vec![
-        Effect::StoreShares {
+        Effect::KeepShares {
             context,
             seat,
             kind: Shares::Key,

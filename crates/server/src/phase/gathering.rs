@@ -1,9 +1,11 @@
 //! Gathering: a plan is made as soon as a cohort is present.
 
-use ciphertune_policy::{Policy, Proposal, default_threshold};
-use ciphertune_round::{Context, Digest, Envelope, Object as _, OneTimeKeyOffer, Plan, Seat};
+use ciphertune_policy::Policy;
+use ciphertune_round::{
+    Committee, Context, Digest, Envelope, Object as _, OneTimeKeyOffer, Plan, Seat,
+};
 use ciphertune_sum::{CohortSize, Parameters, ValueBound};
-use ciphertune_wire::proto::EventKind;
+use ciphertune_wire::{limits::check_plan, proto::EventKind};
 
 use super::{Announcement, Answer, Attempt, Effect, Machine, Phase, Present, note};
 use crate::moment::Moment;
@@ -88,55 +90,42 @@ fn plan(machine: &Machine, seats: Vec<(Seat, Digest)>, nonce: [u8; 32]) -> Resul
         }
     }
     let policy = Policy::merge(&parts).map_err(|error| error.to_string())?;
-    let min_contributors = job.min_contributors.max(policy.min_contributors() as usize);
-    let colluders = job.colluders.max(policy.colluders() as usize);
-    let threshold = match (job.threshold, policy.threshold().map(|t| t as usize)) {
-        (None, None) => default_threshold(n, colluders),
-        (job, policy) => job.max(policy).unwrap_or(0),
-    };
-    let mechanism = &job.mechanism;
-    let proposal = Proposal {
-        unit: mechanism.unit,
-        adjacency: mechanism.adjacency,
-        placement: mechanism.placement,
-        epsilon: mechanism.epsilon,
-        delta: mechanism.delta,
-        clip_norm: mechanism.clip_norm,
-        rounds: job.rounds,
-        max_attempts: job.max_attempts,
-        cohort: n,
-        min_contributors,
-        colluders,
-        threshold,
-        backbone: *job.backbone.as_bytes(),
-        task: job.task.clone(),
-        encoder: job.encoder.clone(),
-    };
+    let members = federation.members();
+    let terms = job
+        .terms(&policy, members.len(), n)
+        .map_err(|error| error.to_string())?;
     policy
-        .admit(&proposal)
+        .admit(&job.proposal(&terms))
         .map_err(|refusal| refusal.to_string())?;
     let parameters = CohortSize::new(n)
         .and_then(|size| Parameters::derive(size, ValueBound::new(job.value_bound)?))
         .map_err(|error| error.to_string())?;
+    let seats: Vec<Seat> = seats.into_iter().map(|(seat, _)| seat).collect();
+    let manifest = federation.manifest().digest();
     let plan = Plan {
+        committee: terms
+            .committee
+            .map(|size| Committee::draw(size, &manifest, &machine.model, &members, &seats)),
         federation: federation.name().to_string(),
-        manifest: federation.manifest().digest(),
+        manifest,
         job: machine.digest,
         round: machine.round,
         attempt: machine.attempt,
         model: machine.model,
         policy: Digest::from_bytes(policy.digest()),
         policies: documents,
-        seats: seats.into_iter().map(|(seat, _)| seat).collect(),
-        threshold,
-        min_contributors,
-        colluders,
+        seats,
+        threshold: terms.threshold,
+        min_contributors: terms.min_contributors,
+        colluders: terms.colluders,
         parameters: parameters.name(),
         dimension: job.dimension,
         value_bound: job.value_bound,
         nonce,
     };
-    plan.check_against(job).map_err(|error| error.to_string())?;
+    plan.check_against(job, &members)
+        .map_err(|error| error.to_string())?;
+    check_plan(&plan)?;
     Ok(plan)
 }
 
@@ -164,6 +153,7 @@ fn start(machine: &mut Machine, plan: Plan, now: Moment) -> Vec<Effect> {
             ("attempt", plan.attempt.to_string()),
             ("policy", plan.policy.to_string()),
             ("cohort", plan.seats.len().to_string()),
+            ("holders", plan.holders().count().to_string()),
             ("threshold", plan.threshold.to_string()),
         ],
     ));

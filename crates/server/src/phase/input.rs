@@ -83,8 +83,8 @@ pub enum Effect {
     },
     /// Append to the events.
     Emit(Announcement),
-    /// Store the sealed shares that came with the input.
-    StoreShares {
+    /// Keep the finished upload of the sealed shares that came before the input.
+    KeepShares {
         /// The attempt.
         context: Context,
         /// The sender's seat.

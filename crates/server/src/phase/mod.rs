@@ -190,6 +190,15 @@ impl Machine {
         Ok(effects)
     }
 
+    /// Whether an input would change anything.
+    ///
+    /// # Errors
+    /// As [`Machine::handle`] would refuse it.
+    pub fn would_take(&self, input: &Input, now: Moment) -> Result<bool, Refused> {
+        let effects = self.clone().handle(input, now)?;
+        Ok(!effects.is_empty())
+    }
+
     /// What was under way and has to be started anew after a restart.
     pub fn unfinished(&self) -> Vec<Effect> {
         match (&self.phase, &self.current) {
@@ -408,7 +417,7 @@ impl Machine {
             Phase::Contributing { until } if now >= until => contributing::deadline(self, now),
             Phase::Opening { until } if now >= until => {
                 let (have, want) = self.current.as_ref().map_or((0, 0), |attempt| {
-                    (attempt.releases(), attempt.plan.threshold)
+                    (attempt.released().len(), attempt.plan.threshold)
                 });
                 self.void(
                     &format!(

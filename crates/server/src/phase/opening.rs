@@ -8,9 +8,15 @@ use ciphertune_wire::{Refusal, proto::EventKind};
 use super::{Announcement, Effect, Machine, Outcome, Phase, Shares, note};
 use crate::{error::Refused, moment::Moment};
 
-/// An echo: one for each seat, of the one roster there is.
+/// An echo: one for each seat that holds shares, of the one roster there is.
 pub(super) fn echo(machine: &mut Machine, echo: &Signed<Echo>) -> Outcome {
-    machine.seat(&echo.context, &echo.signer())?;
+    let (attempt, _) = machine.seat(&echo.context, &echo.signer())?;
+    if !attempt.plan.is_holder(&echo.signer()) {
+        return Err(Refused::new(
+            Refusal::Role,
+            "an echo by a member that holds no shares",
+        ));
+    }
     expect_roster(machine, &echo.context, echo.roster)?;
     let (_, held) = machine.held(&echo.context, &echo.signer())?;
     if let Some(first) = &held.echo {
@@ -34,12 +40,18 @@ pub(super) fn echo(machine: &mut Machine, echo: &Signed<Echo>) -> Outcome {
     ])
 }
 
-/// A release with its shares: one for each seat. The t-th begins the agreeing.
+/// A release: one for each seat, with a share for everybody from a seat that holds shares, from another with its check
+/// value alone. The t-th with shares begins the agreeing.
 pub(super) fn release(machine: &mut Machine, release: &Signed<Release>, now: Moment) -> Outcome {
     let context = release.context;
     let (attempt, _) = machine.seat(&context, &release.signer())?;
-    if release.shares.len() != attempt.plan.seats.len() {
-        return Err(Refused::malformed("not one share for each seat"));
+    let holds = attempt.plan.is_holder(&release.signer());
+    let shares = if holds { attempt.plan.seats.len() } else { 0 };
+    if release.shares.len() != shares {
+        return Err(Refused::malformed(format!("not {shares} shares")));
+    }
+    if !holds && release.check.is_none() {
+        return Err(Refused::malformed("a release of nothing"));
     }
     expect_roster(machine, &context, release.roster)?;
     let (seat, held) = machine.held(&context, &release.signer())?;
@@ -54,14 +66,14 @@ pub(super) fn release(machine: &mut Machine, release: &Signed<Release>, now: Mom
     let enough = machine
         .current
         .as_ref()
-        .is_some_and(|attempt| attempt.releases() >= attempt.plan.threshold);
+        .is_some_and(|attempt| attempt.released().len() >= attempt.plan.threshold);
     if enough && matches!(machine.phase, Phase::Opening { .. }) {
         machine.phase = Phase::Agreeing {
             until: now.after(machine.job.deadlines.agree),
         };
     }
     Ok(vec![
-        Effect::StoreShares {
+        Effect::KeepShares {
             context,
             seat,
             kind: Shares::KeySum,

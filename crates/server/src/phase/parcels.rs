@@ -14,7 +14,7 @@ use crate::{error::Refused, moment::Moment};
 #[derive(Clone)]
 pub struct Wanted {
     request: Arc<Signed<ParcelRequest>>,
-    /// How many holders were called on.
+    /// How many that have it were called on.
     called: usize,
     /// Then the next one is.
     until: Moment,
@@ -31,7 +31,7 @@ pub(crate) struct Place {
     pub is_here: bool,
 }
 
-/// A request: one for each seat. The first holder is called on at once.
+/// A request: one for each seat. The first that has the model is called on at once.
 pub(super) fn request(
     machine: &mut Machine,
     request: &Signed<ParcelRequest>,
@@ -110,7 +110,7 @@ pub(super) fn parcel(machine: &mut Machine, parcel: &Signed<Parcel>) -> Outcome 
     ])
 }
 
-/// Calls on further holders for requests that waited long enough.
+/// Calls on others for requests that waited long enough.
 pub(super) fn overdue(machine: &mut Machine, now: Moment) -> Vec<Effect> {
     waiting(machine)
         .into_iter()
@@ -119,12 +119,12 @@ pub(super) fn overdue(machine: &mut Machine, now: Moment) -> Vec<Effect> {
         .collect()
 }
 
-/// When the next holder is due to be called on.
+/// When the next one is due to be called on.
 pub(super) fn wakes_at(machine: &Machine) -> Option<Moment> {
     waiting(machine).into_iter().map(|(_, until)| until).min()
 }
 
-/// Seats without their parcel for which there is another holder to call on, and when.
+/// Seats without their parcel for which there is another to call on, and when.
 fn waiting(machine: &Machine) -> Vec<(ShareIndex, Moment)> {
     let Some(attempt) = machine
         .current
@@ -184,19 +184,19 @@ fn call_on_the_next(machine: &mut Machine, seat: ShareIndex, now: Moment) -> Vec
     ]
 }
 
-/// In which order holders are called on for a seat: another begins for each seat and each attempt, so that many askers
-/// do not load one holder, and one that sends garbage is not first for ever. Never the asker.
+/// In which order those that have the model are called on for a seat: another begins for each seat and each attempt, so that
+/// many askers do not load one of them, and one that sends garbage is not first for ever. Never the asker.
 fn order(attempt: &Attempt, seat: ShareIndex) -> impl Iterator<Item = Fingerprint> {
     let asker = attempt.plan.seats.get(seat.position());
     let first = seat.position() + attempt.plan.round as usize + attempt.plan.attempt as usize;
-    let turned = first.checked_rem(attempt.holders.len()).unwrap_or(0);
+    let turned = first.checked_rem(attempt.have_model.len()).unwrap_or(0);
     attempt
-        .holders
+        .have_model
         .iter()
         .cycle()
         .skip(turned)
-        .take(attempt.holders.len())
-        .filter(move |holder| asker.is_none_or(|asker| asker.member != **holder))
+        .take(attempt.have_model.len())
+        .filter(move |one| asker.is_none_or(|asker| asker.member != **one))
         .copied()
 }
 
@@ -241,7 +241,7 @@ impl Machine {
         let seat = ShareIndex::at(at).map_err(Refused::malformed)?;
         let called = order(attempt, seat)
             .take(wanted.called)
-            .any(|holder| holder == parcel.signer());
+            .any(|one| one == parcel.signer());
         if !called {
             return Err(Refused::new(
                 Refusal::Role,

@@ -12,15 +12,13 @@ use std::{
 
 use ciphertune_identity::file::{settle, sync_entry};
 use ciphertune_round::{Context, Digest, Hasher, ShareIndex};
-use ciphertune_sum::{N, Parameters, add_bodies};
+use ciphertune_sum::{Parameters, add_bodies};
+use ciphertune_wire::limits::SHARE_BYTES;
 
 use crate::{
     error::{Result, fault},
     phase::Shares,
 };
-
-/// The largest sealed share: N words, and room for the encapsulation, the tag and a header.
-pub const SHARE_BYTES: usize = N * 8 + (8 << 10);
 
 /// The folder of one server's files. All calls block.
 #[derive(Clone)]
@@ -172,51 +170,44 @@ impl Files {
         Ok(out.hasher.finish())
     }
 
-    /// Stores one sender's sealed shares, one for each seat.
-    pub fn store_shares(
-        &self,
-        context: &Context,
-        sender: ShareIndex,
-        kind: Shares,
-        shares: &[Vec<u8>],
-    ) -> Result<()> {
-        const DOING: &str = "storing sealed shares";
-        let path = self.shares(context, sender, kind);
-        let part = path.with_extension("part");
-        let write = || -> io::Result<()> {
-            let mut out = BufWriter::new(File::create(&part)?);
-            let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX).to_le_bytes();
-            out.write_all(&count(shares.len()))?;
-            for share in shares {
-                out.write_all(&count(share.len()))?;
-            }
-            shares.iter().try_for_each(|share| out.write_all(share))?;
-            out.flush()?;
-            drop(out);
-            settle(&part, &path)
-        };
-        write().map_err(|error| fault(DOING, error))
+    /// Where one sender's sealed shares are written until they are whole: how many there are, the length of each, and the
+    /// shares themselves, in the order in which they were signed.
+    pub fn shares_upload(&self, context: &Context, sender: ShareIndex, kind: Shares) -> PathBuf {
+        self.shares(context, sender, kind)
+            .with_extension(match kind {
+                Shares::Key => "key.part",
+                Shares::KeySum => "key-sum.part",
+            })
     }
 
-    /// The share that a sender sealed to a recipient; reads that share alone.
+    /// Keeps a sender's sealed shares.
+    pub fn keep_shares(&self, context: &Context, sender: ShareIndex, kind: Shares) -> Result<()> {
+        settle(
+            &self.shares_upload(context, sender, kind),
+            &self.shares(context, sender, kind),
+        )
+        .map_err(|error| fault("keeping sealed shares", error))
+    }
+
+    /// The share at a place, from 0, of those that a sender sealed; reads that share alone.
     pub fn share(
         &self,
         context: &Context,
         sender: ShareIndex,
         kind: Shares,
-        recipient: ShareIndex,
+        place: usize,
     ) -> Result<Vec<u8>> {
         let read = || -> io::Result<Vec<u8>> {
             let mut file = File::open(self.shares(context, sender, kind))?;
-            let mut table = vec![0; (recipient.position() + 2) * 4];
+            let mut table = vec![0; (place + 2) * 4];
             file.read_exact(&mut table)?;
             let (numbers, _) = table.as_chunks::<4>();
             let mut numbers = numbers
                 .iter()
                 .map(|bytes| u64::from(u32::from_le_bytes(*bytes)));
-            let seats = numbers.next().unwrap_or(0);
+            let shares = numbers.next().unwrap_or(0);
             let length = numbers.next_back().unwrap_or(0);
-            file.seek(SeekFrom::Start((seats + 1) * 4 + numbers.sum::<u64>()))?;
+            file.seek(SeekFrom::Start((shares + 1) * 4 + numbers.sum::<u64>()))?;
             let mut share = vec![0; usize::try_from(length.min(SHARE_BYTES as u64)).unwrap_or(0)];
             file.read_exact(&mut share)?;
             Ok(share)
@@ -270,32 +261,6 @@ fn digest(path: &Path) -> io::Result<Digest> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn each_seat_reads_the_share_that_was_sealed_to_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let files = Files::open(folder.path().to_owned()).unwrap();
-        let context = Context::of_plan(b"plan");
-        files.create(&context).unwrap();
-        let shares: Vec<Vec<u8>> = [3, 0, 5].map(|length| vec![length as u8; length]).into();
-        let sender = ShareIndex::new(2).unwrap();
-        files
-            .store_shares(&context, sender, Shares::Key, &shares)
-            .unwrap();
-        for (position, share) in shares.iter().enumerate() {
-            let seat = ShareIndex::at(position).unwrap();
-            assert_eq!(
-                &files.share(&context, sender, Shares::Key, seat).unwrap(),
-                share
-            );
-        }
-        let beyond = ShareIndex::at(3).unwrap();
-        assert!(
-            files
-                .share(&context, sender, Shares::KeySum, beyond)
-                .is_err()
-        );
-    }
 
     #[test]
     fn a_sweep_keeps_only_what_it_is_told_to() {

@@ -5,5 +5,5 @@ mod files;
 mod journal;
 
 pub use database::{Batch, Database, StoredJob};
-pub use files::{Files, SHARE_BYTES};
+pub use files::Files;
 pub use journal::Entry;

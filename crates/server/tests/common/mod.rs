@@ -231,6 +231,7 @@ passphrase_file = "passphrase"
             min_contributors: 3,
             colluders: 0,
             threshold: None,
+            committee: None,
             deadlines: Deadlines {
                 contribute: Duration::from_secs(60),
                 open: Duration::from_secs(60),
@@ -468,7 +469,8 @@ impl Member<'_> {
             signed,
             shares,
         };
-        self.client.put_shares(request).await.map(|_| ())
+        let messages = tokio_stream::iter([request]);
+        self.client.put_shares(messages).await.map(|_| ())
     }
 
     pub async fn put_body(

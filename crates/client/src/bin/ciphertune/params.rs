@@ -1,5 +1,6 @@
 //! `ciphertune params`: the encryption parameters, derived in the open.
 
+mod committee;
 mod explanation;
 
 use std::process::ExitCode;
@@ -9,6 +10,7 @@ use ciphertune_sum::{CohortSize, Parameters, ValueBound};
 use clap::Subcommand;
 
 use crate::{Common, output};
+use committee::Committee;
 use explanation::Explanation;
 
 /// Subcommands of `ciphertune params`.
@@ -25,6 +27,16 @@ pub enum Command {
         /// How many parameters one contribution carries: then the bytes and the odds of a whole round are given too.
         #[arg(long, value_name = "P")]
         parameters: Option<u32>,
+        /// k, how many members are drawn to hold the shares of the keys, instead of everybody: then who may collude and
+        /// be missing among them, and the odds of a worse draw, are given too.
+        #[arg(long, value_name = "K")]
+        committee: Option<usize>,
+        /// M, members of the manifest, out of whom a committee is drawn; as many as the cohort has when left out.
+        #[arg(long, value_name = "M", requires = "committee")]
+        manifest: Option<usize>,
+        /// c, members of the manifest that are assumed to help the server.
+        #[arg(long, value_name = "C", requires = "committee", default_value_t = 0)]
+        colluders: usize,
     },
 }
 
@@ -34,13 +46,19 @@ impl Command {
             members,
             value_bound,
             parameters: length,
+            committee,
+            manifest,
+            colluders,
         } = self;
         if length == Some(0) {
             return Err(Error::Misuse(
                 "a contribution has at least one parameter".into(),
             ));
         }
-        let explanation = Explanation::of(derive(members, value_bound)?, length);
+        let committee = committee
+            .map(|size| Committee::among(manifest.unwrap_or(members), members, colluders, size))
+            .transpose()?;
+        let explanation = Explanation::of(derive(members, value_bound)?, length, committee);
         if common.json {
             output::json(&explanation)?;
         } else {

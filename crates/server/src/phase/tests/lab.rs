@@ -47,6 +47,20 @@ pub(super) struct Lab {
 impl Lab {
     /// A federation of `members`, and a job that expects all of them and takes three contributors.
     pub(super) fn new(members: usize, rounds: u32, max_attempts: u32) -> Self {
+        Self::under(POLICY, members, job(members, rounds, max_attempts))
+    }
+
+    /// The same with a committee of `size` in each of two rounds.
+    pub(super) fn with_committee(members: usize, size: usize) -> Self {
+        let policy = POLICY.replace("colluders = 0", "colluders = 0\ncommittee = 2");
+        let job = Job {
+            committee: Some(size),
+            ..job(members, 2, 2)
+        };
+        Self::under(&policy, members, job)
+    }
+
+    fn under(policy: &str, members: usize, job: Job) -> Self {
         let name = |text: &str| Name::new(text).unwrap();
         let key = || SigningKey::generate().unwrap();
         let authority =
@@ -77,7 +91,7 @@ impl Lab {
         let manifest = authority.sign_manifest(manifest).unwrap();
         let document = PolicyDocument {
             federation: "lab".into(),
-            toml: POLICY.into(),
+            toml: policy.into(),
         };
         let policy = Signed::sign(document, &officer);
         let federation = Federation::new(
@@ -87,7 +101,7 @@ impl Lab {
         );
         let federation = Arc::new(federation.unwrap());
         let now = Moment::from_millis(1_000_000);
-        let job = Signed::sign(job(members.len(), rounds, max_attempts), &researcher);
+        let job = Signed::sign(job, &researcher);
         let (machine, effects) = Machine::submit(Arc::clone(&federation), job, now).unwrap();
         assert!(events(&effects) == [EventKind::Job]);
         Self {
@@ -167,11 +181,17 @@ impl Lab {
         self.machine.current().unwrap().context
     }
 
+    /// The members that hold shares in the current attempt, to which everybody came.
+    pub(super) fn holders(&self) -> Vec<usize> {
+        let plan = &self.machine.current().unwrap().plan;
+        plan.holders().map(|seat| seat.position()).collect()
+    }
+
     pub(super) fn header(&self, member: usize) -> Signed<Header> {
         let header = Header {
             context: self.context(),
             body: Digest::sha256(&[member as u8]),
-            shares: vec![Digest::sha256(b"share"); self.machine.current().unwrap().seats.len()],
+            shares: vec![Digest::sha256(b"share"); self.holders().len()],
         };
         Signed::sign(header, &self.members[member])
     }
@@ -203,7 +223,14 @@ impl Lab {
         let release = Release {
             context: attempt.context,
             roster: attempt.roster.unwrap_or(Digest::sha256(b"no roster")),
-            shares: vec![Digest::sha256(b"sum share"); attempt.seats.len()],
+            shares: vec![
+                Digest::sha256(b"sum share");
+                if self.holders().contains(&member) {
+                    attempt.seats.len()
+                } else {
+                    0
+                }
+            ],
             check: Some([1, 2]),
             ledger_head: Digest::sha256(b"ledger"),
         };
@@ -265,6 +292,7 @@ pub(super) fn job(members: usize, rounds: u32, max_attempts: u32) -> Job {
         min_contributors: 3,
         colluders: 0,
         threshold: None,
+        committee: None,
         deadlines: Deadlines {
             contribute: Duration::from_secs(100),
             open: Duration::from_secs(20),

@@ -1,5 +1,6 @@
 //! The protocol's rules, on the machine alone: no socket, no file, no clock.
 
+mod committee;
 mod lab;
 mod parcels;
 use ciphertune_identity::SigningKey;

@@ -2,13 +2,16 @@
 
 use std::fmt;
 
-use ciphertune_client::member::MOST_SEATS;
+use ciphertune_round::Roster;
 use ciphertune_seal::SEALED_SHARE_BYTES;
 use ciphertune_sum::{
     N, Parameters, SIGMA_SQUARED,
     security::{Leak, Lwe, MODULUS_BITS, STANDARD_ROWS, STANDARD_SIGMA, Sieve},
 };
+use ciphertune_wire::limits::{MESSAGE_BYTES, roster_fits};
 use serde::Serialize;
+
+use super::committee::Committee;
 
 /// A parameter set, the proof that nothing overflows, how hard it is to break, how often it fails, what it costs.
 ///
@@ -31,6 +34,8 @@ pub struct Explanation {
     security: Security,
     decoding: Decoding,
     bytes_per_parameter: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    committee: Option<Committee>,
     shares: Shares,
     #[serde(skip_serializing_if = "Option::is_none")]
     round: Option<Round>,
@@ -97,8 +102,14 @@ struct Shares {
     bytes_each: usize,
     words_each: usize,
     seats: usize,
+    holders: usize,
+    /// A member that holds shares; another one's are those of the holders alone.
     bytes_each_way: u64,
-    most_seats: usize,
+    bytes_each_way_of_others: u64,
+    others: usize,
+    seals: u64,
+    roster_bytes: usize,
+    message_bytes: usize,
 }
 
 /// One round of one member that contributes and opens.
@@ -114,7 +125,8 @@ struct Round {
 
 impl Explanation {
     /// All of it, with the bytes and odds of a round when one contribution carries `length` parameters.
-    pub fn of(parameters: Parameters, length: Option<u32>) -> Self {
+    pub fn of(parameters: Parameters, length: Option<u32>, committee: Option<Committee>) -> Self {
+        let size = committee.as_ref().map(Committee::size);
         let (variance, over) = SIGMA_SQUARED;
         Self {
             name: parameters.name(),
@@ -133,8 +145,9 @@ impl Explanation {
             security: Security::of_bodies(),
             decoding: Decoding::of(&parameters),
             bytes_per_parameter: parameters.bytes_per_parameter(),
-            shares: Shares::among(parameters.members()),
-            round: length.map(|length| Round::of(&parameters, length)),
+            shares: Shares::among(parameters.members(), size),
+            round: length.map(|length| Round::of(&parameters, length, size)),
+            committee,
         }
     }
 }
@@ -213,25 +226,32 @@ impl Decoding {
 }
 
 impl Shares {
-    fn among(members: usize) -> Self {
+    fn among(members: usize, committee: Option<usize>) -> Self {
+        let holders = committee.map_or(members, |size| size.min(members));
+        let bytes = |shares: usize| shares as u64 * SEALED_SHARE_BYTES as u64;
         Self {
             bytes_each: SEALED_SHARE_BYTES,
             words_each: N,
             seats: members,
-            bytes_each_way: 2 * members as u64 * SEALED_SHARE_BYTES as u64,
-            most_seats: MOST_SEATS,
+            holders,
+            bytes_each_way: bytes(holders + members),
+            bytes_each_way_of_others: bytes(holders),
+            others: members - holders,
+            seals: 2 * members as u64 * holders as u64,
+            roster_bytes: Roster::most_bytes(members, holders),
+            message_bytes: MESSAGE_BYTES,
         }
     }
 }
 
 impl Round {
-    /// Up: a body and two rounds of shares. Down: the sum, one foreign body for the spot check, and two rounds of
+    /// Of a member that holds shares. Up: a body and two rounds of shares. Down: the sum, one foreign body for the spot check, and two rounds of
     /// shares. Signed messages, some kilobytes, and a lost member's body are not counted.
-    fn of(parameters: &Parameters, length: u32) -> Self {
+    fn of(parameters: &Parameters, length: u32, committee: Option<usize>) -> Self {
         let length_here = length as usize;
         let body_bytes = parameters.body_bytes(length_here);
         let blocks = parameters.blocks(length_here);
-        let shares = Shares::among(parameters.members()).bytes_each_way;
+        let shares = Shares::among(parameters.members(), committee).bytes_each_way;
         Self {
             parameters: length,
             blocks,
@@ -282,6 +302,7 @@ impl fmt::Display for Explanation {
         self.security
             .write(f, self.ring_degree, self.modulus_bits)?;
         self.decoding.fmt(f)?;
+        self.committee.iter().try_for_each(|drawn| drawn.fmt(f))?;
         writeln!(f, "bytes")?;
         writeln!(
             f,
@@ -359,16 +380,34 @@ impl fmt::Display for Decoding {
 
 impl fmt::Display for Shares {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            words_each,
+            holders,
+            ..
+        } = self;
         writeln!(
             f,
-            "  shares       {} up and as many down, whatever the parameters: 2 rounds of {} shares of {} words, {} sealed",
-            self.bytes_each_way, self.seats, self.words_each, self.bytes_each,
+            "  shares       {} up and as many down, whatever the parameters: {holders} shares of a key and {} of the sum of keys, \
+             of {words_each} words, {} sealed",
+            self.bytes_each_way, self.seats, self.bytes_each,
         )?;
-        if self.seats > self.most_seats {
+        if self.others > 0 {
             writeln!(
                 f,
-                "  note         this version's messages carry the shares of at most {} seats: members refuse a larger cohort",
-                self.most_seats
+                "               {} up and as many down for the {} members outside the committee",
+                self.bytes_each_way_of_others, self.others,
+            )?;
+        }
+        writeln!(
+            f,
+            "  seals        {} in the whole round: n*k of keys, k*n of their sum",
+            self.seals
+        )?;
+        if !roster_fits(self.seats, *holders) {
+            writeln!(
+                f,
+                "  note         a roster of {} bytes does not fit a message of {}: such a round is refused; a smaller committee does",
+                self.roster_bytes, self.message_bytes
             )?;
         }
         Ok(())
