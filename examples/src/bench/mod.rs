@@ -1,8 +1,10 @@
 //! Measurements by production's code: what the parts of a round cost on this machine.
 //!
 //! Read [`round`] (a round of sealed aggregation, timed), then [`mod@reference`] (what bounds it), [`stages`] (where a
-//! block's time goes), [`memory`] (what each party holds, in processes of their own), [`samples`] and [`report`].
+//! block's time goes), [`memory`] (what each party holds, in processes of their own), [`samples`] and [`report`]. Beside it
+//! [`committee`]: who holds the shares of keys, and what that costs as a cohort grows.
 
+pub mod committee;
 pub mod memory;
 pub mod options;
 pub mod reference;
@@ -13,7 +15,7 @@ pub mod stages;
 pub mod values;
 
 use crate::Result;
-use options::SealOptions;
+use options::{CommitteeOptions, SealOptions};
 
 /// `bench seal`: measures and tells.
 pub fn seal(options: &SealOptions) -> Result<()> {
@@ -26,6 +28,17 @@ pub fn seal(options: &SealOptions) -> Result<()> {
         round: round::measure(options, &shape)?,
         peak_memory: memory::measure(&shape)?,
     };
+    if options.json {
+        println!("{}", report.to_json());
+    } else {
+        print!("{}", report.to_table());
+    }
+    Ok(())
+}
+
+/// `bench committee`: measures and tells.
+pub fn committee(options: &CommitteeOptions) -> Result<()> {
+    let report = committee::measure(options)?;
     if options.json {
         println!("{}", report.to_json());
     } else {

@@ -11,6 +11,7 @@ use clap::Parser as _;
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Seal(options) => bench::seal(&options),
+        Command::Committee(options) => bench::committee(&options),
         Command::Child(child) => bench::memory::play(&child),
     };
     match done {
