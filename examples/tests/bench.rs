@@ -168,3 +168,68 @@ fn a_cohort_that_cannot_be_is_a_usage_error() {
     );
     assert_eq!(bench(&["seal", "--parameters", "0"]).status.code(), Some(2));
 }
+
+#[test]
+fn seals_grow_with_the_members_times_those_that_hold_shares() {
+    let arguments = [
+        "committee",
+        "--members",
+        "6,12",
+        "--committee",
+        "6",
+        "--colluding",
+        "0",
+        "--json",
+    ];
+    let output = bench(&arguments);
+    assert!(output.status.success(), "{}", said(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let of = |rows: &str, row: usize, figure: &str| report[rows][row][figure].as_f64().unwrap();
+    for (rows, holders, seals) in [
+        ("whole_cohort", [6.0, 12.0], [72.0, 288.0]),
+        ("with_committee", [6.0, 6.0], [72.0, 144.0]),
+    ] {
+        for row in 0..2 {
+            assert_eq!(of(rows, row, "holders"), holders[row]);
+            assert_eq!(of(rows, row, "seals"), seals[row]);
+            assert_eq!(of(rows, row, "threshold"), holders[row] / 2.0 + 1.0);
+            for phase in ["contribute", "add", "release", "rebuild", "all"] {
+                assert!(of(rows, row, &format!("{phase}_seconds")) > 0.0, "{phase}");
+            }
+        }
+    }
+    let share = 32_768.0 + 1136.0;
+    assert_eq!(of("with_committee", 1, "bytes_of_holder"), 18.0 * share);
+    assert_eq!(of("with_committee", 1, "bytes_of_others"), 6.0 * share);
+}
+
+#[test]
+fn cohorts_that_are_left_out_are_named_and_impossible_ones_refused() {
+    let arguments = [
+        "committee",
+        "--members",
+        "4,8",
+        "--committee",
+        "4",
+        "--colluding",
+        "0",
+        "--whole-up-to",
+        "4",
+    ];
+    let output = bench(&arguments);
+    let told = said(&output);
+    assert!(output.status.success(), "{told}");
+    assert!(told.contains("not measured for 8 members"), "{told}");
+    assert!(told.contains("A committee of 4 holds the shares"), "{told}");
+    assert_eq!(
+        bench(&["committee", "--members", "1"]).status.code(),
+        Some(2)
+    );
+    // Ten of a hundred collude: two of them are drawn more often than once in 2^40.
+    assert_eq!(
+        bench(&["committee", "--members", "100", "--committee", "2"])
+            .status
+            .code(),
+        Some(2)
+    );
+}

@@ -4,10 +4,11 @@ mod common;
 
 use std::time::Duration;
 
-use ciphertune_round::{Ended, Plan, Roster, Void};
+use ciphertune_round::{Digest, Ended, Header, Plan, Roster, Signed, Void};
 use ciphertune_wire::{
     Refusal,
-    proto::{EventKind, JobStatusRequest, ShareKind},
+    limits::MESSAGE_BYTES,
+    proto::{EventKind, JobStatusRequest, PutSharesRequest, ShareKind},
 };
 use common::{Federation, POLICY, files_under, refusal, sum_of};
 
@@ -20,7 +21,9 @@ async fn three_members_finish_a_job_of_two_rounds_and_the_sum_is_the_modular_sum
     let bodies: Vec<_> = members.iter().map(|member| member.words()).collect();
     for round in 1..=2 {
         assert_eq!((plan.round, plan.attempt), (round, 1));
-        plan.check_against(&job).unwrap();
+        let members_of_it = federation.manifest.value().members();
+        let everybody: Vec<_> = members_of_it.map(|party| party.fingerprint()).collect();
+        plan.check_against(&job, &everybody).unwrap();
         plan.parameters().unwrap();
         let context = plan.context();
         assert_eq!(
@@ -49,7 +52,7 @@ async fn three_members_finish_a_job_of_two_rounds_and_the_sum_is_the_modular_sum
         );
         let sum = members[1].get_sum(context, 0).await.unwrap();
         assert!(sum == sum_of(&bodies), "not the sum");
-        assert_eq!(ciphertune_round::Digest::sha256(&sum), roster.sum);
+        assert_eq!(Digest::sha256(&sum), roster.sum);
         assert!(members[1].get_sum(context, 40_000).await.unwrap() == sum[40_000..]);
         let shares = members[2]
             .get_shares(context, ShareKind::Key)
@@ -83,7 +86,7 @@ async fn three_members_finish_a_job_of_two_rounds_and_the_sum_is_the_modular_sum
             for member in &mut members {
                 plan = member.next::<Plan>(EventKind::Plan).await;
             }
-            assert_eq!(plan.model, ciphertune_round::Digest::sha256(b"model 1"));
+            assert_eq!(plan.model, Digest::sha256(b"model 1"));
             assert_eq!(refusal(members[0].get_sum(context, 0).await), Refusal::Late);
         }
     }
@@ -234,4 +237,55 @@ async fn a_disagreement_ends_the_job_and_names_the_dissenter() {
         "{}",
         ended.reason
     );
+}
+
+/// Two hundred and fifty sealed shares of 33,904 bytes, more than one message carries: taken in several, whole or not at all.
+#[tokio::test]
+async fn shares_larger_than_a_message_are_taken_in_several() {
+    const MEMBERS: usize = 250;
+    let federation = Federation::new(MEMBERS, POLICY);
+    let server = federation.serve();
+    let job = federation.job(|job| job.expected_members = MEMBERS);
+    let (mut members, plan) = federation.begin(&server, &job).await;
+    let shares: Vec<Vec<u8>> = (0..MEMBERS).map(|seat| vec![seat as u8; 33_904]).collect();
+    assert!(shares.concat().len() > MESSAGE_BYTES);
+    let context = plan.context();
+    let header = Header {
+        context,
+        body: Digest::sha256(b"body"),
+        shares: shares.iter().map(|share| Digest::sha256(share)).collect(),
+    };
+    let signed = Signed::sign(header, members[0].key()).encode();
+    let messages = |shares: &[Vec<u8>]| {
+        let mut first = Some(signed.clone());
+        let messages = shares.chunks(7).map(|shares| PutSharesRequest {
+            context: context.as_bytes().to_vec(),
+            kind: ShareKind::Key.into(),
+            signed: first.take().unwrap_or_default(),
+            shares: shares.to_vec(),
+        });
+        tokio_stream::iter(messages.collect::<Vec<_>>())
+    };
+    let mut client = members[0].client.clone();
+    let fewer = client.put_shares(messages(&shares[1..])).await;
+    assert_eq!(refusal(fewer), Refusal::Malformed);
+    let fewer = client.put_shares(messages(&shares[..MEMBERS - 1])).await;
+    assert_eq!(refusal(fewer), Refusal::Malformed);
+    let more = [shares.as_slice(), &shares[..1]].concat();
+    let more = client.put_shares(messages(&more)).await;
+    assert_eq!(refusal(more), Refusal::Malformed);
+    client.put_shares(messages(&shares)).await.unwrap();
+    // Again, as after a lost reply.
+    client.put_shares(messages(&shares)).await.unwrap();
+    let status = members[1]
+        .client
+        .job_status(JobStatusRequest::default())
+        .await
+        .unwrap();
+    let progress = &status.into_inner().jobs[0].members;
+    let partial = progress
+        .iter()
+        .filter(|member| member.progress == "partial")
+        .count();
+    assert_eq!(partial, 1, "the header is here, the body is not");
 }

@@ -1,9 +1,11 @@
 //! Measurements by production's code: what the parts of a round cost on this machine.
 //!
 //! Read [`round`] (a round of sealed aggregation, timed), then [`mod@reference`] (what bounds it), [`stages`] (where a
-//! block's time goes), [`memory`] (what each party holds, in processes of their own), [`samples`] and [`report`]; and
-//! [`sockets`], a round of a whole federation, whose members send [`vectors`].
+//! block's time goes), [`memory`] (what each party holds, in processes of their own), [`samples`] and [`report`]. Beside it
+//! [`sockets`], a round of a whole federation, whose members send [`vectors`], and [`committee`]: who holds the shares of
+//! keys, and what that costs as a cohort grows.
 
+pub mod committee;
 pub mod memory;
 pub mod options;
 pub mod reference;
@@ -16,7 +18,7 @@ pub mod values;
 pub mod vectors;
 
 use crate::Result;
-use options::{SealOptions, SocketOptions};
+use options::{CommitteeOptions, SealOptions, SocketOptions};
 
 /// `bench seal`: measures and tells.
 pub fn seal(options: &SealOptions) -> Result<()> {
@@ -44,6 +46,17 @@ pub fn sockets(options: &SocketOptions) -> Result<()> {
         println!("{}", measured.to_json());
     } else {
         print!("{}", measured.to_table());
+    }
+    Ok(())
+}
+
+/// `bench committee`: measures and tells.
+pub fn committee(options: &CommitteeOptions) -> Result<()> {
+    let report = committee::measure(options)?;
+    if options.json {
+        println!("{}", report.to_json());
+    } else {
+        print!("{}", report.to_table());
     }
     Ok(())
 }

@@ -36,6 +36,11 @@ pub enum Command {
     /// Everything that production does is in it but training: the members send pseudo-random vectors, and every new
     /// model is held to the plain ones. No differential privacy: its noise would cost time that is not the sum's.
     Sockets(SocketOptions),
+    /// Sharing keys among a whole cohort and among a committee, as the cohort grows.
+    ///
+    /// A contributor's shares, a holder's sum of shares and its release, and rebuilding the sum of keys, one of each timed;
+    /// what all members do together follows from these. Vectors are small: bodies are what `seal` measures.
+    Committee(CommitteeOptions),
     /// One party in a process of its own, its bodies in files.
     #[command(hide = true)]
     Child(Child),
@@ -97,6 +102,31 @@ pub struct SocketOptions {
     #[arg(long, value_name = "N", default_value = "1")]
     pub threads: NonZeroU8,
     /// One JSON object on standard output instead of words.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `bench committee`.
+#[derive(Args, Clone, Debug)]
+pub struct CommitteeOptions {
+    /// Members of each cohort, all of their federation.
+    #[arg(
+        long,
+        value_name = "N,N,...",
+        value_delimiter = ',',
+        default_value = "10,30,100,300,1000"
+    )]
+    pub members: Vec<usize>,
+    /// k: how many hold the shares; all, of fewer members.
+    #[arg(long, value_name = "K", default_value_t = 60)]
+    pub committee: usize,
+    /// One member in so many colludes; 0: none does.
+    #[arg(long, value_name = "M", default_value_t = 10)]
+    pub colluding: usize,
+    /// The largest cohort in which everybody's holding a share is measured too.
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub whole_up_to: usize,
+    /// One JSON object on standard output instead of tables.
     #[arg(long)]
     pub json: bool,
 }

@@ -30,10 +30,14 @@
 //! | a one-time key signed by another, or that is none | `a_one_time_key_that_its_member_did_not_sign_is_refused_and_nothing_is_sent`, `a_one_time_key_of_another_or_that_is_none_is_not_taken` |
 //! | a member outside the manifest | `a_plan_that_seats_somebody_from_outside_the_manifest_is_refused_and_nothing_is_sent`, `a_roster_with_a_contributor_from_outside_the_cohort_is_refused`, `who_is_not_in_the_manifest_is_a_stranger` |
 //! | a plan beyond job or policy | `a_plan_wider_than_its_job_is_refused_and_nothing_is_sent`, `a_plan_beyond_the_policy_is_refused_and_nothing_is_sent`, `a_policy_that_the_server_signed_itself_is_refused` |
+//! | another committee than the drawn one, or a smaller one | `a_plan_with_another_committee_than_the_drawn_one_is_refused_and_nothing_is_sent`, `a_plan_that_seats_too_few_of_the_drawn_members_is_refused`, `a_plan_with_a_smaller_committee_than_job_or_policy_is_refused_and_nothing_is_sent`, `a_plan_with_another_committee_than_the_drawn_one_is_refused` |
+//! | echoes, releases or shares of members outside the committee | `echoes_of_members_outside_the_committee_are_not_counted`, `releases_of_members_outside_the_committee_are_not_counted`, `a_contribution_with_shares_for_a_member_outside_the_committee_is_refused`, `members_outside_the_committee_neither_echo_nor_release_shares` |
+//! | a missed round that a committee could have been drawn from, left out | `a_missed_round_that_the_server_leaves_out_is_not_skipped` |
 //! | a disk stolen after the round | `a_disk_taken_after_the_round_opens_nothing_and_one_taken_during_it_does`, `a_member_that_was_away_when_its_job_ended_erases_its_keys_when_it_comes_back`, `a_member_that_was_stopped_at_the_end_of_a_round_erases_its_key_when_it_comes_back` |
 
 use std::{collections::BTreeSet, fs, path::Path};
 
+mod committees;
 mod handed_out;
 mod lying_member;
 mod plans;
