@@ -272,8 +272,8 @@ fn a_plan_with_another_committee_than_the_drawn_one_is_refused() {
     fewer.holders().pop();
     fewer.refused(words);
     let mut another = drawn();
-    let outside = (1..=9).map(|seat| ShareIndex::new(seat).unwrap());
-    let outside = outside.filter(|seat| !seats.contains(seat)).next().unwrap();
+    let mut outside = (1..=9).map(|seat| ShareIndex::new(seat).unwrap());
+    let outside = outside.find(|seat| !seats.contains(seat)).unwrap();
     another.holders()[0] = outside;
     another.holders().sort_unstable();
     another.refused(words);

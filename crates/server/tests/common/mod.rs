@@ -356,7 +356,7 @@ impl Member<'_> {
         let keys = (0..count)
             .map(|serial| {
                 // Small bytes: every coefficient of a key is below ML-KEM's q. Its end may be anything.
-                let mut public_key = vec![self.number as u8 % 128; PUBLIC_KEY_BYTES];
+                let mut public_key = vec![self.number as u8 % 12; PUBLIC_KEY_BYTES];
                 public_key[..8].copy_from_slice(&serial.to_le_bytes());
                 let end = PUBLIC_KEY_BYTES - 8;
                 public_key[end..].copy_from_slice(&(self.number as u64).to_le_bytes());
