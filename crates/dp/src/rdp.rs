@@ -3,10 +3,11 @@
 //! ε(α) of one step is Mironov–Talwar–Zhang 2019, section 3.3, whose binomial sum holds word for word for the discrete
 //! Gaussian; composition adds order by order, whatever the schedule does; the conversion is Canonne–Kamath–Steinke
 //! 2020, Proposition 12. Every figure is rounded against us: of a step by a relative [`relative_error`] (below 10⁻¹⁰),
-//! of a sum by its last place, of ε by 2⁻⁴⁶ of the terms it is added up from.
+//! of a sum by its last place, of ε by 2⁻⁴⁷ of the terms it is added up from.
 
 use crate::rational::Fraction;
-use crate::schedule::{FrozenSchedule, SamplingRate};
+use crate::schedule::{FrozenSchedule, SamplingRate, multiplier_squared};
+use crate::{Mechanism, Result};
 
 /// α: the orders of every curve.
 pub const ORDERS: [u32; 74] = [
@@ -38,6 +39,20 @@ impl Curve {
                 sampled_gaussian(order, q, half_inverse)
             }
         }))
+    }
+
+    /// One round of a mechanism with `contributors` members: what a ledger charges.
+    ///
+    /// That the sum of m discrete Gaussians is one but for τ (below 10⁻⁵² for all coordinates, see
+    /// [`zcdp::per_round`](crate::zcdp::per_round)) is far below what each value is rounded up by. Fails (`Misuse`) for unit
+    /// none; (`Refused`) below min_contributors.
+    pub fn per_round(
+        mechanism: &Mechanism,
+        contributors: usize,
+        rate: SamplingRate,
+    ) -> Result<Self> {
+        let squared = multiplier_squared(mechanism, contributors, 0)?;
+        Ok(Self::of_step(rate, &squared))
     }
 
     /// All the steps of a schedule.
@@ -176,4 +191,60 @@ pub(crate) fn epsilon_at(order: u32, spent: f64, delta: f64) -> f64 {
     );
     let error = 64.0 * UNIT * (spent + first.abs() + second.abs());
     (spent + first - second + error).max(0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mechanism::tests::{institution, without_privacy};
+    use crate::{Error, zcdp};
+
+    #[test]
+    fn a_round_of_whole_batches_is_alpha_times_rho() {
+        let mechanism = Mechanism::derive(&institution("1", "4.509", 1000)).unwrap();
+        for contributors in [3, 7] {
+            let rho = zcdp::per_round(&mechanism, contributors).unwrap().get();
+            let curve = Curve::per_round(&mechanism, contributors, SamplingRate::WHOLE).unwrap();
+            for order in ORDERS {
+                let ratio = curve.at(order).unwrap() / (f64::from(order) * rho);
+                assert!((ratio - 1.0).abs() < 1e-14, "{order}: {ratio}");
+            }
+        }
+        let too_few = Curve::per_round(&mechanism, 2, SamplingRate::WHOLE);
+        assert!(matches!(too_few, Err(Error::Refused(_))));
+        let open = Mechanism::derive(&without_privacy("1", 10)).unwrap();
+        let none = Curve::per_round(&open, 3, SamplingRate::WHOLE);
+        assert!(matches!(none, Err(Error::Misuse(_))));
+    }
+
+    #[test]
+    fn order_two_is_its_closed_form() {
+        // A = 1 + q²·(e^{1/z²} − 1)
+        for (q, half_inverse) in [(0.1, 0.5), (1e-9, 2.0), (0.999, 0.01), (0.5, 300.0)] {
+            let expected = libm::log1p(q * q * libm::expm1(2.0 * half_inverse));
+            let found = sampled_gaussian(2, q, half_inverse);
+            let bound = 2.0 * relative_error(2, q, half_inverse);
+            assert!(found >= expected * (1.0 - 1e-15) && found <= expected * (1.0 + bound));
+        }
+    }
+
+    #[test]
+    fn the_largest_orders_neither_overflow_nor_vanish() {
+        for q in [1e-20, 1e-3, 0.5, 1.0 - 1e-16] {
+            for half_inverse in [1e-12, 1e-3, 0.5, 1e6] {
+                let mut before = 0.0;
+                for order in ORDERS {
+                    let spent = sampled_gaussian(order, q, half_inverse);
+                    // A divergence grows with its order, and sampling never costs more.
+                    assert!(
+                        spent.is_finite() && spent >= before * (1.0 - 1e-10),
+                        "{q} {half_inverse} {order}"
+                    );
+                    assert!(spent <= f64::from(order) * half_inverse * (1.0 + 1e-9));
+                    before = spent;
+                }
+                assert!(before > 0.0);
+            }
+        }
+    }
 }

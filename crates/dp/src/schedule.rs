@@ -1,10 +1,11 @@
 //! A job as accountants see it: T equal steps, all of them fixed before the first.
 
 use ciphertune_policy::{Adjacency, Decimal};
+use num_bigint::BigUint;
 
 use crate::rational::Fraction;
 use crate::zcdp::{self, Distance, Rho};
-use crate::{Mechanism, Result, refused};
+use crate::{Mechanism, Result, misuse, refused};
 
 /// q, the probability with which each record enters a batch, on its own (Poisson sampling): 0 < q ≤ 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -103,28 +104,14 @@ impl FrozenSchedule {
     pub fn of(mechanism: &Mechanism, rate: SamplingRate, steps: u32) -> Result<Self> {
         check_steps(steps)?;
         let contributors = mechanism.spec().min_contributors;
-        let rho = zcdp::per_round(mechanism, contributors)?;
-        let shares = mechanism.honest_shares(contributors)?;
-        let Some(variance) = mechanism.share_variance() else {
-            return crate::misuse("unit none has no differential privacy to account for");
-        };
-        // σ² = m·σ_i² ≥ 16.
-        let over_sensitivity = |numerator| Fraction {
-            numerator,
-            denominator: mechanism.sensitivity_squared()
-                * Fraction::integer(variance.denominator()).numerator,
-        };
-        let total = Fraction::integer(variance.numerator()).numerator * shares;
-        let rounding = Fraction::integer(variance.denominator()).numerator * 4_u8;
-        let distance = zcdp::distance(mechanism, contributors);
         Ok(Self {
             rate,
             adjacency: mechanism.spec().adjacency,
             steps,
-            squared: over_sensitivity(total.clone()),
-            continuous_squared: over_sensitivity(total - rounding),
-            rho,
-            distance: Some(distance.times(steps)),
+            squared: multiplier_squared(mechanism, contributors, 0)?,
+            continuous_squared: multiplier_squared(mechanism, contributors, 4)?,
+            rho: zcdp::per_round(mechanism, contributors)?,
+            distance: Some(zcdp::distance(mechanism, contributors).times(steps)),
         })
     }
 
@@ -171,6 +158,26 @@ impl FrozenSchedule {
     pub(crate) fn distance(&self) -> Option<Distance> {
         self.distance
     }
+}
+
+/// (m·σ_i² − less)/Δ₂², m the honest shares among `contributors`; less < 16. Fails (`Misuse`) for unit none; (`Refused`)
+/// below min_contributors.
+pub(crate) fn multiplier_squared(
+    mechanism: &Mechanism,
+    contributors: usize,
+    less: u64,
+) -> Result<Fraction> {
+    let Some(variance) = mechanism.share_variance() else {
+        return misuse("unit none has no differential privacy to account for");
+    };
+    let shares = mechanism.honest_shares(contributors)?;
+    // σ_i² = numerator/denominator ≥ 16.
+    let numerator = BigUint::from(variance.numerator()) * shares;
+    let denominator = BigUint::from(variance.denominator());
+    Ok(Fraction {
+        numerator: numerator - &denominator * less,
+        denominator: denominator * mechanism.sensitivity_squared(),
+    })
 }
 
 fn check_steps(steps: u32) -> Result<()> {
@@ -273,8 +280,13 @@ mod tests {
             "{by_loss} {by_renyi}"
         );
         assert!(sampled.rate() == rate("0.0533") && sampled.steps() == 937);
-        let whole = FrozenSchedule::of(&mechanism, SamplingRate::WHOLE, 937).unwrap();
-        assert!(epsilon(Accountant::Rdp, &whole) > 10.0 * by_renyi);
+        let five = |rate| FrozenSchedule::of(&mechanism, rate, 5).unwrap();
+        let (whole, sampled) = (five(SamplingRate::WHOLE), five(rate("0.0533")));
+        assert!(epsilon(Accountant::Rdp, &whole) > 5.0 * epsilon(Accountant::Rdp, &sampled));
+        // Whole batches for all the steps: an ε so large that the sampler's distance, times e^ε, is no longer negligible.
+        let hopeless = FrozenSchedule::of(&mechanism, SamplingRate::WHOLE, 937).unwrap();
+        let outcome = accounting::epsilon(Accountant::Rdp, &hopeless, &decimal("1e-5"));
+        assert!(matches!(outcome, Err(Error::Refused(_))), "{outcome:?}");
     }
 
     #[test]

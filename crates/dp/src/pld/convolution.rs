@@ -17,7 +17,7 @@ impl Powers {
     /// Bounds on the ε at `delta` of `steps` losses; `None` where that takes too many points.
     pub(super) fn epsilon(&mut self, losses: &Losses, steps: u32, delta: f64) -> Option<Enclosure> {
         let composed = if steps == 1 {
-            Composed::once(losses)
+            Composed::once(losses, delta)
         } else {
             self.power(losses, steps, delta)?
         };
@@ -82,6 +82,7 @@ impl Powers {
             first,
             weights,
             above: untilt(last),
+            given_away: (NOISE + NOISE_A_STEP * count).min(delta * NOTICEABLE * theta.min(10.0)),
             exponent: log_mgf.abs()
                 + theta * (last as f64 * h - tilt.mean).abs().max(tilt.mean.abs()),
         })
@@ -132,17 +133,20 @@ struct Composed {
     weights: Vec<(f64, f64)>,
     /// Bound on the mass above the last.
     above: f64,
+    /// Mass sent to ∞ besides, see [`NOISE`].
+    given_away: f64,
     /// Size of the exponents that untilting took.
     exponent: f64,
 }
 
 impl Composed {
     /// One step is its own power.
-    fn once(losses: &Losses) -> Self {
+    fn once(losses: &Losses, delta: f64) -> Self {
         Self {
             first: losses.first,
             weights: losses.masses.iter().map(|mass| (*mass, 0.0)).collect(),
             above: 0.0,
+            given_away: TRUNCATED.min(delta * 1e-5),
             exponent: 0.0,
         }
     }
@@ -156,18 +160,18 @@ impl Composed {
         let relative = steps * losses.relative_error
             + 16.0 * UNIT * (steps + self.weights.len() as f64 + self.exponent)
             + 1e-12;
+        let slack = libm::exp(relative);
         let moved = steps * losses.displacement;
-        let given_away = (GIVEN_AWAY + GIVEN_AWAY_A_STEP * steps).min(delta * 1e-5);
         let above = self.crossing(
             losses.h,
-            infinite * (1.0 + 1e-12) + self.above + given_away,
-            delta / (1.0 + relative),
+            infinite * (1.0 + 1e-12) + self.above + self.given_away,
+            delta / slack,
             |(weight, error)| weight.max(0.0) + error,
         );
         let below = self.crossing(
             losses.h,
             infinite * (1.0 - 1e-12),
-            delta * (1.0 + relative),
+            delta * slack,
             |(weight, error)| (weight - error).max(0.0),
         );
         Enclosure {
@@ -221,9 +225,12 @@ const MOST_POINTS: usize = 1 << 22;
 const UNIT: f64 = f64::EPSILON / 2.0;
 /// See [`raise`].
 const CUT: f64 = 80.0;
-/// Mass sent to ∞ besides: dp-accounting 0.6 sends 10⁻¹⁵ there, and as it does not tilt, the rounding errors of its
-/// transform leave about 2⁻⁵⁴ a step, either way. So no ε is below its for those reasons; above, it is by less than 10⁻⁶ at a
-/// δ of 10⁻⁷ and more. Of a smaller δ it takes a hundred-thousandth at most.
-const GIVEN_AWAY: f64 = 3e-14;
-/// See above.
-const GIVEN_AWAY_A_STEP: f64 = UNIT / 2.0;
+/// dp-accounting 0.6 sends so much to ∞ when it truncates tails. As much is sent there here, so that no ε is below its own for
+/// that, or a hundred-thousandth of δ.
+const TRUNCATED: f64 = 1e-15;
+/// Likewise for sums: it does not tilt, and what rounding leaves of δ in its transform is about so much, either way, …
+const NOISE: f64 = 6e-14;
+/// … and so much more a step, …
+const NOISE_A_STEP: f64 = UNIT / 2.0;
+/// … but only what makes so much of ε: near the answer ln δ falls with ε by about θ.
+const NOTICEABLE: f64 = 8e-7;

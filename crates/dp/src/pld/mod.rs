@@ -125,3 +125,119 @@ const COARSEST: f64 = 1.0;
 /// The share of δ that may be lost at either end of the grid of all steps together. It goes to an infinite loss, where it
 /// counts in full.
 const LOST: f64 = 1.0 / (1_u64 << 40) as f64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(q: &str, z: &str) -> Step {
+        let rate = crate::SamplingRate::new(q.parse().unwrap()).unwrap();
+        let multiplier = crate::rational::Fraction::of(&z.parse().unwrap());
+        Step::new(rate, &multiplier.squared())
+    }
+
+    /// δ(ε) = E_{x∼first}[h(ε − L(x))] of two steps, by the midpoint rule over the first; h is `curve`, also below 0.
+    fn two(q: f64, z: f64, remove: bool, epsilon: f64, curve: impl Fn(f64) -> f64) -> f64 {
+        let (points, from, to) = (400_000, -14.0 * z, 14.0 * z + 1.0);
+        let width = (to - from) / f64::from(points);
+        (0..points)
+            .map(|point| {
+                let x = from + (f64::from(point) + 0.5) * width;
+                let normal = (-(x / z).powi(2) / 2.0).exp() / (z * std::f64::consts::TAU.sqrt());
+                let ratio = 1.0 - q + q * ((2.0 * x - 1.0) / (2.0 * z * z)).exp();
+                let (mass, loss) = if remove {
+                    (normal * ratio, ratio.ln())
+                } else {
+                    (normal, -ratio.ln())
+                };
+                mass * curve(epsilon - loss) * width
+            })
+            .sum()
+    }
+
+    #[test]
+    fn each_direction_of_two_steps_is_its_integral() {
+        for (q, z, float_q, float_z) in [("0.2", "0.8", 0.2, 0.8), ("0.6", "1.4", 0.6, 1.4)] {
+            let step = step(q, z);
+            let grid = Grid::of(&step, 1e-4, 1e-20).unwrap();
+            for remove in [true, false] {
+                let curve = |epsilon: f64| {
+                    // h(ε) = 1 − e^ε + e^ε·h′(−ε), h′ of the other direction.
+                    let at = |remove, epsilon| {
+                        if remove {
+                            step.removed(epsilon)
+                        } else {
+                            step.added(epsilon)
+                        }
+                    };
+                    if epsilon >= 0.0 {
+                        at(remove, epsilon)
+                    } else {
+                        1.0 - epsilon.exp() * (1.0 - at(!remove, -epsilon))
+                    }
+                };
+                let losses = if remove { grid.removed() } else { grid.added() };
+                for delta in [1e-2, 1e-4] {
+                    let found = Powers::default().epsilon(&losses, 2, delta).unwrap();
+                    let exact = |epsilon| two(float_q, float_z, remove, epsilon, curve);
+                    assert!(found.below <= found.above && found.above - found.below < 1e-7);
+                    assert!(
+                        exact(found.above) <= delta,
+                        "{q} {remove} {delta}: {found:?}"
+                    );
+                    assert!(
+                        exact(found.above - 1e-5) > delta,
+                        "{q} {remove} {delta}: {found:?}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn masses_and_what_is_lost_add_up_to_one_in_both_directions() {
+        for (q, z) in [("1", "3"), ("0.3", "0.6"), ("0.00001", "2")] {
+            let grid = Grid::of(&step(q, z), 1e-4, 1e-12).unwrap();
+            for losses in [grid.removed(), grid.added()] {
+                let total: f64 = losses.masses.iter().sum();
+                // What is missing from 1 is a loss of −∞: less than what the other direction has at ∞.
+                assert!(
+                    (total + losses.infinite - 1.0).abs() < 2e-12,
+                    "{q} {z}: {total}"
+                );
+                assert!(losses.infinite <= 1e-12);
+            }
+        }
+    }
+
+    #[test]
+    fn the_answer_does_not_hang_on_where_the_transform_looks() {
+        // 1,000 steps at once, or four convolved by hand and 250 of those.
+        let step = step("0.02", "1.1");
+        let grid = Grid::of(&step, 1e-3, 1e-22).unwrap();
+        let once = grid.removed();
+        let square = convolved(&once.masses, &once.masses);
+        let four = grid::Losses {
+            first: 4 * once.first,
+            masses: convolved(&square, &square),
+            infinite: 4.0 * once.infinite,
+            ..grid.removed()
+        };
+        for delta in [1e-3, 1e-6, 1e-12] {
+            let all = Powers::default().epsilon(&once, 1000, delta).unwrap();
+            let quarters = Powers::default().epsilon(&four, 250, delta).unwrap();
+            let difference = (all.above - quarters.above).abs();
+            assert!(difference < 2e-6, "{delta}: {all:?} {quarters:?}");
+        }
+    }
+
+    fn convolved(a: &[f64], b: &[f64]) -> Vec<f64> {
+        let mut product = vec![0.0; a.len() + b.len() - 1];
+        for (i, x) in a.iter().enumerate().filter(|(_, x)| **x > 0.0) {
+            for (j, y) in b.iter().enumerate() {
+                product[i + j] += x * y;
+            }
+        }
+        product
+    }
+}

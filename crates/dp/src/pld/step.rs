@@ -11,11 +11,11 @@ pub(crate) struct Step {
 }
 
 impl Step {
-    /// z = √`squared`. q is rounded up and z down: both only make P and Q easier to tell apart.
+    /// z = √`squared`. q is rounded up and z down, and z is cut to a million: each only makes P and Q easier to tell apart.
     pub(crate) fn new(rate: SamplingRate, squared: &Fraction) -> Self {
         Self {
             q: rate.get().to_f64_up().min(1.0),
-            z: squared.to_f64_down().sqrt().next_down(),
+            z: squared.to_f64_down().sqrt().next_down().min(MOST),
         }
     }
 
@@ -112,6 +112,8 @@ fn scaled_upper_tail(x: f64) -> f64 {
     series * FRAC_1_SQRT_2PI / x
 }
 
+/// The largest z: beyond, the difference of two tails would be lost in their rounding.
+const MOST: f64 = 1e6;
 /// From here on the asymptotic series is as good as a float.
 const ASYMPTOTIC: f64 = 12.0;
 /// 1/√(2π)

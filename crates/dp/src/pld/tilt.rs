@@ -34,7 +34,7 @@ impl Tilt {
         let (mut low, mut high) = (LEAST, MOST);
         let (mut value, mut moments) = at(theta);
         for _ in 0..60 {
-            if value.abs() < 0.01 * -libm::log(delta).min(-1.0) {
+            if value.abs() < 0.01 * libm::log(1.0 / delta).max(1.0) {
                 break;
             }
             if value < 0.0 {
@@ -59,9 +59,9 @@ impl Tilt {
     }
 }
 
-/// The θ that are considered.
+/// The least θ that is considered.
 const LEAST: f64 = 1e-9;
-/// See above.
+/// The largest.
 const MOST: f64 = 1e12;
 
 /// ln of the largest mass of each [`BLOCK`], by which a sum of exponentials keeps within the range of a float.
