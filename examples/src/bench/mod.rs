@@ -2,8 +2,10 @@
 //!
 //! Read [`round`] (a round of sealed aggregation, timed), then [`mod@reference`] (what bounds it), [`stages`] (where a
 //! block's time goes), [`memory`] (what each party holds, in processes of their own), [`samples`] and [`report`]; and
-//! [`sockets`], a round of a whole federation, whose members send [`vectors`].
+//! [`sockets`], a round of a whole federation, whose members send [`vectors`]. Beside them [`mod@account`], the privacy
+//! accountants.
 
+pub mod account;
 pub mod memory;
 pub mod options;
 pub mod reference;
@@ -16,7 +18,7 @@ pub mod values;
 pub mod vectors;
 
 use crate::Result;
-use options::{SealOptions, SocketOptions};
+use options::{AccountOptions, SealOptions, SocketOptions};
 
 /// `bench seal`: measures and tells.
 pub fn seal(options: &SealOptions) -> Result<()> {
@@ -40,6 +42,17 @@ pub fn seal(options: &SealOptions) -> Result<()> {
 /// `bench sockets`: measures and tells.
 pub fn sockets(options: &SocketOptions) -> Result<()> {
     let measured = sockets::measure(options)?;
+    if options.json {
+        println!("{}", measured.to_json());
+    } else {
+        print!("{}", measured.to_table());
+    }
+    Ok(())
+}
+
+/// `bench account`: measures and tells.
+pub fn account(options: &AccountOptions) -> Result<()> {
+    let measured = account::measure(options)?;
     if options.json {
         println!("{}", measured.to_json());
     } else {
