@@ -91,13 +91,14 @@ impl Powers {
 
 /// p̂ ↦ p̂^T in place; what an entry of the power may be wrong by after the transform back.
 ///
-/// A transform of n = 2^k points is off by at most 8k·2⁻⁵³ of its l₂ norm (Higham 2002, Theorem 24.2, its constant 7
-/// for radix 2 and less for the higher ones used here; twice that is booked). So each frequency is off by
-/// e = that·√n·‖p‖₂, its power by T·e·(|p̂| + e)^{T−1} and by T·2⁻⁵⁰ of itself for the multiplications, and an entry by the
-/// mean of these and the error of the transform back.
+/// A transform of n = 2^k points is off by at most 8k·2⁻⁵³ =: e of its l₂ norm (Higham 2002, Theorem 24.2, its constant 7
+/// for radix 2 and less for the higher ones used here; twice that is booked). So p̂ is off by d_ω with ‖d‖₂ ≤ e·√n·‖p‖₂, its power
+/// by T·(|p̂| + |d|)^{T−1}·|d| and by T·2⁻⁵⁰ of itself for the multiplications, and an entry by the mean of these over ω
+/// (the first, by Cauchy–Schwarz, T·e·‖p‖₂·√(mean of (|p̂| + |d|)^{2T−2})) and the error of the transform back.
 fn raise(spectrum: &mut [Complex<f64>], steps: u32, length: usize, norm: f64) -> f64 {
     let (count, points) = (f64::from(steps), length as f64);
     let transform = 16.0 * points.log2() * UNIT;
+    // No d_ω is larger.
     let off = transform * points.sqrt() * norm;
     // Frequencies whose power is below e⁻⁸⁰ count as none.
     let cut = libm::exp(-CUT / count);
@@ -110,18 +111,20 @@ fn raise(spectrum: &mut [Complex<f64>], steps: u32, length: usize, norm: f64) ->
         if size > cut {
             *value = value.powu(steps);
             let power = value.norm();
-            of_power += twice * libm::exp((count - 1.0) * libm::log(size + off));
+            of_power += twice * libm::exp(2.0 * (count - 1.0) * libm::log(size + off));
             of_product += twice * power;
             squares += twice * power * power;
         } else {
             *value = Complex::ZERO;
-            of_power += twice * libm::exp((count - 1.0) * libm::log(cut + off));
+            of_power += twice * libm::exp(2.0 * (count - 1.0) * libm::log(cut + off));
         }
     }
     for place in [0, end] {
         spectrum[place].im = 0.0;
     }
-    (count * off * of_power + count * 8.0 * UNIT * of_product + points * libm::exp(-CUT)) / points
+    count * transform * norm * (of_power / points).sqrt()
+        + count * 8.0 * UNIT * of_product / points
+        + libm::exp(-CUT)
         + transform * (squares / points).sqrt()
 }
 

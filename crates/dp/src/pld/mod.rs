@@ -226,8 +226,12 @@ mod tests {
         for delta in [1e-3, 1e-6, 1e-12] {
             let all = Powers::default().epsilon(&once, 1000, delta).unwrap();
             let quarters = Powers::default().epsilon(&four, 250, delta).unwrap();
-            let difference = (all.above - quarters.above).abs();
-            assert!(difference < 2e-6, "{delta}: {all:?} {quarters:?}");
+            // The same distribution: what each may be off by covers what the other found.
+            assert!(
+                all.below <= quarters.above && quarters.below <= all.above,
+                "{delta}: {all:?} {quarters:?}"
+            );
+            assert!(all.above - all.below < 1e-6, "{delta}: {all:?}");
         }
     }
 
