@@ -232,7 +232,7 @@ const CUT: f64 = 80.0;
 /// that, or a hundred-thousandth of δ.
 const TRUNCATED: f64 = 1e-15;
 /// Likewise for sums: it does not tilt, and what rounding leaves of δ in its transform is about so much, either way, …
-const NOISE: f64 = 6e-14;
+const NOISE: f64 = 1e-13;
 /// … and so much more a step, …
 const NOISE_A_STEP: f64 = UNIT / 2.0;
 /// … but only what makes so much of ε: near the answer ln δ falls with ε by about θ.
