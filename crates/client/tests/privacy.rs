@@ -177,6 +177,7 @@ fn what_has_no_answer_is_refused_in_words() {
             "{arguments}: {}",
             words(&output)
         );
+        assert!(!words(&output).contains("refused: refused"), "{arguments}");
         let value = json(&arguments);
         assert!(
             value["exit_code"] == 1 && value["error"].as_str().unwrap().contains(reason),
