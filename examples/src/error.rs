@@ -52,6 +52,12 @@ impl From<ciphertune_identity::Error> for Error {
     }
 }
 
+impl From<ciphertune_dp::Error> for Error {
+    fn from(error: ciphertune_dp::Error) -> Self {
+        Self::Client(error.into())
+    }
+}
+
 impl From<ciphertune_policy::Error> for Error {
     fn from(error: ciphertune_policy::Error) -> Self {
         Self::Client(error.into())

@@ -131,7 +131,10 @@ impl From<ciphertune_policy::Error> for Error {
 
 impl From<ciphertune_dp::Error> for Error {
     fn from(error: ciphertune_dp::Error) -> Self {
-        Self::Refused(error.to_string())
+        match error {
+            ciphertune_dp::Error::Refused(said) => Self::Refused(said),
+            other => Self::Refused(other.to_string()),
+        }
     }
 }
 

@@ -6,19 +6,29 @@
 //!
 //! Each arrow is a type only the step before it can make. Everything a guarantee rests on ([`Mechanism`]: the scale,
 //! D2sq, σ_i², B) is an integer or an exact rational; floats propose a vector and integers decide whether it is inside
-//! the bound. Only the conversion of ρ to ε ([`zcdp`]) is floating point, rounded against us.
+//! the bound. Only accounting is floating point, rounded against us, with a bound on its error.
+//!
+//! Three accountants: [`zcdp`] and [`rdp`] compose whatever the schedule does and are what a budget is kept in; [`pld`] is
+//! tighter and speaks of a [`FrozenSchedule`] alone. [`accounting`] asks any of them for the ε of a frozen schedule, or
+//! for the noise that an ε needs.
 
+pub mod accounting;
+mod calibration;
 mod clip;
 mod mechanism;
 mod noise;
+pub mod pld;
 mod rational;
+pub mod rdp;
 mod release;
+mod schedule;
 pub mod zcdp;
 
 pub use clip::{ClipReport, Clipped, ExampleSum};
 pub use mechanism::{Mechanism, MechanismSpec};
 pub use noise::Noised;
 pub use release::Release;
+pub use schedule::{FrozenSchedule, MOST_STEPS, SamplingRate, Standing};
 
 /// Why a mechanism, an update or an account was not made.
 #[derive(Debug, thiserror::Error)]

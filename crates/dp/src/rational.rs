@@ -1,4 +1,4 @@
-//! Exact fractions of big integers, and the one way from them to a float: upwards.
+//! Exact fractions of big integers, and the ways from them to a float: upwards and downwards.
 
 use ciphertune_gauss::Variance;
 use ciphertune_policy::Decimal;
@@ -39,6 +39,14 @@ impl Fraction {
 
     pub(crate) fn squared(&self) -> Self {
         self.clone().times(self)
+    }
+
+    /// 1 / self; self > 0.
+    pub(crate) fn inverse(self) -> Self {
+        Self {
+            numerator: self.denominator,
+            denominator: self.numerator,
+        }
     }
 
     /// self / divisor; divisor > 0.
@@ -86,13 +94,30 @@ impl Fraction {
 
     /// The least float that is certainly ≥ the fraction: 62 bits of the quotient, rounded up twice.
     pub(crate) fn to_f64_up(&self) -> f64 {
-        if self.numerator == BigUint::ZERO {
+        let (quotient, power) = self.leading_bits();
+        if quotient == 0 {
             return 0.0;
         }
+        ((quotient + 1) as f64).next_up() * power
+    }
+
+    /// A float that is certainly ≤ the fraction: 62 bits of the quotient, rounded down twice.
+    pub(crate) fn to_f64_down(&self) -> f64 {
+        let (quotient, power) = self.leading_bits();
+        (quotient as f64).next_down().max(0.0) * power
+    }
+
+    /// (⌊self / p⌋, p), where p is the power of two that gives the quotient 62 or 63 bits; (0, 1) for 0.
+    fn leading_bits(&self) -> (u64, f64) {
+        if self.numerator == BigUint::ZERO {
+            return (0, 1.0);
+        }
         let shift = 62 - (self.numerator.bits() as i64 - self.denominator.bits() as i64);
-        let quotient = self.clone().shifted(shift as i32).floor() + 1_u8;
-        let quotient = u64::try_from(quotient).unwrap_or(u64::MAX) as f64;
-        quotient.next_up() * 2_f64.powi(-shift as i32)
+        let quotient = self.clone().shifted(shift as i32).floor();
+        (
+            u64::try_from(quotient).unwrap_or(u64::MAX - 1),
+            2_f64.powi(-shift as i32),
+        )
     }
 }
 
@@ -134,6 +159,18 @@ mod tests {
             );
         }
         assert_eq!(Fraction::integer(0_u8).to_f64_up(), 0.0);
+    }
+
+    #[test]
+    fn downwards_and_upwards_enclose_a_fraction_and_its_inverse() {
+        for (numerator, denominator) in [(1_u64, 3_u64), (4, 1), (7, u64::MAX), (u64::MAX, 7)] {
+            let fraction = Fraction::integer(numerator).over(denominator);
+            let (below, above) = (fraction.to_f64_down(), fraction.to_f64_up());
+            assert!(below < above && above / below < 1.0 + 1e-15);
+            let inverse = fraction.inverse();
+            assert!(inverse.to_f64_down() * below < 1.0 && inverse.to_f64_up() * above > 1.0);
+        }
+        assert_eq!(Fraction::integer(0_u8).to_f64_down(), 0.0);
     }
 
     #[test]

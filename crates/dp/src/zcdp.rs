@@ -14,7 +14,7 @@ use opendp::combinators::{CompositionMeasure, ConcentratedMeasure};
 use opendp::measures::ZeroConcentratedDivergence;
 
 use crate::rational::Fraction;
-use crate::{Error, Mechanism, Result, misuse, refused};
+use crate::{Error, Mechanism, Result, calibration, misuse, refused};
 
 /// ρ of zCDP, never below the true one.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
@@ -37,6 +37,11 @@ impl Rho {
 }
 
 impl Epsilon {
+    /// Of an ε that was rounded up already.
+    pub(crate) fn rounded_up(epsilon: f64) -> Self {
+        Self(epsilon)
+    }
+
     /// ε as a float, rounded up.
     pub fn get(self) -> f64 {
         self.0
@@ -60,6 +65,16 @@ impl Distance {
     pub fn plus(self, other: Self) -> Self {
         Self((self.0 + other.0).next_up())
     }
+
+    /// That of as many equal rounds.
+    pub(crate) fn times(self, rounds: u32) -> Self {
+        Self((self.0 * f64::from(rounds)).next_up())
+    }
+}
+
+/// ρ = 1/(2z²) of one round of Gaussian noise with multiplier z = √`squared`.
+pub(crate) fn gaussian(squared: &Fraction) -> Rho {
+    Rho(squared.clone().inverse().over(2).to_f64_up())
 }
 
 /// ρ of one round with `contributors` members, m of them honest shares:
@@ -122,17 +137,28 @@ pub fn epsilon(rho: Rho, delta: &Decimal) -> Result<Epsilon> {
     epsilon_below(rho, delta.to_f64_down())
 }
 
-/// The same where the release is only within `distance` of the ideal mechanism: (ε, δ − (1 + e^ε)·distance) of the
-/// ideal is (ε, δ) of the real one. Fails (`Refused`) when the distance uses up more than half of δ.
+/// The same where the release is only within `distance` of the ideal mechanism. Fails (`Refused`) as [`set_aside`] does.
 pub fn epsilon_at_distance(rho: Rho, distance: Distance, delta: &Decimal) -> Result<Epsilon> {
-    let delta = delta.to_f64_down();
+    let delta = set_aside(delta.to_f64_down(), distance, |delta| {
+        epsilon_below(rho, delta).map(Epsilon::get)
+    })?;
+    epsilon_below(rho, delta)
+}
+
+/// What is left of δ for the ideal mechanism where the release is only within `distance` of it: (ε, δ − (1 + e^ε)·distance)
+/// of the ideal is (ε, δ) of the real one. Fails (`Refused`) when the distance uses up more than half of δ.
+pub(crate) fn set_aside(
+    delta: f64,
+    distance: Distance,
+    epsilon: impl FnOnce(f64) -> Result<f64>,
+) -> Result<f64> {
     // ε at δ/2 is an upper bound on the answer, so what is set aside at that ε is enough.
-    let coarse = epsilon_below(rho, delta / 2.0)?;
-    let aside = (1.0 + coarse.0.exp()) * distance.0 * (1.0 + 1e-12);
+    let coarse = epsilon(delta / 2.0)?;
+    let aside = (1.0 + coarse.exp()) * distance.0 * (1.0 + 1e-12);
     if aside > delta / 2.0 {
         return refused("sampling error would use up more than half of delta");
     }
-    epsilon_below(rho, (delta - aside).next_down())
+    Ok((delta - aside).next_down())
 }
 
 /// The least noise multiplier z, a multiple of 1/1000, with which `rounds` rounds cost at most (ε, δ).
@@ -141,35 +167,14 @@ pub fn epsilon_at_distance(rho: Rho, distance: Distance, delta: &Decimal) -> Res
 /// of δ are kept back for what adding up single rounds rounds up, for τ and for [`distance`]. Fails (`Refused`) when
 /// no z up to 10⁶ will do, or without a round, an ε above 0 or a δ in (0, 1).
 pub fn calibrate(epsilon: &Decimal, delta: &Decimal, rounds: u32) -> Result<Decimal> {
-    if rounds == 0 || epsilon.is_zero() {
-        return refused("calibration needs at least one round and an epsilon above 0");
+    if rounds == 0 {
+        return refused("calibration needs at least one round");
     }
-    if delta.is_zero() || *delta >= Decimal::ONE {
-        return refused("delta lies strictly between 0 and 1");
-    }
-    let target = epsilon.to_f64_down();
-    let delta = delta.to_f64_down() * (1.0 - 1e-6);
-    let fits = |thousandths: u64| -> Result<bool> {
-        // rounds/(2z²) with z = thousandths/1000
-        let rho = Fraction::integer(u64::from(rounds) * 500_000)
-            .over(thousandths)
-            .over(thousandths)
-            .to_f64_up();
-        Ok(epsilon_below(Rho((rho * (1.0 + 1e-9)).next_up()), delta)?.0 <= target)
-    };
-    let (mut too_little, mut enough) = (0, MOST_THOUSANDTHS);
-    if !fits(enough)? {
-        return refused("no noise multiplier up to 1,000,000 gives that epsilon and delta");
-    }
-    while enough - too_little > 1 {
-        let middle = too_little + (enough - too_little) / 2;
-        if fits(middle)? {
-            enough = middle
-        } else {
-            too_little = middle
-        }
-    }
-    Decimal::new(enough.into(), 3).map_err(|error| Error::Fault(error.to_string()))
+    let (target, delta) = calibration::kept_back(epsilon, delta)?;
+    calibration::least_multiplier(target, FIRST_GUESS, |thousandths| {
+        let rho = gaussian(&calibration::squared(thousandths)).0 * f64::from(rounds);
+        Ok(epsilon_below(Rho((rho * (1.0 + 1e-9)).next_up()), delta)?.0)
+    })
 }
 
 /// The largest ρ, rounded down, that still implies (ε, δ): what a lifetime budget in ε and δ holds. Fails (`Refused`)
@@ -193,7 +198,8 @@ pub fn budget(epsilon: &Decimal, delta: &Decimal) -> Result<f64> {
     Ok(enough)
 }
 
-const MOST_THOUSANDTHS: u64 = 1_000_000_000;
+/// z = 8: the search finds its way from anywhere.
+const FIRST_GUESS: u64 = 8_000;
 
 fn epsilon_below(rho: Rho, delta: f64) -> Result<Epsilon> {
     if !(delta > 0.0 && delta < 1.0) {

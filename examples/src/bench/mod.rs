@@ -2,9 +2,10 @@
 //!
 //! Read [`round`] (a round of sealed aggregation, timed), then [`mod@reference`] (what bounds it), [`stages`] (where a
 //! block's time goes), [`memory`] (what each party holds, in processes of their own), [`samples`] and [`report`]. Beside it
-//! [`sockets`], a round of a whole federation, whose members send [`vectors`], and [`committee`]: who holds the shares of
-//! keys, and what that costs as a cohort grows.
+//! [`sockets`], a round of a whole federation, whose members send [`vectors`], [`committee`]: who holds the shares of
+//! keys, and what that costs as a cohort grows, and [`mod@account`], the privacy accountants.
 
+pub mod account;
 pub mod committee;
 pub mod memory;
 pub mod options;
@@ -18,7 +19,7 @@ pub mod values;
 pub mod vectors;
 
 use crate::Result;
-use options::{CommitteeOptions, SealOptions, SocketOptions};
+use options::{AccountOptions, CommitteeOptions, SealOptions, SocketOptions};
 
 /// `bench seal`: measures and tells.
 pub fn seal(options: &SealOptions) -> Result<()> {
@@ -57,6 +58,17 @@ pub fn committee(options: &CommitteeOptions) -> Result<()> {
         println!("{}", report.to_json());
     } else {
         print!("{}", report.to_table());
+    }
+    Ok(())
+}
+
+/// `bench account`: measures and tells.
+pub fn account(options: &AccountOptions) -> Result<()> {
+    let measured = account::measure(options)?;
+    if options.json {
+        println!("{}", measured.to_json());
+    } else {
+        print!("{}", measured.to_table());
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::{num::NonZeroU8, path::PathBuf};
 
+use ciphertune_policy::Decimal;
 use ciphertune_sum::{CohortSize, Parameters, ValueBound};
 use clap::{Args, Parser, Subcommand};
 
@@ -41,6 +42,8 @@ pub enum Command {
     /// A contributor's shares, a holder's sum of shares and its release, and rebuilding the sum of keys, one of each timed;
     /// what all members do together follows from these. Vectors are small: bodies are what `seal` measures.
     Committee(CommitteeOptions),
+    /// The privacy accountants: seconds to find the noise that an epsilon needs, and to account for it.
+    Account(AccountOptions),
     /// One party in a process of its own, its bodies in files.
     #[command(hide = true)]
     Child(Child),
@@ -131,6 +134,29 @@ pub struct CommitteeOptions {
     pub json: bool,
 }
 
+/// `bench account`.
+#[derive(Args, Clone, Debug)]
+pub struct AccountOptions {
+    /// Steps of the schedule.
+    #[arg(long, value_name = "T", default_value_t = 5000)]
+    pub steps: u32,
+    /// q of rdp and pld; zcdp is measured at 1.
+    #[arg(long, value_name = "Q", default_value = "0.05")]
+    pub sampling_rate: Decimal,
+    /// The epsilon to calibrate for.
+    #[arg(long, value_name = "E", default_value = "8")]
+    pub epsilon: Decimal,
+    /// delta.
+    #[arg(long, value_name = "D", default_value = "1e-5")]
+    pub delta: Decimal,
+    /// Samples of each; the median is what is told.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub repeats: u32,
+    /// One JSON object on standard output instead of words.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// One party of the measurement of memory.
 #[derive(Args, Clone, Debug)]
 pub struct Child {
@@ -203,7 +229,12 @@ mod tests {
         let mut command = Arguments::command();
         command.clone().debug_assert();
         let help = command.render_long_help().to_string();
-        assert!(help.contains("sockets") && !help.contains("child") && !help.contains("party"));
+        assert!(
+            help.contains("sockets")
+                && help.contains("account")
+                && !help.contains("child")
+                && !help.contains("party")
+        );
     }
 
     #[test]

@@ -17,6 +17,7 @@ fn main() -> ExitCode {
         Command::Seal(options) => bench::seal(&options),
         Command::Sockets(options) => bench::sockets(&options),
         Command::Committee(options) => bench::committee(&options),
+        Command::Account(options) => bench::account(&options),
         Command::Child(child) => bench::memory::play(&child),
     };
     match done {

@@ -7,6 +7,7 @@ mod output;
 mod params;
 mod passphrase;
 mod policy;
+mod privacy;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -43,6 +44,9 @@ enum Command {
     /// Show the encryption parameters that follow from a cohort and a value bound.
     #[command(subcommand)]
     Params(params::Command),
+    /// What a schedule costs in differential privacy, and how much noise an epsilon needs.
+    #[command(subcommand)]
+    Privacy(privacy::Command),
     /// Check an audit log.
     #[command(subcommand)]
     Audit(audit::Command),
@@ -81,6 +85,7 @@ fn run(command: Command, common: &Common) -> Result<ExitCode> {
         Command::Job(job) => output::on_runtime(job.run(common)),
         Command::Policy(command) => command.run(common),
         Command::Params(command) => command.run(common),
+        Command::Privacy(command) => command.run(common),
         Command::Audit(command) => command.run(common),
     }
 }
