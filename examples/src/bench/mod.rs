@@ -2,7 +2,7 @@
 //!
 //! Read [`round`] (a round of sealed aggregation, timed), then [`mod@reference`] (what bounds it), [`stages`] (where a
 //! block's time goes), [`memory`] (what each party holds, in processes of their own), [`samples`] and [`report`]. Beside it
-//! [`sockets`], a round of a whole federation, whose members send [`vectors`], [`committee`]: who holds the shares of
+//! [`mod@sockets`], a round of a whole federation, whose members send [`vectors`], [`mod@committee`]: who holds the shares of
 //! keys, and what that costs as a cohort grows, and [`mod@account`], the privacy accountants.
 
 pub mod account;
