@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
@@ -434,20 +434,39 @@ impl Federation {
         if !path.exists() {
             return None;
         }
-        // A copy: opening a ledger without privacy marks it.
-        let copy = tempfile::tempdir().unwrap();
-        for suffix in ["", "-wal"] {
-            let from = format!("{}{suffix}", path.display());
-            if fs::exists(&from).unwrap() {
-                fs::copy(from, copy.path().join(format!("ledger.sqlite{suffix}"))).unwrap();
-            }
-        }
+        let copy = copy_of_ledger(&path).await;
         let path = copy.path().join("ledger.sqlite");
         let ledger = Ledger::open(path, DATASET, Budget::NoPrivacy, SystemTime::now())
             .await
             .unwrap();
         Some(ledger.standing().await.unwrap())
     }
+}
+
+/// A copy to look into: opening a ledger without privacy marks it. The process of a member that has just stopped may
+/// still be closing it, so it is copied until nothing has changed meanwhile.
+async fn copy_of_ledger(path: &Path) -> TempDir {
+    let parts = ["", "-wal"].map(|suffix| PathBuf::from(format!("{}{suffix}", path.display())));
+    let state = || {
+        parts.each_ref().map(|part| {
+            let metadata = fs::metadata(part).ok()?;
+            Some((metadata.len(), metadata.modified().unwrap()))
+        })
+    };
+    let mut whole = None;
+    until(|| {
+        let (before, copy) = (state(), tempfile::tempdir().unwrap());
+        for part in &parts {
+            // One that has gone is seen below.
+            let _ = fs::copy(part, copy.path().join(part.file_name().unwrap()));
+        }
+        if state() == before {
+            whole = Some(copy);
+        }
+        whole.is_some()
+    })
+    .await;
+    whole.expect("a copy")
 }
 
 /// A server that runs.

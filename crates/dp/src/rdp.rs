@@ -2,7 +2,7 @@
 //!
 //! ε(α) of one step is Mironov–Talwar–Zhang 2019, section 3.3, whose binomial sum holds word for word for the discrete
 //! Gaussian; composition adds order by order, whatever the schedule does; the conversion is Canonne–Kamath–Steinke
-//! 2020, Proposition 12. Every figure is rounded against us: of a step by a relative [`relative_error`] (below 10⁻¹⁰),
+//! 2020, Proposition 12. Every figure is rounded against us: of a step by a relative `relative_error` (below 10⁻¹⁰),
 //! of a sum by its last place, of ε by 2⁻⁴⁷ of the terms it is added up from.
 
 use crate::rational::Fraction;

@@ -137,7 +137,8 @@ pub fn epsilon(rho: Rho, delta: &Decimal) -> Result<Epsilon> {
     epsilon_below(rho, delta.to_f64_down())
 }
 
-/// The same where the release is only within `distance` of the ideal mechanism. Fails (`Refused`) as [`set_aside`] does.
+/// The same where the release is only within `distance` of the ideal mechanism. Fails (`Refused`) when the distance uses up
+/// more than half of δ.
 pub fn epsilon_at_distance(rho: Rho, distance: Distance, delta: &Decimal) -> Result<Epsilon> {
     let delta = set_aside(delta.to_f64_down(), distance, |delta| {
         epsilon_below(rho, delta).map(Epsilon::get)

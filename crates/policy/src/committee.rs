@@ -97,7 +97,7 @@ impl Sharing {
     }
 }
 
-/// log₂ of P[X > `within`] for k of M members drawn, c of them colluding, rounded up to a tenth; `None` for impossible.
+/// log₂ of P\[X > `within`\] for k of M members drawn, c of them colluding, rounded up to a tenth; `None` for impossible.
 /// For people: nothing is decided by it.
 ///
 /// # Errors
