@@ -105,10 +105,11 @@ async fn a_plan_that_seats_too_few_of_the_drawn_members_is_refused() {
     refused_by(federation, lies, &[holders[2], outside[0]], words).await;
 }
 
-/// A smaller committee, rightly drawn: than the job's, and than the policy's where the job asks for less.
+/// Another size of committee, rightly drawn: smaller or larger than the job's, smaller than the policy's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_plan_with_a_smaller_committee_than_job_or_policy_is_refused_and_nothing_is_sent() {
-    let smaller = |size: usize| {
+async fn a_plan_with_another_size_of_committee_than_job_and_policy_give_is_refused_and_nothing_is_sent()
+ {
+    let of = |size: usize| {
         move |plan: &mut Plan, members: &[Fingerprint]| {
             plan.threshold = size / 2 + 1;
             let drawn = Committee::draw(size, &plan.manifest, &plan.model, members, &plan.seats);
@@ -116,11 +117,14 @@ async fn a_plan_with_a_smaller_committee_than_job_or_policy_is_refused_and_nothi
         }
     };
     let words = "a committee of 2 is not what the job asks for";
-    refused_plan(&allowing(INSTITUTION, 3), words, smaller(2)).await;
+    refused_plan(&allowing(INSTITUTION, 3), words, of(2)).await;
+    // A larger one too, though it is drawn as it should be: who may choose k stops where its helpers are many.
+    let words = "the plan draws a committee of 5, the job and the policies a committee of 3";
+    refused_plan(&allowing(INSTITUTION, 3), words, of(5)).await;
     let words = "aggregation.committee: asked for 3, allowed is at least 4";
-    refused_plan(&allowing(INSTITUTION, 4), words, smaller(3)).await;
+    refused_plan(&allowing(INSTITUTION, 4), words, of(3)).await;
     let words = "aggregation.committee: asked for a committee of 3, allowed is none: every member of a round holds a share";
-    refused_plan(INSTITUTION, words, smaller(3)).await;
+    refused_plan(INSTITUTION, words, of(3)).await;
     // As many as drawn, of whom fewer than the rule wants open.
     let words = "threshold 1 admits two rosters";
     refused_plan(&allowing(INSTITUTION, 3), words, |plan, _| {

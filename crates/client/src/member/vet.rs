@@ -218,12 +218,26 @@ impl Member {
                     .into(),
             ));
         }
-        merged
-            .admit(
-                &engaged
-                    .job
-                    .proposal(&plan.terms(manifest.members().count())),
-            )
-            .map_err(|refusal| Error::Refused(refusal.to_string()))
+        let members = manifest.members().count();
+        let admitted = merged
+            .admit(&engaged.job.proposal(&plan.terms(members)))
+            .map_err(|refusal| Error::Refused(refusal.to_string()))?;
+        // Everybody's rank is known before k is: a server that might choose k would stop where its helpers are many.
+        let due = engaged.job.terms(&merged, members, plan.seats.len())?;
+        let drawn = plan.committee.as_ref().map(|committee| committee.size);
+        if drawn != due.committee {
+            return Err(Error::Refused(format!(
+                "the plan draws {}, the job and the policies {}",
+                in_words(drawn),
+                in_words(due.committee)
+            )));
+        }
+        Ok(admitted)
     }
+}
+
+fn in_words(committee: Option<usize>) -> String {
+    committee.map_or("no committee".into(), |size| {
+        format!("a committee of {size}")
+    })
 }
