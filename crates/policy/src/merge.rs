@@ -8,8 +8,8 @@ impl Policy {
     /// The policy that admits exactly what every part admits.
     ///
     /// The least of all ε, δ, clips and rounds; the greatest of all minimums, colluders and thresholds; what
-    /// all lists have in common. A share for everybody is stricter than a committee, and the larger one than the smaller. `replace-one` is stricter than `zero-out` (0 is one of the vectors that may
-    /// stand in), `local` than `distributed` (the sum is computed from what is already private). A unit is
+    /// all lists have in common. A share for everybody is stricter than a committee, and the larger one than the smaller.
+    /// `replace-one` is stricter than `zero-out` (0 is one of the vectors that may stand in), `local` than `distributed` (the sum is computed from what is already private). A unit is
     /// stricter than `none`; `institution` and `record` promise different things and neither yields.
     /// Commutative, associative, idempotent.
     ///

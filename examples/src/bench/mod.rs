@@ -18,6 +18,8 @@ pub mod stages;
 pub mod values;
 pub mod vectors;
 
+use std::fmt::Display;
+
 use crate::Result;
 use options::{AccountOptions, CommitteeOptions, SealOptions, SocketOptions};
 
@@ -32,43 +34,36 @@ pub fn seal(options: &SealOptions) -> Result<()> {
         round: round::measure(options, &shape)?,
         peak_memory: memory::measure(&shape)?,
     };
-    if options.json {
-        println!("{}", report.to_json());
-    } else {
-        print!("{}", report.to_table());
-    }
+    tell(options.json, report.to_json(), &report.to_table());
     Ok(())
 }
 
 /// `bench sockets`: measures and tells.
 pub fn sockets(options: &SocketOptions) -> Result<()> {
     let measured = sockets::measure(options)?;
-    if options.json {
-        println!("{}", measured.to_json());
-    } else {
-        print!("{}", measured.to_table());
-    }
+    tell(options.json, measured.to_json(), &measured.to_table());
     Ok(())
 }
 
 /// `bench committee`: measures and tells.
 pub fn committee(options: &CommitteeOptions) -> Result<()> {
     let report = committee::measure(options)?;
-    if options.json {
-        println!("{}", report.to_json());
-    } else {
-        print!("{}", report.to_table());
-    }
+    tell(options.json, report.to_json(), &report.to_table());
     Ok(())
 }
 
 /// `bench account`: measures and tells.
 pub fn account(options: &AccountOptions) -> Result<()> {
     let measured = account::measure(options)?;
-    if options.json {
-        println!("{}", measured.to_json());
-    } else {
-        print!("{}", measured.to_table());
-    }
+    tell(options.json, measured.to_json(), &measured.to_table());
     Ok(())
+}
+
+/// One object, or what is for people.
+fn tell(json: bool, object: impl Display, table: &str) {
+    if json {
+        println!("{object}");
+    } else {
+        print!("{table}");
+    }
 }

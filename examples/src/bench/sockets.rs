@@ -9,7 +9,7 @@ use std::{
 use ciphertune_client::{
     draft::Draft,
     model::Model,
-    report::{Happening, RoundReport},
+    report::{Happening, RoundReport, Seconds},
     researcher::Researcher,
     tuning::Tuning,
 };
@@ -225,36 +225,30 @@ fn hold_to_plaintext(federation: &Federation, job: &Job, digest: &Digest) -> Res
 impl Measured {
     /// One object; seconds are medians over the members.
     pub fn to_json(&self) -> Value {
-        let median =
-            |of: fn(&RoundReport) -> f64| Samples::of(self.reports.iter().map(of).collect()).median;
+        let median = self.medians();
         json!({
             "parameters": self.dimension,
             "members": self.members,
             "seconds": {
-                "privatise": median(|report| report.seconds.privatise),
-                "seal": median(|report| report.seconds.seal),
-                "send": median(|report| report.seconds.send),
-                "wait": median(|report| report.seconds.wait),
-                "open": median(|report| report.seconds.open),
+                "privatise": median.privatise,
+                "seal": median.seal,
+                "send": median.send,
+                "wait": median.wait,
+                "open": median.open,
                 "round": self.seconds,
             },
             "bytes_per_parameter_up": self.per_parameter(|report| report.bytes_up),
             "bytes_per_parameter_down": self.per_parameter(|report| report.bytes_down),
-            "peak_memory": {
-                "server": self.server_memory,
-                "member": self.reports.iter().map(|report| report.peak_memory).max(),
-            },
+            "peak_memory": { "server": self.server_memory, "member": self.member_memory() },
             "sum_equals_plaintext": true,
         })
     }
 
     /// For people.
     pub fn to_table(&self) -> String {
-        let json = self.to_json();
-        let seconds = &json["seconds"];
-        let second = |name: &str| seconds[name].as_f64().unwrap_or(f64::NAN);
-        let megabytes = |bytes: &Value| {
-            bytes.as_u64().map_or("unknown".into(), |bytes| {
+        let median = self.medians();
+        let megabytes = |bytes: Option<u64>| {
+            bytes.map_or("unknown".into(), |bytes| {
                 format!("{:.1} MB", bytes as f64 / 1e6)
             })
         };
@@ -267,21 +261,43 @@ impl Measured {
              Peak memory: server {}, member {}; the integers of a vector are {:.1} MB, a model {:.1} MB.\n",
             self.members,
             self.dimension,
-            second("privatise"),
-            second("seal"),
-            second("send"),
-            second("wait"),
-            second("open"),
+            median.privatise,
+            median.seal,
+            median.send,
+            median.wait,
+            median.open,
             self.seconds,
-            json["bytes_per_parameter_up"].as_f64().unwrap_or(f64::NAN),
-            json["bytes_per_parameter_down"]
-                .as_f64()
-                .unwrap_or(f64::NAN),
-            megabytes(&json["peak_memory"]["server"]),
-            megabytes(&json["peak_memory"]["member"]),
+            self.per_parameter(|report| report.bytes_up),
+            self.per_parameter(|report| report.bytes_down),
+            megabytes(self.server_memory),
+            megabytes(self.member_memory()),
             8.0 * self.dimension as f64 / 1e6,
             4.0 * self.dimension as f64 / 1e6,
         )
+    }
+
+    fn medians(&self) -> Seconds {
+        let median = |of: fn(&Seconds) -> f64| {
+            Samples::of(
+                self.reports
+                    .iter()
+                    .map(|report| of(&report.seconds))
+                    .collect(),
+            )
+            .median
+        };
+        Seconds {
+            train: median(|seconds| seconds.train),
+            privatise: median(|seconds| seconds.privatise),
+            seal: median(|seconds| seconds.seal),
+            send: median(|seconds| seconds.send),
+            wait: median(|seconds| seconds.wait),
+            open: median(|seconds| seconds.open),
+        }
+    }
+
+    fn member_memory(&self) -> Option<u64> {
+        self.reports.iter().map(|report| report.peak_memory).max()
     }
 
     /// Of the member with most.
