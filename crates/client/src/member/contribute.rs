@@ -1,7 +1,6 @@
 //! Train, clip, quantise, add noise, charge, seal, make durable, send: in this order, and no other compiles.
 
 use std::{
-    collections::VecDeque,
     fs::File,
     io::{BufWriter, Write},
     path::Path,
@@ -23,7 +22,7 @@ use super::{Engagement, Member, blocking, vet::Vetted};
 use crate::{
     desk::Kept,
     error::{Error, Result},
-    inbox::kind,
+    inbox::{Backlog, kind},
     learner::{Progress, Update},
     report::{Happening, Seconds},
     transfer::{send_body, send_shares},
@@ -136,7 +135,7 @@ impl Member {
             let update = learner.train(&model, round, &mut progress, &stop);
             (learner, update)
         });
-        let mut kept = VecDeque::new();
+        let mut kept = Backlog::default();
         let mut over = None;
         let (learner, update) = loop {
             tokio::select! {
@@ -157,12 +156,15 @@ impl Member {
                             self.stop.store(true, Ordering::Relaxed);
                         }
                     }
-                    kept.push_back(event);
+                    if let Err(Error::Void(said)) = kept.push(event) {
+                        over.get_or_insert(said);
+                        self.stop.store(true, Ordering::Relaxed);
+                    }
                 }
             }
         };
         self.learner = Some(learner);
-        self.inbox.put_back(kept.into_iter());
+        self.inbox.put_back(kept);
         match over {
             Some(reason) => Err(Error::Void(reason)),
             None => update,
