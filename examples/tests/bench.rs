@@ -233,3 +233,32 @@ fn cohorts_that_are_left_out_are_named_and_impossible_ones_refused() {
         Some(2)
     );
 }
+
+#[test]
+fn what_it_costs_to_make_an_update_private_is_told() {
+    let arguments = [
+        "privatise",
+        "--parameters",
+        "100000",
+        "--repeats",
+        "2",
+        "--json",
+    ];
+    let output = bench(&arguments);
+    assert!(output.status.success(), "{}", said(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let number = |name: &str| report[name].as_f64().unwrap();
+    assert!(number("seconds") > 0.0 && number("per_second") > 0.0);
+    // z/√2 of a clip for each of three members, one of whom may subtract its own: √D2sq ≥ ½√d, and z·√d clips of noise.
+    assert!(number("noise_standard_deviation") > 4.509 / 2_f64.sqrt() * 158.0);
+    let ratio = number("noise_to_signal") / (4.509 * 100_000_f64.sqrt());
+    assert!((ratio - 1.0).abs() < 1e-3, "{ratio}");
+    assert!(number("zeroed_share") < 0.9);
+    let refused = bench(&["privatise", "--noise-multiplier", "0"]);
+    assert!(!refused.status.success());
+    assert!(
+        said(&refused).contains("noise_multiplier is 0"),
+        "{}",
+        said(&refused)
+    );
+}

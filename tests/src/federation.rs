@@ -32,6 +32,7 @@ use crate::{
     front::{Front, Lies, Papers, stand_before},
     keys::{self, Holder, passphrase},
     learner::{Vectors, backbone, first_model},
+    tap::Tap,
 };
 
 /// The federation's name.
@@ -241,10 +242,26 @@ impl Federation {
 
     /// Starts the server where nobody looks for it, and a front with its certificate where everybody does.
     pub async fn serve_behind(&mut self, lies: Lies) -> (Server, Front) {
+        let (server, address, public) = self.serve_hidden().await;
+        (server, stand_before(address, public, self.papers(), lies))
+    }
+
+    /// Starts the server behind a tap.
+    pub async fn serve_tapped(&mut self) -> (Server, Tap) {
+        let (server, address, public) = self.serve_hidden().await;
+        (server, Tap::open(address, public, self.papers()))
+    }
+
+    /// The server where nobody looks for it, its address, and the listener where everybody does.
+    async fn serve_hidden(&mut self) -> (Server, String, TcpListener) {
         let public = self.public.take().expect("served once");
         let hidden = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = hidden.local_addr().unwrap().to_string();
-        let server = self.serve_on(hidden);
+        (self.serve_on(hidden), address, public)
+    }
+
+    /// Every party's certificate and key.
+    fn papers(&self) -> Papers {
         let parties: BTreeMap<Fingerprint, _> = self
             .members
             .iter()
@@ -254,13 +271,12 @@ impl Federation {
                 (holder.party.fingerprint(), papers)
             })
             .collect();
-        let papers = Papers {
+        Papers {
             ca_pem: self.authority.certificate_pem().to_owned(),
             cert_pem: self.server.certificate.pem().to_owned(),
             key: self.server.key(),
             parties,
-        };
-        (server, stand_before(address, public, papers, lies))
+        }
     }
 
     fn serve_on(&self, listener: TcpListener) -> Server {
@@ -477,6 +493,11 @@ pub struct Server {
 }
 
 impl Server {
+    /// Its audit log.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.data.join("audit.jsonl")).unwrap()
+    }
+
     /// A file below `contexts/`, by the end of its name, once it is there.
     pub async fn file(&self, name: &str) -> PathBuf {
         let mut found = None;

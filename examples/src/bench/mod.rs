@@ -3,12 +3,13 @@
 //! Read [`round`] (a round of sealed aggregation, timed), then [`mod@reference`] (what bounds it), [`stages`] (where a
 //! block's time goes), [`memory`] (what each party holds, in processes of their own), [`samples`] and [`report`]. Beside it
 //! [`mod@sockets`], a round of a whole federation, whose members send [`vectors`], [`mod@committee`]: who holds the shares of
-//! keys, and what that costs as a cohort grows, and [`mod@account`], the privacy accountants.
+//! keys, and what that costs as a cohort grows, [`mod@account`], the privacy accountants, and [`mod@privatise`], clipping and noise.
 
 pub mod account;
 pub mod committee;
 pub mod memory;
 pub mod options;
+pub mod privatise;
 pub mod reference;
 pub mod report;
 pub mod round;
@@ -21,7 +22,7 @@ pub mod vectors;
 use std::fmt::Display;
 
 use crate::Result;
-use options::{AccountOptions, CommitteeOptions, SealOptions, SocketOptions};
+use options::{AccountOptions, CommitteeOptions, PrivatiseOptions, SealOptions, SocketOptions};
 
 /// `bench seal`: measures and tells.
 pub fn seal(options: &SealOptions) -> Result<()> {
@@ -55,6 +56,13 @@ pub fn committee(options: &CommitteeOptions) -> Result<()> {
 /// `bench account`: measures and tells.
 pub fn account(options: &AccountOptions) -> Result<()> {
     let measured = account::measure(options)?;
+    tell(options.json, measured.to_json(), &measured.to_table());
+    Ok(())
+}
+
+/// `bench privatise`: measures and tells.
+pub fn privatise(options: &PrivatiseOptions) -> Result<()> {
+    let measured = privatise::measure(options)?;
     tell(options.json, measured.to_json(), &measured.to_table());
     Ok(())
 }

@@ -44,6 +44,8 @@ pub enum Command {
     Committee(CommitteeOptions),
     /// The privacy accountants: seconds to find the noise that an epsilon needs, and to account for it.
     Account(AccountOptions),
+    /// Making an update private: clip and quantise, then noise, on one thread.
+    Privatise(PrivatiseOptions),
     /// One party in a process of its own, its bodies in files.
     #[command(hide = true)]
     Child(Child),
@@ -157,6 +159,32 @@ pub struct AccountOptions {
     pub json: bool,
 }
 
+/// `bench privatise`.
+#[derive(Args, Clone, Debug)]
+pub struct PrivatiseOptions {
+    /// Parameters of the model: the length of the update.
+    #[arg(long, value_name = "N", default_value_t = 50_000_000, value_parser = clap::value_parser!(u64).range(1..=1 << 32))]
+    pub parameters: u64,
+    /// Members that share the noise; one of them is assumed to subtract its own.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = members)]
+    pub members: usize,
+    /// C: the update is clipped to this L2 norm.
+    #[arg(long, value_name = "C", default_value = "1")]
+    pub clip_norm: Decimal,
+    /// z: the noise of the sum is z times the clip. The default gives epsilon 8 in 50 rounds.
+    #[arg(long, value_name = "Z", default_value = "4.509")]
+    pub noise_multiplier: Decimal,
+    /// Bits for one integer, sign included; with much noise they grow.
+    #[arg(long, value_name = "BITS", default_value_t = 16)]
+    pub value_bits: u32,
+    /// Samples; the median is what is told.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub repeats: u32,
+    /// One JSON object on standard output instead of words.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// One party of the measurement of memory.
 #[derive(Args, Clone, Debug)]
 pub struct Child {
@@ -231,6 +259,7 @@ mod tests {
         let help = command.render_long_help().to_string();
         assert!(
             help.contains("sockets")
+                && help.contains("privatise")
                 && help.contains("account")
                 && !help.contains("child")
                 && !help.contains("party")

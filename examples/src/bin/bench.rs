@@ -18,6 +18,7 @@ fn main() -> ExitCode {
         Command::Sockets(options) => bench::sockets(&options),
         Command::Committee(options) => bench::committee(&options),
         Command::Account(options) => bench::account(&options),
+        Command::Privatise(options) => bench::privatise(&options),
         Command::Child(child) => bench::memory::play(&child),
     };
     match done {
