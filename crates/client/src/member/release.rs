@@ -53,6 +53,7 @@ impl Member {
             digest,
             sum: roster.sum,
             contributors,
+            signed: roster,
         })
     }
 
