@@ -76,6 +76,13 @@ pub(crate) fn check(line: &[u8], sequence: u64) -> std::result::Result<(), Strin
     }
 }
 
+/// The kind and the fields of a line that was checked.
+pub(crate) fn parts(line: &[u8]) -> Option<(String, Value)> {
+    let mut object: Map<String, Value> = serde_json::from_slice(line).ok()?;
+    let kind = object.get("kind")?.as_str()?.to_owned();
+    Some((kind, object.remove("fields")?))
+}
+
 fn is_kind(kind: &str) -> bool {
     (1..=64).contains(&kind.len())
         && kind

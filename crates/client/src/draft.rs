@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
-use ciphertune_dp::{Mechanism as Derived, MechanismSpec, zcdp};
+use ciphertune_dp::{
+    Mechanism as Derived, MechanismSpec, SamplingRate,
+    accounting::{self, Accountant},
+};
 use ciphertune_policy::{Adjacency, Decimal, Placement, Policy, Unit};
 use ciphertune_round::{Deadlines, Digest, Job, Mechanism, Object as _};
 use rand_core::Rng as _;
@@ -178,7 +181,15 @@ impl Draft {
                     .checked_mul(self.max_attempts)
                     .ok_or_else(|| Error::Refused("rounds × max_attempts is beyond any budget".into()))?;
                 Ok(Mechanism {
-                    noise_multiplier: zcdp::calibrate(&loss.epsilon, &loss.delta, attempts)?,
+                    // By the curves that ledgers are charged: what is drafted fits a budget as large.
+                    noise_multiplier: accounting::calibrate(
+                        Accountant::Rdp,
+                        &loss.epsilon,
+                        &loss.delta,
+                        SamplingRate::WHOLE,
+                        attempts,
+                        base.adjacency,
+                    )?,
                     epsilon: Some(loss.epsilon),
                     delta: Some(loss.delta),
                     ..base

@@ -1,0 +1,147 @@
+//! One call's work on the chain, under the write lock.
+
+use std::collections::HashSet;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ciphertune_dp::zcdp;
+use ciphertune_policy::Loss;
+use sqlx::{Sqlite, SqlitePool, Transaction};
+
+use crate::account::Account;
+use crate::cost::{Cost, UNITS};
+use crate::entry::{Entry, Head, Kind, read_chain};
+use crate::error::{Error, Result};
+use crate::limit::{Limit, in_words};
+
+/// Whether a chain once had each of these heads.
+pub(crate) fn knows(heads: &[Head], seen: &[[u8; 32]]) -> bool {
+    let known: HashSet<[u8; 32]> = heads.iter().map(|head| head.hash).collect();
+    seen.iter().all(|hash| known.contains(hash))
+}
+
+/// In the place of a job or a context, where there is none.
+pub(crate) const NONE: [u8; 32] = [0; 32];
+
+/// One call's work under the write lock; undone unless committed.
+pub(crate) struct Work {
+    transaction: Transaction<'static, Sqlite>,
+    entries: Vec<Entry>,
+    pub(crate) account: Account,
+    heads: Vec<Head>,
+    pub(crate) head: Head,
+    time: i64,
+    dataset: String,
+}
+
+impl Work {
+    /// Takes the write lock, reads and checks the chain.
+    pub(crate) async fn begin(pool: &SqlitePool, dataset: &str, now: SystemTime) -> Result<Self> {
+        let time = now
+            .duration_since(UNIX_EPOCH)
+            .ok()
+            .and_then(|since| i64::try_from(since.as_millis()).ok());
+        let time = time.ok_or_else(|| Error::Fault("the clock is out of range".into()))?;
+        let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
+        let (entries, heads) = read_chain(&mut transaction).await?;
+        Ok(Self {
+            account: Account::of(dataset, &entries)?,
+            head: heads.last().copied().unwrap_or(Head::EMPTY),
+            heads,
+            entries,
+            transaction,
+            time,
+            dataset: dataset.to_owned(),
+        })
+    }
+
+    pub(crate) async fn commit(self) -> Result<Head> {
+        self.transaction.commit().await?;
+        Ok(self.head)
+    }
+
+    /// Whether the chain had this head when it was as long.
+    pub(crate) fn holds(&self, head: &Head) -> bool {
+        let place = usize::try_from(head.length).unwrap_or(usize::MAX);
+        self.heads.get(place) == Some(head)
+    }
+
+    /// Whether the chain once had each of these heads.
+    pub(crate) fn knows(&self, seen: &[[u8; 32]]) -> bool {
+        knows(&self.heads, seen)
+    }
+
+    /// The head after the last entry of this dataset that is such a one: what is asked for again is told in the same words.
+    pub(crate) fn head_after(&self, is: impl Fn(&Entry) -> bool) -> [u8; 32] {
+        let is = |entry: &Entry| entry.dataset == self.dataset && is(entry);
+        let after = self.entries.iter().rposition(is).map(|place| place + 1);
+        let head = after.and_then(|place| self.heads.get(place));
+        head.unwrap_or(&self.head).hash
+    }
+
+    /// The limit in force under `loss`: the recorded one, lowered where `loss` is stricter; where none is recorded, opened
+    /// for the planned use.
+    pub(crate) async fn limit(&mut self, loss: Loss, planned: &Cost) -> Result<Limit> {
+        let limit = match self.account.limit {
+            Some(limit) => {
+                let stricter = Loss {
+                    epsilon: limit.loss().epsilon.min(loss.epsilon),
+                    delta: limit.loss().delta.min(loss.delta),
+                };
+                if stricter == limit.loss() {
+                    return Ok(limit);
+                }
+                limit.lowered_to(stricter)?
+            }
+            None => {
+                self.demand_no_more_than_earlier(&loss)?;
+                Limit::for_use(loss, planned, &self.account.held())?
+            }
+        };
+        self.add(Kind::Budget(limit), NONE, NONE, Cost::ZERO)
+            .await?;
+        self.account.limit = Some(limit);
+        Ok(limit)
+    }
+
+    /// A budget of layout 1 was the largest ρ that implies (ε, δ): one unit more must be more than what is asked for now.
+    pub(crate) fn demand_no_more_than_earlier(&self, asked: &Loss) -> Result<()> {
+        let Some(earlier) = self.account.earlier_rho else {
+            return Ok(());
+        };
+        let misuse = |said: String| Error::Misuse(format!("the earlier budget: {said}"));
+        let more = zcdp::Rho::rounded_up((earlier + 1) as f64 / UNITS)
+            .ok_or_else(|| misuse("no privacy loss".into()))?;
+        let implied =
+            zcdp::epsilon(more, &asked.delta).map_err(|error| misuse(error.to_string()))?;
+        if implied.get() <= asked.epsilon.to_f64_down() {
+            return Err(Error::Refused(format!(
+                "the budget of dataset \"{}\" is rho = {}, fixed when it was first used (epsilon = {implied} at delta = {}), \
+                 and cannot be raised to epsilon = {}",
+                self.dataset,
+                in_words(earlier, f64::floor),
+                asked.delta,
+                asked.epsilon
+            )));
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn add(
+        &mut self,
+        kind: Kind,
+        job: [u8; 32],
+        context: [u8; 32],
+        cost: Cost,
+    ) -> Result<()> {
+        let entry = Entry {
+            dataset: self.dataset.clone(),
+            kind,
+            job,
+            context,
+            cost,
+            time: self.time,
+        };
+        self.head = entry.insert(&mut self.transaction, self.head).await?;
+        Ok(())
+    }
+}
