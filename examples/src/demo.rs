@@ -470,7 +470,7 @@ impl<'a> Run<'a> {
         let corpus = &self.setup.corpus;
         Ok(Summary {
             completed: ended.is_some_and(|ended| ended.completed)
-                && rounds.len() == options.rounds as usize,
+                && rounds.len() == self.setup.job.rounds as usize,
             reason: ended.map_or("the job did not end".into(), |ended| ended.reason.clone()),
             smoke_run: options.data.is_none() || options.model.is_none(),
             job: self

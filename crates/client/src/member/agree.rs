@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use ciphertune_dp::Release as Released;
 use ciphertune_identity::Role;
-use ciphertune_round::{Agreement, Digest, ShareIndex, Signed};
+use ciphertune_policy::Unit;
+use ciphertune_round::{Agreement, Digest, Mechanism, ShareIndex, Signed};
 use ciphertune_wire::proto::{DirectoryRequest, Event, EventKind, PutSignedRequest};
 
 use super::{Engagement, Member, open::Opened, vet::Vetted};
@@ -28,14 +30,15 @@ impl Member {
             .put_back(std::mem::take(&mut opened.kept).into_iter());
         let report = draft(vetted, &opened);
         let Opened { released, key, .. } = opened;
-        let parameters = apply(&engaged.model.parameters, released.mean());
+        let mean = mean(&released, &engaged.job.mechanism);
         drop(released); // twice the model's size
-        let model = model::digest(&parameters);
+        let state = self.step(engaged, vetted.plan.round, mean).await?;
+        let model = model::digest(&state);
         let key = key.agreement_key()?;
         let agreed = key.agreement(&vetted.context, &model);
         let opening = KeptOpening {
             model: Model {
-                parameters,
+                state,
                 round: vetted.plan.round,
                 agreed,
                 key: Some(key.into()),
@@ -48,6 +51,33 @@ impl Member {
         };
         vetted.attempt.keep_opening(&opening)?;
         self.conclude(engaged, vetted, opening).await
+    }
+
+    /// The state after the round. The learner's thread borrows the one before: no second copy of a large model.
+    async fn step(
+        &mut self,
+        engaged: &mut Engagement,
+        round: u32,
+        mean: Vec<f32>,
+    ) -> Result<Vec<f32>> {
+        let state = std::mem::take(&mut engaged.model.state);
+        let (before, stepped) = self
+            .with_learner(move |learner| {
+                let stepped = learner.step(&state, mean, round);
+                Ok((state, stepped))
+            })
+            .await?;
+        let length = before.len();
+        engaged.model.state = before;
+        let stepped = stepped?;
+        if stepped.len() == length {
+            Ok(stepped)
+        } else {
+            Err(Error::Misuse(format!(
+                "the learner made a state of {} numbers out of {length}",
+                stepped.len()
+            )))
+        }
     }
 
     /// Says which model came out, waits until enough say the same, and makes it the job's.
@@ -149,9 +179,9 @@ impl Member {
         draft: RoundReport,
         model: &Model,
     ) -> Result<RoundReport> {
-        let parameters = model.parameters.clone();
+        let state = model.state.clone();
         let validation = self
-            .with_learner(move |learner| learner.evaluate(&parameters))
+            .with_learner(move |learner| learner.evaluate(&state))
             .await?;
         let (up, down) = (self.meter.up(), self.meter.down());
         let (up_before, down_before) = std::mem::replace(&mut engaged.bytes, (up, down));
@@ -180,7 +210,7 @@ fn draft(vetted: &Vetted, opened: &Opened) -> RoundReport {
         training_loss: opened.local.training_loss,
         validation: None,
         update_norm: clip.map(|clip| clip.norm_before),
-        clipped: clip.is_some_and(|clip| clip.clipped),
+        clipped_share: clip.map(|clip| clip.clipped_share),
         zeroed_share: clip.map(|clip| clip.zeroed_share),
         bytes_up: 0,
         bytes_down: 0,
@@ -193,7 +223,13 @@ fn draft(vetted: &Vetted, opened: &Opened) -> RoundReport {
     }
 }
 
-/// θ + Δ, elementwise in f32: one IEEE addition each, the same bits on every machine.
-fn apply(model: &[f32], mean: impl Iterator<Item = f32>) -> Vec<f32> {
-    model.iter().zip(mean).map(|(x, d)| x + d).collect()
+/// The opened sum divided by a public number: the contributors, or at record level the nominal batch, never what was
+/// drawn.
+fn mean(released: &Released, mechanism: &Mechanism) -> Vec<f32> {
+    match mechanism.unit {
+        Unit::Record => released
+            .divided_by(mechanism.nominal_batch.into())
+            .collect(),
+        _ => released.mean().collect(),
+    }
 }
