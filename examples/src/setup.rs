@@ -158,6 +158,11 @@ fn draft(
 ) -> Result<(Digest, Job)> {
     let batches = match policy.unit() {
         Unit::Record => Some(Batches::of(options, corpus)?),
+        unit if options.sampling_rate.is_some() => {
+            return Err(Error::Usage(format!(
+                "--sampling-rate is for policies that hide single records; this one's unit is {unit}"
+            )));
+        }
         _ => None,
     };
     let rounds = options

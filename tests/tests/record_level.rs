@@ -438,21 +438,34 @@ fn the_tuning_engine_sums_gradients_of_its_own_records_and_steps_alike_everywher
     assert!(north.step(&start.state[1..], mean, 1).is_err());
 }
 
+/// d has nothing to do with the encoder's size: what is noised is as short as for plain prompt embeddings.
 #[test]
-fn an_encoder_without_gradients_of_single_records_is_refused_in_words() {
+fn an_mlp_encoder_has_gradients_in_prompt_space_and_takes_its_steps_in_its_own() {
     let folder = tempfile::tempdir().unwrap();
-    let north = tuner(folder.path(), "north.txt", &SENTENCES);
-    let said = north
-        .start(&tuning(EncoderSpec::Mlp { hidden: 8 }), Unit::Record)
-        .unwrap_err()
-        .to_string();
-    assert!(
-        said.contains("for the embedding encoder, not mlp"),
-        "{said}"
-    );
-    assert!(
-        north
-            .start(&tuning(EncoderSpec::Mlp { hidden: 8 }), Unit::Institution)
-            .is_ok()
-    );
+    let mut north = tuner(folder.path(), "north.txt", &SENTENCES);
+    let (job, start) = job_of(&north, tuning(EncoderSpec::Mlp { hidden: 8 }));
+    let (prompt, classifier) = (4 * 16, 2 * (16 + 1));
+    let encoder = prompt + (8 * 16 + 8) + (8 * 8 + 8) + (16 * 8 + 16);
+    assert_eq!(job.dimension, prompt + classifier);
+    assert_eq!(job.state, 3 * (encoder + classifier));
+    assert_eq!(north.prepare(&job).unwrap(), start);
+    let mechanism = Reckoned::of(&job, job.min_contributors, job.colluders)
+        .unwrap()
+        .mechanism;
+    let mut entropy = Entropy::from_os().unwrap();
+    let all = PoissonBatch::draw(6, SamplingRate::WHOLE, &mut entropy);
+    let mut sum = ExampleSum::new(&mechanism);
+    let go = AtomicBool::new(false);
+    north
+        .add_gradients(&start.state, 1, &all, &mut sum, &mut |_| {}, &go)
+        .unwrap();
+    assert_eq!(sum.examples(), 6);
+    let mean: Vec<f32> = (0..job.dimension).map(|at| (at % 5) as f32 / 5.0).collect();
+    let next = north.step(&start.state, mean, 1).unwrap();
+    let moved = |range: std::ops::Range<u64>| {
+        let range = range.start as usize..range.end as usize;
+        next[range.clone()].iter().zip(&start.state[range]).any(|(x, y)| x != y)
+    };
+    assert_eq!(next.len(), start.state.len());
+    assert!(moved(0..prompt) && moved(prompt..encoder) && moved(encoder..encoder + classifier));
 }

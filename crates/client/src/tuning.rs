@@ -111,14 +111,11 @@ impl Tuner {
     }
 
     /// What a job of this specification and unit starts from.
-    ///
-    /// # Errors
-    /// [`Error::Refused`] at record level for an encoder that takes no gradients of single records.
     pub fn start(&self, tuning: &Tuning, unit: Unit) -> Result<Start> {
         let (trainer, seed) = (self.trainer(tuning)?, tuning.training.seed);
         Ok(match unit {
             Unit::Record => Start {
-                dimension: trainer.gradient_dimension()?,
+                dimension: trainer.gradient_dimension(),
                 state: trainer.initial_state(seed)?,
             },
             _ => Start::of_updates(trainer.initial_parameters(seed)?),

@@ -14,15 +14,13 @@ impl Trainer<'_> {
     /// The length of a record's gradient, in prompt space: V·H, and a classifier's
     /// labels·(H + 1).
     ///
-    /// # Errors
-    /// [`Error::Refused`] for an encoder other than the embeddings themselves.
-    pub fn gradient_dimension(&self) -> Result<usize> {
-        match self.spec().encoder.kind() {
-            "embedding" => Ok(self.dimension()),
-            kind => Err(Error::Refused(format!(
-                "per-record gradients are taken for the embedding encoder, not {kind}"
-            ))),
-        }
+    pub fn gradient_dimension(&self) -> usize {
+        self.prompt_dimension() + self.classifier_dimension()
+    }
+
+    /// V·H.
+    fn prompt_dimension(&self) -> usize {
+        self.encoder().virtual_tokens() * self.model.backbone().hidden()
     }
 
     /// The state before the first step: [`Trainer::initial_parameters`] of `seed`, and
@@ -47,8 +45,8 @@ impl Trainer<'_> {
     /// never more than a batch of them is held.
     ///
     /// # Errors
-    /// What `each` says ends it; [`Error::Refused`] for an encoder other than the embeddings
-    /// themselves; [`Error::Misuse`] for an index or a `parameters` that does not fit.
+    /// What `each` says ends it; [`Error::Misuse`] for an index or a `parameters` that does not
+    /// fit.
     pub fn record_gradients<E: From<Error>>(
         &mut self,
         parameters: &[f32],
@@ -56,7 +54,6 @@ impl Trainer<'_> {
         indices: &[usize],
         mut each: impl FnMut(usize, RecordGradient) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.gradient_dimension()?;
         if let Some(index) = indices.iter().find(|&&i| i >= data.len()) {
             return Err(Error::Misuse(format!("record {index} of {}", data.len())).into());
         }
@@ -75,27 +72,33 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// The state after one step of the optimiser along a released gradient (a mean over the
-    /// nominal batch, noise and all), alike for every member: scalar arithmetic in a fixed
-    /// order, on the CPU, whatever device trains. `steps` were taken before.
+    /// The state after one step of the optimiser along a released gradient in prompt space (a
+    /// mean over the nominal batch, noise and all), pulled back through the encoder; alike for
+    /// every member: scalar arithmetic in a fixed order, on the CPU, whatever device trains.
+    /// `steps` were taken before.
     ///
     /// # Errors
-    /// [`Error::Refused`] for an encoder other than the embeddings themselves, or a gradient
-    /// that is not finite; [`Error::Misuse`] for lengths that do not fit.
+    /// [`Error::Refused`] for a gradient that is not finite; [`Error::Misuse`] for lengths
+    /// that do not fit.
     pub fn apply_release(&self, state: &[f32], gradient: &[f32], steps: u64) -> Result<Vec<f32>> {
-        self.gradient_dimension()?;
-        if state.len() != self.state_dimension() {
+        if state.len() != self.state_dimension() || gradient.len() != self.gradient_dimension() {
             return Err(Error::Misuse(format!(
-                "a state of {} numbers, not {}",
+                "a state of {} numbers, not {}, or a gradient of {}, not {}",
                 state.len(),
-                self.state_dimension()
+                self.state_dimension(),
+                gradient.len(),
+                self.gradient_dimension()
             )));
         }
         let (parameters, moments) = state.split_at(self.dimension());
+        let (prompt, classifier) = gradient.split_at(self.prompt_dimension());
+        let encoder = &parameters[..self.dimension() - self.classifier_dimension()];
+        let mut slope = self.encoder().pull_back(encoder, prompt)?;
+        slope.extend_from_slice(classifier);
         let mut next = parameters.to_vec();
         let spec = self.spec().optimiser;
         let mut optimiser = Optimiser::resumed(spec, next.len(), moments, steps)?;
-        optimiser.step(&mut next, gradient, &self.rates(steps, 1))?;
+        optimiser.step(&mut next, &slope, &self.rates(steps, 1))?;
         next.extend(optimiser.moments());
         Ok(next)
     }
@@ -162,7 +165,7 @@ mod tests {
             for (found, index) in each.iter().zip(indices) {
                 let (loss, alone) = trainer.gradient(&select(&data, &[index])).unwrap();
                 assert!((found.loss - loss).abs() < 1e-5);
-                assert_eq!(found.values.len(), trainer.gradient_dimension().unwrap());
+                assert_eq!(found.values.len(), trainer.gradient_dimension());
                 assert!(alone.iter().any(|&a| a.abs() > 1e-3));
                 for (g, a) in found.values.iter().zip(alone) {
                     assert!((g - a).abs() < 1e-5, "{route:?}, record {index}: {g} {a}");
@@ -173,15 +176,21 @@ mod tests {
 
     #[test]
     fn steps_along_summed_record_gradients_lower_the_loss_and_repeat() {
+        for encoder in [EncoderSpec::Words, EncoderSpec::Mlp { hidden: 12 }] {
+            steps_lower_the_loss(encoder);
+        }
+    }
+
+    fn steps_lower_the_loss(encoder: EncoderSpec) {
         let toy = toy();
-        let mut trainer = trainer(&toy, EncoderSpec::Words, Route::Classifier);
+        let mut trainer = trainer(&toy, encoder, Route::Classifier);
         let data = trainer.encode(&headlines()).unwrap();
         let all: Vec<usize> = (0..data.len()).collect();
         let mut run = || {
             let mut state = trainer.initial_state(2).unwrap();
             let dimension = trainer.dimension();
             for step in 0..20 {
-                let mut mean = vec![0_f32; dimension];
+                let mut mean = vec![0_f32; trainer.gradient_dimension()];
                 for gradient in gradients(&mut trainer, &state[..dimension], &data, &all).unwrap() {
                     mean.iter_mut()
                         .zip(gradient.values)
@@ -203,12 +212,8 @@ mod tests {
     #[test]
     fn record_gradients_are_refused_where_they_are_not_defined() {
         let toy = toy();
-        let mut mlp = trainer(&toy, EncoderSpec::Mlp { hidden: 12 }, Route::Classifier);
-        let data = mlp.encode(&headlines()).unwrap();
-        let theta = mlp.initial_parameters(2).unwrap();
-        let refused = gradients(&mut mlp, &theta, &data, &[0]);
-        assert!(matches!(refused, Err(Error::Refused(_))));
         let mut plain = trainer(&toy, EncoderSpec::Words, Route::Classifier);
+        let data = plain.encode(&headlines()).unwrap();
         let theta = plain.initial_parameters(2).unwrap();
         let outside = gradients(&mut plain, &theta, &data, &[60]);
         assert!(matches!(outside, Err(Error::Misuse(_))));
