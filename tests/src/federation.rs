@@ -492,7 +492,7 @@ impl Federation {
         }
         let copy = copy_of_ledger(&path).await;
         let path = copy.path().join("ledger.sqlite");
-        let ledger = Ledger::open(path, DATASET, Budget::NoPrivacy, SystemTime::now())
+        let ledger = Ledger::open(path, DATASET, Budget::NoPrivacy, None, SystemTime::now())
             .await
             .unwrap();
         Some(ledger.standing().await.unwrap())

@@ -9,6 +9,7 @@ use std::{
 };
 
 use ciphertune_client::mechanism::Reckoned;
+use ciphertune_ledger::Cost;
 use ciphertune_round::{
     Context, Digest, Echo, Envelope, Fingerprint, Job, Object as _, Plan, Release, Roster,
 };
@@ -159,12 +160,13 @@ fn read(path: &Path) -> Vec<i64> {
 /// No byte left without a charge: at least as many charges as contexts in which one did.
 async fn charged(federation: &Federation, member: usize, job: &Job, contexts: u64) {
     let reckoned = Reckoned::of(job, job.min_contributors, job.colluders).unwrap();
-    let cost = reckoned.attempt_cost().unwrap().units();
-    if cost == 0 {
+    let cost = reckoned.attempt_cost().unwrap();
+    if cost == Cost::ZERO {
         return; // no privacy, nothing to charge
     }
     let standing = federation.standing(member).await.expect("a ledger");
-    let spent = standing.spent.units();
+    let limit = standing.limit.expect("a budget");
+    let (cost, spent) = (limit.cost_of(&cost), limit.cost_of(&standing.spent));
     assert_eq!(spent % cost, 0);
     assert!(
         spent / cost >= contexts,

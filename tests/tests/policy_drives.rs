@@ -8,6 +8,7 @@ use std::{
 };
 
 use ciphertune_client::{Error, site::Site};
+use ciphertune_ledger::Cost;
 use ciphertune_policy::Policy;
 use ciphertune_round::{Envelope, Job, Object as _, OneTimeKeyOffer, Plan};
 use ciphertune_tests::{
@@ -134,7 +135,7 @@ async fn refusal_of_job(federation: &str, sites: &[Option<&str>], job: Job) -> V
         run.drop_out().await;
         assert!(federation.model(member, &job).is_none());
         if let Some(standing) = federation.standing(member).await {
-            assert_eq!((standing.spent.units(), standing.held.units()), (0, 0));
+            assert_eq!((standing.spent, standing.held), (Cost::ZERO, Cost::ZERO));
         }
     }
     assert!(!gate.is_reached(), "nobody trains");
@@ -496,7 +497,7 @@ async fn a_second_job_beyond_the_datasets_budget_is_refused_before_training() {
         let outcome = run.end().await.unwrap();
         assert!(outcome.completed, "{}: {:?}", outcome.reason, run.voided());
         let standing = federation.standing(member).await.unwrap();
-        assert!(standing.spent.units() > 0 && standing.spent == standing.held);
+        assert!(standing.spent != Cost::ZERO && standing.spent == standing.held);
     }
     assert_eq!(front.count(Put::Body), 3);
 
@@ -512,8 +513,11 @@ async fn a_second_job_beyond_the_datasets_budget_is_refused_before_training() {
         let said = &run.refusals()[0];
         let spent = federation.standing(member).await.unwrap().spent;
         assert!(
-            said.contains(&format!("the job would cost {spent} in the worst case"))
-                && said.contains("is left for dataset \"vectors\""),
+            said.contains("in the worst case (1 attempts), and ")
+                && said.contains(
+                    "is left for dataset \"vectors\", whose budget is epsilon = 8 at delta = 1e-5"
+                )
+                && said.ends_with("0 such rounds still fit"),
             "{said}"
         );
         run.drop_out().await;

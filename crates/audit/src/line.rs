@@ -76,6 +76,12 @@ pub(crate) fn check(line: &[u8], sequence: u64) -> std::result::Result<(), Strin
     }
 }
 
+/// A field of a line that was checked.
+pub(crate) fn field(line: &[u8], name: &str) -> Option<Value> {
+    let mut object: Map<String, Value> = serde_json::from_slice(line).ok()?;
+    object.get_mut("fields")?.get_mut(name).map(Value::take)
+}
+
 fn is_kind(kind: &str) -> bool {
     (1..=64).contains(&kind.len())
         && kind

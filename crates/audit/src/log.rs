@@ -137,6 +137,16 @@ impl Log {
         Ok(Entry { sequence, leaf })
     }
 
+    /// The value of the latest entry that has a field of this name.
+    #[must_use]
+    pub fn latest(&self, field: &str) -> Option<Value> {
+        self.tree
+            .items()
+            .iter()
+            .rev()
+            .find_map(|line| line::field(line, field))
+    }
+
     /// How many entries there are.
     #[must_use]
     pub fn size(&self) -> u64 {

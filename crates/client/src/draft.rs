@@ -6,7 +6,6 @@ use std::time::Duration;
 use ciphertune_dp::{
     Mechanism as Derived, MechanismSpec, SamplingRate,
     accounting::{self, Accountant},
-    zcdp,
 };
 use ciphertune_policy::{Adjacency, Decimal, Loss, Placement, Policy, Unit};
 use ciphertune_round::{Deadlines, Digest, Job, Mechanism, Object as _};
@@ -187,28 +186,24 @@ impl Draft {
             Unit::Record => self.with_batches(base)?,
             _ => self.without_batches(base)?,
         };
-        let Some(Loss { epsilon, delta }) = policy.job_limit() else {
-            return match unit {
-                Unit::None => Ok(base),
-                _ => Err(Error::Refused("the policy states no epsilon".into())),
-            };
+        let (epsilon, delta) = match (unit, policy.job_limit()) {
+            (Unit::None, _) => return Ok(base),
+            (_, Some(Loss { epsilon, delta })) => (epsilon, delta),
+            (_, None) => return Err(Error::Refused("the policy states no epsilon".into())),
         };
         let attempts = self
             .rounds
             .checked_mul(self.max_attempts)
             .ok_or_else(|| Error::Refused("rounds × max_attempts is beyond any budget".into()))?;
-        let noise_multiplier = match unit {
-            Unit::None => return Ok(base),
-            Unit::Institution => zcdp::calibrate(&epsilon, &delta, attempts)?,
-            Unit::Record => accounting::calibrate(
-                Accountant::Rdp,
-                &epsilon,
-                &delta,
-                SamplingRate::new(base.sampling_rate)?,
-                attempts,
-                base.adjacency,
-            )?,
-        };
+        // By the curves that ledgers are charged: what is drafted fits a budget as large.
+        let noise_multiplier = accounting::calibrate(
+            Accountant::Rdp,
+            &epsilon,
+            &delta,
+            SamplingRate::new(base.sampling_rate)?,
+            attempts,
+            base.adjacency,
+        )?;
         Ok(Mechanism {
             noise_multiplier,
             epsilon: Some(epsilon),

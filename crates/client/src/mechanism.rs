@@ -1,7 +1,11 @@
 //! A job's privacy mechanism, reckoned anew by each member from what the job states.
 
-use ciphertune_dp::{Mechanism, MechanismSpec, zcdp};
-use ciphertune_ledger::Rho;
+use ciphertune_dp::{
+    FrozenSchedule, Mechanism, MechanismSpec, SamplingRate,
+    accounting::{self, Accountant},
+    rdp::Curve,
+};
+use ciphertune_ledger::Cost;
 use ciphertune_policy::{Decimal, Unit};
 use ciphertune_round::Job;
 
@@ -12,9 +16,10 @@ pub struct Reckoned {
     /// Scale, noise, value bound.
     pub mechanism: Mechanism,
     /// What one attempt costs a dataset, worst case; `None` for unit none.
-    pub attempt: Option<zcdp::Rho>,
+    pub attempt: Option<Curve>,
     /// ε of all attempts of all rounds at the job's δ, rounded up; `None` for unit none.
     pub epsilon: Option<f64>,
+    rate: SamplingRate,
 }
 
 impl Reckoned {
@@ -47,11 +52,13 @@ impl Reckoned {
                 mechanism.value_bound()
             )));
         }
+        let rate = sampling_rate(job)?;
         if stated.unit == Unit::None {
             return Ok(Self {
                 mechanism,
                 attempt: None,
                 epsilon: None,
+                rate,
             });
         }
         let (Some(promised), Some(delta)) = (stated.epsilon, stated.delta) else {
@@ -60,9 +67,9 @@ impl Reckoned {
                 stated.unit
             )));
         };
-        let attempt = zcdp::per_round(&mechanism, min_contributors)?;
-        let attempts = u64::from(job.rounds) * u64::from(job.max_attempts);
-        let epsilon = epsilon_after(&mechanism, attempt, attempts, &delta)?;
+        let attempt = Curve::per_round(&mechanism, min_contributors, rate)?;
+        let attempts = attempts_of(job);
+        let epsilon = epsilon_after(&mechanism, rate, attempts, &delta)?;
         if epsilon > promised.to_f64_down() {
             return Err(Error::Refused(format!(
                 "the job promises epsilon = {promised} at delta = {delta}, but {attempts} attempts of its mechanism \
@@ -73,6 +80,7 @@ impl Reckoned {
             mechanism,
             attempt: Some(attempt),
             epsilon: Some(epsilon),
+            rate,
         })
     }
 
@@ -96,40 +104,57 @@ impl Reckoned {
 
     /// ε at δ that `attempts` attempts have cost; `None` for unit none.
     pub fn epsilon_of(&self, attempts: u64, delta: Option<&Decimal>) -> Result<Option<f64>> {
-        match (self.attempt, delta) {
-            (Some(attempt), Some(delta)) if attempts > 0 => {
-                epsilon_after(&self.mechanism, attempt, attempts, delta).map(Some)
+        match (&self.attempt, delta) {
+            (Some(_), Some(delta)) if attempts > 0 => {
+                epsilon_after(&self.mechanism, self.rate, attempts, delta).map(Some)
             }
             _ => Ok(None),
         }
     }
 
-    /// What one attempt costs, in the ledger's units.
-    pub fn attempt_cost(&self) -> Result<Rho> {
-        Ok(match self.attempt {
-            Some(rho) => Rho::cost(rho.get())?,
-            None => Rho::ZERO,
-        })
+    /// What one attempt costs at the worst case, in the ledger's units; 0 for unit none.
+    pub fn attempt_cost(&self) -> Result<Cost> {
+        match &self.attempt {
+            Some(attempt) => Ok(Cost::of(attempt)?),
+            None => Ok(Cost::ZERO),
+        }
+    }
+
+    /// What an attempt costs whose sum has these contributors: more of them, more shares of noise.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] below the fewest members that the noise was calibrated for, and for unit none.
+    pub fn cost_with(&self, contributors: usize) -> Result<Cost> {
+        let curve = Curve::per_round(&self.mechanism, contributors, self.rate)?;
+        Ok(Cost::of(&curve)?)
     }
 }
 
-/// The most attempts of one job that are reckoned with.
-const MOST_ATTEMPTS: u64 = 1_000_000;
+/// The most attempts that a job may take: each is paid for.
+pub fn attempts_of(job: &Job) -> u64 {
+    u64::from(job.rounds) * u64::from(job.max_attempts)
+}
 
-/// ε at δ of `attempts` attempts at least `min_contributors` strong, rounded up, the sampler's distance booked in δ.
+/// q: the probability with which a unit is part of a round.
+fn sampling_rate(job: &Job) -> Result<SamplingRate> {
+    Ok(SamplingRate::new(job.mechanism.sampling_rate)?)
+}
+
+/// ε at δ of so many attempts, in each of which the fewest members answered, rounded up; the sampler's distance is booked
+/// in δ. By the curves that a ledger is charged.
 fn epsilon_after(
     mechanism: &Mechanism,
-    attempt: zcdp::Rho,
+    rate: SamplingRate,
     attempts: u64,
     delta: &Decimal,
 ) -> Result<f64> {
-    if attempts > MOST_ATTEMPTS {
-        return Err(Error::Refused(format!(
-            "{attempts} attempts (rounds × max_attempts) are more than {MOST_ATTEMPTS}"
-        )));
-    }
-    let total = zcdp::compose(&vec![attempt; attempts as usize])?;
-    let once = zcdp::distance(mechanism, mechanism.spec().min_contributors);
-    let distance = (1..attempts).fold(once, |sum, _| sum.plus(once));
-    Ok(zcdp::epsilon_at_distance(total, distance, delta)?.get())
+    let attempts = u32::try_from(attempts).map_err(|_| {
+        Error::Refused(format!(
+            "{attempts} attempts (rounds × max_attempts) are beyond any budget"
+        ))
+    })?;
+    let schedule = FrozenSchedule::of(mechanism, rate, attempts)?;
+    Ok(accounting::epsilon(Accountant::Rdp, &schedule, delta)?
+        .epsilon
+        .get())
 }

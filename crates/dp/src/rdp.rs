@@ -5,9 +5,12 @@
 //! 2020, Proposition 12. Every figure is rounded against us: of a step by a relative `relative_error` (below 10⁻¹⁰),
 //! of a sum by its last place, of ε by 2⁻⁴⁷ of the terms it is added up from.
 
+use ciphertune_policy::Decimal;
+
 use crate::rational::Fraction;
 use crate::schedule::{FrozenSchedule, SamplingRate, multiplier_squared};
-use crate::{Mechanism, Result};
+use crate::zcdp::Epsilon;
+use crate::{Mechanism, Result, calibration};
 
 /// α: the orders of every curve.
 pub const ORDERS: [u32; 74] = [
@@ -118,6 +121,32 @@ impl Curve {
     }
 }
 
+/// What a budget of (ε, δ) allows at one order: the largest ε(α), rounded down, that still implies (ε, δ).
+///
+/// A millionth of δ is kept back, as by calibration: for the sampler's distance to the ideal mechanism, which no curve
+/// holds. 0 or nearly where the order is too small for so small an ε. Fails (`Refused`) without an ε above 0 or a δ in
+/// (0, 1).
+pub fn allowance(order: u32, epsilon: &Decimal, delta: &Decimal) -> Result<f64> {
+    let (target, delta) = calibration::kept_back(epsilon, delta)?;
+    // ε ≥ ε(α) + ln(1 − 1/α) for every δ below 1/α, and ln(α)/(α − 1) ≤ ln 2 makes up for the others.
+    let (mut enough, mut too_much) = (0.0, target + 2.0);
+    for _ in 0..100 {
+        let middle = enough + (too_much - enough) / 2.0;
+        if epsilon_at(order, middle, delta) <= target {
+            enough = middle;
+        } else {
+            too_much = middle;
+        }
+    }
+    Ok(enough)
+}
+
+/// The ε at δ, rounded up, of what has cost `spent` at one order; a millionth of δ is kept back as by [`allowance`].
+pub fn epsilon(order: u32, spent: f64, delta: &Decimal) -> Result<Epsilon> {
+    let (_, delta) = calibration::kept_back(&Decimal::ONE, delta)?;
+    Ok(Epsilon::rounded_up(epsilon_at(order, spent, delta)))
+}
+
 /// q and 1/(2z²), rounded up: a curve grows with both.
 fn parameters(rate: SamplingRate, squared: &Fraction) -> (f64, f64) {
     (
@@ -215,6 +244,37 @@ mod tests {
         let open = Mechanism::derive(&without_privacy("1", 10)).unwrap();
         let none = Curve::per_round(&open, 3, SamplingRate::WHOLE);
         assert!(matches!(none, Err(Error::Misuse(_))));
+    }
+
+    #[test]
+    fn what_a_budget_allows_is_the_most_that_keeps_its_epsilon() {
+        for (target, delta) in [
+            ("8", "1e-5"),
+            ("0.5", "1e-6"),
+            ("16", "0.9"),
+            ("1000", "1e-12"),
+        ] {
+            let (target, delta) = (target.parse().unwrap(), delta.parse().unwrap());
+            for order in ORDERS {
+                let most = allowance(order, &target, &delta).unwrap();
+                let reached = epsilon(order, most, &delta).unwrap().get();
+                assert!(reached <= target.to_f64_down(), "{order}: {most} {reached}");
+                let more = epsilon(order, most * (1.0 + 1e-12) + 1e-12, &delta).unwrap();
+                assert!(more.get() > target.to_f64_down(), "{order}: {most}");
+            }
+        }
+        let (one, tiny) = (Decimal::ONE, "1e-9".parse().unwrap());
+        assert!(matches!(
+            allowance(2, &one, &Decimal::ZERO),
+            Err(Error::Refused(_))
+        ));
+        assert!(matches!(allowance(2, &one, &one), Err(Error::Refused(_))));
+        assert!(matches!(
+            allowance(2, &Decimal::ZERO, &tiny),
+            Err(Error::Refused(_))
+        ));
+        // ε = 1 cannot be had at order 2 for so small a δ: next to nothing is allowed there.
+        assert!(allowance(2, &one, &tiny).unwrap() < 1e-15);
     }
 
     #[test]

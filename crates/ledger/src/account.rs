@@ -2,47 +2,69 @@
 
 use std::collections::BTreeMap;
 
+use crate::cost::Cost;
 use crate::entry::{Entry, Kind};
 use crate::error::{Error, Result};
-use crate::rho::Rho;
+use crate::limit::Limit;
 
 /// The state of one dataset: a fold over its entries.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Account {
-    pub(crate) budget: Option<Rho>,
+    pub(crate) limit: Option<Limit>,
+    /// The ρ of a budget that layout 1 recorded, in units of 2⁻⁴⁰.
+    pub(crate) earlier_rho: Option<u64>,
     pub(crate) without_privacy: bool,
     jobs: BTreeMap<[u8; 32], Job>,
-    /// Context → (job, cost).
-    charges: BTreeMap<[u8; 32], ([u8; 32], Rho)>,
+    /// By context.
+    charges: BTreeMap<[u8; 32], Charge>,
 }
 
-#[derive(Clone, Copy, Debug)]
+/// One charge.
+#[derive(Clone, Debug)]
+pub(crate) struct Charge {
+    pub(crate) job: [u8; 32],
+    /// The worst case, as it was charged.
+    pub(crate) cost: Cost,
+    /// What it was lowered to, once.
+    pub(crate) settled: Option<Settled>,
+}
+
+/// What a charge was lowered to, and on which evidence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Settled {
+    pub(crate) cost: Cost,
+    pub(crate) roster: [u8; 32],
+    pub(crate) certificate: [u8; 32],
+}
+
+#[derive(Clone, Debug)]
 struct Job {
-    reserved: Rho,
-    charged: Rho,
+    /// As it was asked for.
+    reserved: Cost,
+    /// What settling took off its charges, and so off what it needs.
+    saved: Cost,
+    charged: Cost,
     ended: bool,
 }
 
 impl Job {
     const NEW: Self = Self {
-        reserved: Rho::ZERO,
-        charged: Rho::ZERO,
+        reserved: Cost::ZERO,
+        saved: Cost::ZERO,
+        charged: Cost::ZERO,
         ended: false,
     };
-
-    /// What the job holds of the budget.
-    fn held(&self) -> Rho {
-        if self.ended {
-            self.charged
-        } else {
-            self.reserved.max(self.charged)
-        }
-    }
 }
 
 impl Account {
     pub(crate) fn of(dataset: &str, entries: &[Entry]) -> Result<Self> {
-        let mut account = Self::default();
+        let mut account = Self {
+            limit: None,
+            earlier_rho: None,
+            without_privacy: false,
+            jobs: BTreeMap::new(),
+            charges: BTreeMap::new(),
+        };
         for entry in entries.iter().filter(|entry| entry.dataset == dataset) {
             account.apply(entry)?;
         }
@@ -50,17 +72,50 @@ impl Account {
     }
 
     fn apply(&mut self, entry: &Entry) -> Result<()> {
+        let cost = &entry.cost;
         match entry.kind {
-            Kind::Budget => self.budget = Some(entry.rho),
+            Kind::Budget(limit) => self.limit = Some(limit),
+            Kind::EarlierBudget(rho) => self.earlier_rho = Some(rho),
             Kind::NoPrivacy => self.without_privacy = true,
-            Kind::Reserve => self.job_mut(entry.job).reserved = entry.rho,
+            Kind::Reserve => self.job_mut(entry.job).reserved = cost.clone(),
             Kind::End => self.job_mut(entry.job).ended = true,
             Kind::Charge => {
                 let job = self.job_mut(entry.job);
-                job.charged = sum([job.charged, entry.rho])?;
-                self.charges.insert(entry.context, (entry.job, entry.rho));
+                job.charged = job.charged.plus(cost);
+                let charge = Charge {
+                    job: entry.job,
+                    cost: cost.clone(),
+                    settled: None,
+                };
+                self.charges.insert(entry.context, charge);
+            }
+            Kind::Settle {
+                roster,
+                certificate,
+            } => {
+                let settled = Settled {
+                    cost: cost.clone(),
+                    roster,
+                    certificate,
+                };
+                self.settle(entry.context, settled)?;
             }
         }
+        Ok(())
+    }
+
+    fn settle(&mut self, context: [u8; 32], settled: Settled) -> Result<()> {
+        let unfounded = || Error::Malformed("the ledger lowers what it does not hold".into());
+        let charge = self.charges.get_mut(&context).ok_or_else(unfounded)?;
+        if charge.settled.is_some() || !settled.cost.is_within(&charge.cost) {
+            return Err(unfounded());
+        }
+        let saved = charge.cost.minus(&settled.cost);
+        charge.settled = Some(settled);
+        let job = charge.job;
+        let job = self.job_mut(job);
+        job.charged = job.charged.minus(&saved);
+        job.saved = job.saved.plus(&saved);
         Ok(())
     }
 
@@ -68,50 +123,57 @@ impl Account {
         self.jobs.entry(job).or_insert(Job::NEW)
     }
 
-    fn job(&self, job: &[u8; 32]) -> Job {
-        self.jobs.get(job).copied().unwrap_or(Job::NEW)
-    }
-
-    /// What was charged, in all.
-    pub(crate) fn spent(&self) -> Result<Rho> {
-        sum(self.jobs.values().map(|job| job.charged))
+    /// What was charged, in all, less what was settled.
+    pub(crate) fn spent(&self) -> Cost {
+        sum(self.jobs.values().map(|job| job.charged.clone()))
     }
 
     /// What was charged or is reserved, in all.
-    pub(crate) fn held(&self) -> Result<Rho> {
+    pub(crate) fn held(&self) -> Cost {
         sum(self.jobs.values().map(Job::held))
     }
 
-    pub(crate) fn charge_in(&self, context: &[u8; 32]) -> Option<([u8; 32], Rho)> {
-        self.charges.get(context).copied()
+    pub(crate) fn charge_in(&self, context: &[u8; 32]) -> Option<&Charge> {
+        self.charges.get(context)
     }
 
-    /// What a job reserved, while it runs.
-    pub(crate) fn reserved_by(&self, job: &[u8; 32]) -> Option<Rho> {
-        let job = self.job(job);
-        (!job.ended && job.reserved > Rho::ZERO).then_some(job.reserved)
+    /// What a job reserved, as it asked for it, while it runs.
+    pub(crate) fn reserved_by(&self, job: &[u8; 32]) -> Option<Cost> {
+        let job = self.jobs.get(job).filter(|job| !job.ended)?;
+        job.reserved.is_private().then(|| job.reserved.clone())
     }
 
     pub(crate) fn has_ended(&self, job: &[u8; 32]) -> bool {
-        self.job(job).ended
+        self.jobs.get(job).is_some_and(|job| job.ended)
     }
 
-    /// What a job may still be charged: what no other job holds, less what it was charged already.
-    pub(crate) fn left_for(&self, job: &[u8; 32]) -> Result<Rho> {
-        let budget = self.budget.unwrap_or(Rho::ZERO);
-        let own = self.job(job);
-        let others = sum(self
+    /// What a job may still be charged under `limit`, in its units: what no other job holds, less what it was charged
+    /// already.
+    pub(crate) fn left_for(&self, job: &[u8; 32], limit: &Limit) -> u64 {
+        let others = self.jobs.iter().filter(|(id, _)| *id != job);
+        let others = sum(others.map(|(_, other)| other.held()));
+        let own = self
             .jobs
-            .iter()
-            .filter(|(id, _)| *id != job)
-            .map(|(_, other)| other.held()))?;
-        Ok(budget.minus(others).minus(own.charged))
+            .get(job)
+            .map_or(Cost::ZERO, |own| own.charged.clone());
+        let taken = limit.cost_of(&others.plus(&own));
+        limit.units().saturating_sub(taken)
     }
 }
 
-fn sum(costs: impl IntoIterator<Item = Rho>) -> Result<Rho> {
+impl Job {
+    /// What the job holds of the budget.
+    fn held(&self) -> Cost {
+        if self.ended {
+            self.charged.clone()
+        } else {
+            self.reserved.minus(&self.saved).max(&self.charged)
+        }
+    }
+}
+
+fn sum(costs: impl IntoIterator<Item = Cost>) -> Cost {
     costs
         .into_iter()
-        .try_fold(Rho::ZERO, Rho::plus)
-        .ok_or_else(|| Error::Refused("the ledger's costs add up to ρ of 2^23 or more".into()))
+        .fold(Cost::ZERO, |sum, cost| sum.plus(&cost))
 }

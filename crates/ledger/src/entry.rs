@@ -5,52 +5,54 @@ use sqlx::SqliteConnection;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{FromRow, Row};
 
+use crate::cost::Cost;
 use crate::error::{Error, Result};
-use crate::rho::Rho;
+use crate::layout_one;
+use crate::limit::Limit;
+
+/// The layout of the file, kept in SQLite's `user_version`. A file of layout 1 keeps its entries where they are; the
+/// chain goes on in this layout's table.
+pub(crate) const LAYOUT: i64 = 2;
+pub(crate) const TABLE: &str = "CREATE TABLE IF NOT EXISTS entries (
+    sequence INTEGER PRIMARY KEY,
+    dataset TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    job BLOB NOT NULL,
+    context BLOB NOT NULL,
+    cost BLOB NOT NULL,
+    budget TEXT NOT NULL,
+    evidence BLOB NOT NULL,
+    time INTEGER NOT NULL,
+    previous BLOB NOT NULL,
+    hash BLOB NOT NULL
+) STRICT";
 
 /// First bytes of everything hashed here.
-const LABEL: &[u8] = b"ciphertune/1/ledger\0";
+const LABEL: &[u8] = b"ciphertune/1/ledger-entry\0";
 
 /// What an entry records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// The dataset's limit is `rho` from here on.
-    Budget,
+    /// The dataset's limit from here on.
+    Budget(Limit),
+    /// Layout 1 alone: a limit in ρ, in units of 2⁻⁴⁰.
+    EarlierBudget(u64),
     /// The dataset is used without privacy; a mark that stays.
     NoPrivacy,
-    /// A job holds `rho` for its rounds.
+    /// A job holds `cost` for its rounds.
     Reserve,
-    /// A contribution in a context costs `rho`.
+    /// A contribution in a context costs `cost`.
     Charge,
+    /// What a context was charged is `cost` from here on: t members echoed this roster, as this certificate shows.
+    Settle {
+        roster: [u8; 32],
+        certificate: [u8; 32],
+    },
     /// A job is over: what it reserved and did not spend is free again.
     End,
 }
 
-const KINDS: [(Kind, &str); 5] = [
-    (Kind::Budget, "budget"),
-    (Kind::NoPrivacy, "no-privacy"),
-    (Kind::Reserve, "reserve"),
-    (Kind::Charge, "charge"),
-    (Kind::End, "end"),
-];
-
-impl Kind {
-    fn word(self) -> &'static str {
-        KINDS
-            .iter()
-            .find(|(kind, _)| *kind == self)
-            .map_or("", |(_, word)| word)
-    }
-
-    fn parse(word: &str) -> Option<Self> {
-        KINDS
-            .iter()
-            .find(|(_, known)| *known == word)
-            .map(|(kind, _)| *kind)
-    }
-}
-
-/// One row of the table `charges`.
+/// One row.
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
     pub(crate) dataset: String,
@@ -59,7 +61,7 @@ pub(crate) struct Entry {
     pub(crate) job: [u8; 32],
     /// All zero where there is none.
     pub(crate) context: [u8; 32],
-    pub(crate) rho: Rho,
+    pub(crate) cost: Cost,
     /// Milliseconds after 1970, UTC.
     pub(crate) time: i64,
 }
@@ -76,23 +78,94 @@ impl Head {
         length: 0,
         hash: [0; 32],
     };
+
+    /// The head after one more entry, which has this hash.
+    pub(crate) fn then(&self, hash: [u8; 32]) -> Self {
+        Self {
+            length: self.length + 1,
+            hash,
+        }
+    }
+
+    pub(crate) fn broken(&self) -> Error {
+        Error::Malformed(format!(
+            "the ledger was changed: its chain is broken at entry {}",
+            self.length
+        ))
+    }
+}
+
+impl Kind {
+    pub(crate) fn word(&self) -> &'static str {
+        match self {
+            Self::Budget(_) | Self::EarlierBudget(_) => "budget",
+            Self::NoPrivacy => "no-privacy",
+            Self::Reserve => "reserve",
+            Self::Charge => "charge",
+            Self::Settle { .. } => "settle",
+            Self::End => "end",
+        }
+    }
+
+    fn parse(word: &str, budget: &str, evidence: &[u8]) -> Option<Self> {
+        let kind = match word {
+            "budget" => Self::Budget(Limit::parse(budget)?),
+            "no-privacy" => Self::NoPrivacy,
+            "reserve" => Self::Reserve,
+            "charge" => Self::Charge,
+            "settle" => {
+                let (roster, certificate) = evidence.split_at_checked(32)?;
+                Self::Settle {
+                    roster: roster.try_into().ok()?,
+                    certificate: certificate.try_into().ok()?,
+                }
+            }
+            "end" => Self::End,
+            _ => return None,
+        };
+        // Nothing where nothing belongs.
+        (kind.budget() == budget && kind.evidence() == evidence).then_some(kind)
+    }
+
+    fn budget(&self) -> String {
+        match self {
+            Self::Budget(limit) => limit.to_text(),
+            _ => String::new(),
+        }
+    }
+
+    fn evidence(&self) -> Vec<u8> {
+        match self {
+            Self::Settle {
+                roster,
+                certificate,
+            } => [*roster, *certificate].concat(),
+            _ => Vec::new(),
+        }
+    }
 }
 
 impl Entry {
-    /// SHA-256(label ‖ previous ‖ sequence ‖ time ‖ ρ ‖ job ‖ context ‖ |kind| ‖ kind ‖ |dataset| ‖ dataset),
-    /// numbers as 8 bytes, most significant first.
+    /// SHA-256(label ‖ previous ‖ sequence ‖ time ‖ job ‖ context ‖ cost ‖ |x| ‖ x for x of kind, dataset, budget,
+    /// evidence), numbers as 8 bytes, most significant first.
     fn hash(&self, previous: &Head) -> [u8; 32] {
-        let kind = self.kind.word();
         let mut hasher = Sha256::new_with_prefix(LABEL);
         hasher.update(previous.hash);
         hasher.update(previous.length.to_be_bytes());
         hasher.update(self.time.to_be_bytes());
-        hasher.update(self.rho.units().to_be_bytes());
         hasher.update(self.job);
         hasher.update(self.context);
-        for text in [kind, &self.dataset] {
-            hasher.update((text.len() as u64).to_be_bytes());
-            hasher.update(text);
+        hasher.update(self.cost.to_bytes());
+        let budget = self.kind.budget();
+        let evidence = self.kind.evidence();
+        for part in [
+            self.kind.word().as_bytes(),
+            self.dataset.as_bytes(),
+            budget.as_bytes(),
+            evidence.as_slice(),
+        ] {
+            hasher.update((part.len() as u64).to_be_bytes());
+            hasher.update(part);
         }
         hasher.finalize().into()
     }
@@ -104,27 +177,25 @@ impl Entry {
         head: Head,
     ) -> Result<Head> {
         let hash = self.hash(&head);
-        let rho =
-            i64::try_from(self.rho.units()).map_err(|_| Error::Misuse("ρ too large".into()))?;
         sqlx::query(
-            "INSERT INTO charges (sequence, dataset, kind, job, context, rho, time, previous, hash)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO entries
+             (sequence, dataset, kind, job, context, cost, budget, evidence, time, previous, hash)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         )
         .bind(head.length)
         .bind(&self.dataset)
         .bind(self.kind.word())
         .bind(self.job.as_slice())
         .bind(self.context.as_slice())
-        .bind(rho)
+        .bind(self.cost.to_bytes())
+        .bind(self.kind.budget())
+        .bind(self.kind.evidence())
         .bind(self.time)
         .bind(head.hash.as_slice())
         .bind(hash.as_slice())
         .execute(connection)
         .await?;
-        Ok(Head {
-            length: head.length + 1,
-            hash,
-        })
+        Ok(head.then(hash))
     }
 }
 
@@ -132,29 +203,20 @@ impl Entry {
 pub(crate) async fn read_chain(
     connection: &mut SqliteConnection,
 ) -> Result<(Vec<Entry>, Vec<Head>)> {
-    let rows = sqlx::query("SELECT * FROM charges ORDER BY sequence")
+    let (mut entries, mut heads) = layout_one::read_chain(connection).await?;
+    let mut head = heads.last().copied().unwrap_or(Head::EMPTY);
+    let rows = sqlx::query("SELECT * FROM entries ORDER BY sequence")
         .fetch_all(connection)
         .await?;
-    let mut head = Head::EMPTY;
-    let mut entries = Vec::with_capacity(rows.len());
-    let mut heads = vec![head];
     for row in &rows {
-        let broken = || {
-            Error::Malformed(format!(
-                "the ledger was changed: its chain is broken at entry {}",
-                head.length
-            ))
-        };
+        let broken = || head.broken();
         let stored = Stored::from_row(row).map_err(|_| broken())?;
         let entry = stored.entry().ok_or_else(broken)?;
         let hash = entry.hash(&head);
         if stored.sequence != head.length || stored.previous != head.hash || stored.hash != hash {
             return Err(broken());
         }
-        head = Head {
-            length: head.length + 1,
-            hash,
-        };
+        head = head.then(hash);
         entries.push(entry);
         heads.push(head);
     }
@@ -168,7 +230,9 @@ struct Stored {
     kind: String,
     job: Vec<u8>,
     context: Vec<u8>,
-    rho: i64,
+    cost: Vec<u8>,
+    budget: String,
+    evidence: Vec<u8>,
     time: i64,
     previous: Vec<u8>,
     hash: Vec<u8>,
@@ -182,7 +246,9 @@ impl<'r> FromRow<'r, SqliteRow> for Stored {
             kind: row.try_get("kind")?,
             job: row.try_get("job")?,
             context: row.try_get("context")?,
-            rho: row.try_get("rho")?,
+            cost: row.try_get("cost")?,
+            budget: row.try_get("budget")?,
+            evidence: row.try_get("evidence")?,
             time: row.try_get("time")?,
             previous: row.try_get("previous")?,
             hash: row.try_get("hash")?,
@@ -194,10 +260,10 @@ impl Stored {
     fn entry(&self) -> Option<Entry> {
         Some(Entry {
             dataset: self.dataset.clone(),
-            kind: Kind::parse(&self.kind)?,
+            kind: Kind::parse(&self.kind, &self.budget, &self.evidence)?,
             job: self.job.as_slice().try_into().ok()?,
             context: self.context.as_slice().try_into().ok()?,
-            rho: Rho::from_units(u64::try_from(self.rho).ok()?).ok()?,
+            cost: Cost::parse(&self.cost)?,
             time: self.time,
         })
     }

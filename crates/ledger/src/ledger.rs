@@ -2,38 +2,25 @@
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Sqlite, SqlitePool, Transaction};
+use ciphertune_policy::{Decimal, Loss};
+use sqlx::SqlitePool;
 
-use crate::account::Account;
-use crate::entry::{Entry, Head, Kind, read_chain};
+use crate::account::{Account, Settled};
+use crate::cost::Cost;
+use crate::entry::{Head, Kind};
 use crate::error::{Error, Result};
-use crate::rho::Rho;
-
-/// The layout of the file, kept in SQLite's `user_version`.
-const LAYOUT: i64 = 1;
-const TABLE: &str = "CREATE TABLE IF NOT EXISTS charges (
-    sequence INTEGER PRIMARY KEY,
-    dataset TEXT NOT NULL,
-    kind TEXT NOT NULL,
-    job BLOB NOT NULL,
-    context BLOB NOT NULL,
-    rho INTEGER NOT NULL,
-    time INTEGER NOT NULL,
-    previous BLOB NOT NULL,
-    hash BLOB NOT NULL
-) STRICT";
-/// How long one process waits for another one's write.
-const PATIENCE: Duration = Duration::from_secs(30);
-const NONE: [u8; 32] = [0; 32];
+use crate::file;
+use crate::limit::{Limit, in_words};
+use crate::work::{NONE, Work};
 
 /// The most that a dataset may cost over its whole life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Budget {
-    /// So much ρ. The first opening fixes it; later ones may lower it and never raise it.
-    Private(Rho),
+    /// So much (ε, δ). The first job that reserves, or contribution that is charged, fixes it; later openings may lower
+    /// either and never raise one.
+    Private(Loss),
     /// The dataset is used without differential privacy: a mark that never goes away.
     NoPrivacy,
 }
@@ -42,11 +29,11 @@ pub enum Budget {
 ///
 /// SQLite (WAL, synchronous FULL): what a call returned is on the disk. Entries are tied into one hash chain
 /// for the file; every call reads and checks all of it, so a changed entry is an error from then on, and so
-/// is a file that goes back behind what this ledger has seen.
+/// is a file that goes back behind what this ledger, or whoever opened it, has seen.
 pub struct Ledger {
     pool: SqlitePool,
     dataset: String,
-    private: bool,
+    budget: Budget,
     seen: Mutex<Head>,
 }
 
@@ -54,7 +41,7 @@ pub struct Ledger {
 #[derive(Debug)]
 pub struct Charged {
     context: [u8; 32],
-    cost: Rho,
+    cost: Cost,
     head: [u8; 32],
 }
 
@@ -65,10 +52,10 @@ impl Charged {
         &self.context
     }
 
-    /// What it cost; 0 without privacy.
+    /// What it cost, at the worst case; 0 without privacy.
     #[must_use]
-    pub fn cost(&self) -> Rho {
-        self.cost
+    pub fn cost(&self) -> &Cost {
+        &self.cost
     }
 
     /// The ledger's head after the charge.
@@ -78,132 +65,138 @@ impl Charged {
     }
 }
 
+/// What a context cost after all, where t members that hold shares have echoed one roster of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settlement {
+    /// The cost with the roster's contributors; 0 for a member that is not in it.
+    pub cost: Cost,
+    /// Digest of the roster.
+    pub roster: [u8; 32],
+    /// Digest of the certificate: the roster and t echoes of it, as they were signed.
+    pub certificate: [u8; 32],
+}
+
 /// Where a dataset stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
     /// The most it may cost; `None` when it was never used with privacy.
-    pub budget: Option<Rho>,
-    /// What was charged: bookkeeping; what is promised is the budget.
-    pub spent: Rho,
+    pub limit: Option<Limit>,
+    /// What was charged and not settled to less: bookkeeping; what is promised is the budget.
+    pub spent: Cost,
     /// What was charged or is reserved for running jobs.
-    pub held: Rho,
+    pub held: Cost,
     /// Whether the dataset was ever used without privacy. Every report repeats it.
     pub without_privacy: bool,
 }
 
 impl Ledger {
-    /// Opens the file (mode 0600), starting it where there is none, and checks all of it.
+    /// Opens the file (mode 0600), starting it where there is none, and checks all of it. `seen` is the last head that
+    /// the caller knows to have been on this disk.
     ///
     /// # Errors
-    /// `Refused` for a budget above the one recorded; `Malformed` when an entry was changed; `Misuse` for a
-    /// dataset name that is empty or longer than 256 bytes; `Fault` from the disk.
+    /// `Refused` for a budget above the one recorded; `Malformed` when an entry was changed, or the file does not
+    /// hold the head that was seen; `Misuse` for a dataset name that is empty or longer than 256 bytes; `Fault` from
+    /// the disk.
     pub async fn open(
         path: impl AsRef<Path>,
         dataset: &str,
         budget: Budget,
+        seen: Option<[u8; 32]>,
         now: SystemTime,
     ) -> Result<Self> {
         if dataset.is_empty() || dataset.len() > 256 {
             return Err(Error::Misuse("a dataset's name is 1 to 256 bytes".into()));
         }
-        if budget == Budget::Private(Rho::ZERO) {
-            return Err(Error::Misuse("a privacy budget is more than 0".into()));
+        if let Budget::Private(loss) = budget
+            && (loss.epsilon.is_zero() || loss.delta.is_zero() || loss.delta >= Decimal::ONE)
+        {
+            return Err(Error::Misuse(
+                "a privacy budget has an epsilon above 0 and a delta strictly between 0 and 1"
+                    .into(),
+            ));
         }
-        make_private_file(path.as_ref())?;
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(PATIENCE);
-        let pool = SqlitePoolOptions::new()
-            .max_connections(1)
-            .connect_with(options)
-            .await
-            .map_err(not_a_ledger)?;
-        let private = budget != Budget::NoPrivacy;
+        let path = path.as_ref();
+        if seen.is_some() && !path.exists() {
+            return Err(went_back());
+        }
+        let pool = file::open(path).await?;
         let ledger = Self {
             pool,
             dataset: dataset.to_owned(),
-            private,
+            budget,
             seen: Mutex::new(Head::EMPTY),
         };
-        ledger.lay_out().await?;
-        ledger.agree_on(budget, now).await?;
+        ledger.agree_on(seen, now).await?;
         Ok(ledger)
     }
 
-    async fn lay_out(&self) -> Result<()> {
-        let mut transaction = self
-            .pool
-            .begin_with("BEGIN IMMEDIATE")
-            .await
-            .map_err(not_a_ledger)?;
-        let layout: i64 = sqlx::query_scalar("PRAGMA user_version")
-            .fetch_one(&mut *transaction)
-            .await?;
-        match layout {
-            0 => {
-                sqlx::query(TABLE).execute(&mut *transaction).await?;
-                sqlx::query("PRAGMA user_version = 1")
-                    .execute(&mut *transaction)
-                    .await?;
-            }
-            LAYOUT => {}
-            other => {
-                return Err(Error::Malformed(format!(
-                    "a ledger of layout {other}; this program knows {LAYOUT}"
-                )));
-            }
-        }
-        Ok(transaction.commit().await?)
-    }
-
-    async fn agree_on(&self, budget: Budget, now: SystemTime) -> Result<()> {
+    async fn agree_on(&self, seen: Option<[u8; 32]>, now: SystemTime) -> Result<()> {
         let mut work = self.begin(now).await?;
-        match (budget, work.account.budget) {
-            (Budget::NoPrivacy, _) if work.account.without_privacy => {}
-            (Budget::NoPrivacy, _) => work.add(Kind::NoPrivacy, NONE, NONE, Rho::ZERO).await?,
-            (Budget::Private(asked), Some(recorded)) if asked == recorded => {}
-            (Budget::Private(asked), Some(recorded)) if asked > recorded => {
-                return Err(Error::Refused(format!(
-                    "the budget of dataset \"{}\" is {recorded}, fixed when it was first used, and cannot be raised to {asked}",
-                    self.dataset
-                )));
-            }
-            (Budget::Private(asked), _) => work.add(Kind::Budget, NONE, NONE, asked).await?,
+        if seen.is_some_and(|seen| !work.knows(&seen)) {
+            return Err(went_back());
         }
-        self.commit(work).await?;
+        let before = work.head;
+        match self.budget {
+            Budget::NoPrivacy if work.account.without_privacy => {}
+            Budget::NoPrivacy => work.add(Kind::NoPrivacy, NONE, NONE, Cost::ZERO).await?,
+            Budget::Private(asked) => {
+                if let Some(limit) = work.account.limit
+                    && exceeds(&asked, &limit.loss())
+                {
+                    return Err(Error::Refused(format!(
+                        "the budget of dataset \"{}\" is {limit}, fixed when it was first used, and cannot be raised to \
+                         epsilon = {} at delta = {}",
+                        self.dataset, asked.epsilon, asked.delta
+                    )));
+                }
+                match work.account.limit {
+                    Some(_) => drop(work.limit(asked, &Cost::ZERO).await?),
+                    None => work.demand_no_more_than_earlier(&asked)?,
+                }
+            }
+        }
+        if work.head != before {
+            self.commit(work).await?;
+        }
         Ok(())
     }
 
-    /// Sets aside the worst case of a whole job: every round, every attempt. Asking again for the same job
-    /// and cost changes nothing. Without privacy there is nothing to set aside.
+    /// Sets aside the worst case of a whole job: so many attempts, each at this cost. Asking again for the same job
+    /// changes nothing. The first job of a dataset opens its budget, at the order that suits it best. Without privacy
+    /// there is nothing to set aside.
     ///
     /// # Errors
-    /// `Refused` when less than that is left, with the numbers; when the job reserved another cost, or ended;
-    /// `Misuse` for a cost of 0 with privacy, or of more without.
-    pub async fn reserve(&self, job: [u8; 32], cost: Rho, now: SystemTime) -> Result<()> {
-        self.check_cost(cost)?;
+    /// `Refused` when less than that is left, saying what it would cost, what is left, and how many attempts would still
+    /// fit; when the job reserved another cost, or ended; `Misuse` for a cost of 0 with privacy, or of more without.
+    pub async fn reserve(
+        &self,
+        job: [u8; 32],
+        attempt: &Cost,
+        attempts: u64,
+        now: SystemTime,
+    ) -> Result<()> {
+        let loss = self.check_cost(attempt)?;
         let mut work = self.begin(now).await?;
-        self.check_running(&work.account, &job)?;
-        if !self.private {
-            return Ok(());
-        }
+        check_running(&work.account, &job)?;
+        let Some(loss) = loss else { return Ok(()) };
+        let cost = attempt.times(attempts);
         match work.account.reserved_by(&job) {
             Some(reserved) if reserved == cost => return Ok(()),
-            Some(reserved) => {
-                return Err(Error::Refused(format!(
-                    "the job reserved {reserved} already, and asks for {cost} now"
-                )));
+            Some(_) => {
+                return Err(Error::Refused(
+                    "the job reserved another cost already: it was first considered under other numbers, or by an \
+                     earlier version of this program; it must be drafted anew"
+                        .into(),
+                ));
             }
             None => {}
         }
-        let left = work.account.left_for(&job)?;
-        if cost > left {
-            return Err(Error::Refused(format!(
-                "the job would cost {cost} in the worst case, and {left} is left for dataset \"{}\"",
-                self.dataset
-            )));
+        let limit = work.limit(loss, &cost).await?;
+        let left = work.account.left_for(&job, &limit);
+        if limit.cost_of(&cost) > left {
+            let all = in_words(limit.cost_of(&cost), f64::ceil);
+            let job = format!("the job would cost {all} in the worst case ({attempts} attempts)");
+            return Err(self.too_much(&job, &limit, attempt, left));
         }
         work.add(Kind::Reserve, job, NONE, cost).await?;
         self.commit(work).await?;
@@ -221,44 +214,89 @@ impl Ledger {
         &self,
         job: [u8; 32],
         context: [u8; 32],
-        cost: Rho,
+        cost: &Cost,
         now: SystemTime,
     ) -> Result<Charged> {
-        self.check_cost(cost)?;
+        let loss = self.check_cost(cost)?;
         let mut work = self.begin(now).await?;
         match work.account.charge_in(&context) {
-            Some(charged) if charged == (job, cost) => {
+            Some(charge) if charge.job == job && charge.cost == *cost => {
                 return Ok(Charged {
                     context,
-                    cost,
+                    cost: cost.clone(),
                     head: work.head.hash,
                 });
             }
-            Some((_, charged)) => {
-                return Err(Error::Refused(format!(
-                    "this context was charged {charged} already; it cannot be charged {cost}, or to another job"
-                )));
+            Some(_) => {
+                return Err(Error::Refused(
+                    "this context was charged already, at another cost or to another job".into(),
+                ));
             }
             None => {}
         }
-        self.check_running(&work.account, &job)?;
-        if self.private {
-            let left = work.account.left_for(&job)?;
-            if cost > left {
-                return Err(Error::Refused(format!(
-                    "the round would cost {cost}, and {left} is left for dataset \"{}\": {} such rounds still fit",
-                    self.dataset,
-                    left.units() / cost.units()
-                )));
+        check_running(&work.account, &job)?;
+        if let Some(loss) = loss {
+            let limit = work.limit(loss, cost).await?;
+            let left = work.account.left_for(&job, &limit);
+            if limit.cost_of(cost) > left {
+                let one = in_words(limit.cost_of(cost), f64::ceil);
+                let round = format!("the round would cost {one}");
+                return Err(self.too_much(&round, &limit, cost, left));
             }
         }
-        work.add(Kind::Charge, job, context, cost).await?;
+        work.add(Kind::Charge, job, context, cost.clone()).await?;
         let head = self.commit(work).await?.hash;
         Ok(Charged {
             context,
-            cost,
+            cost: cost.clone(),
             head,
         })
+    }
+
+    /// Lowers what a context was charged to what it cost after all, once, and what its job holds with it. The caller has
+    /// checked the certificate and keeps it. Settling a context again in the same way changes nothing. Returns the head.
+    ///
+    /// # Errors
+    /// `Refused` when the context was not charged, was charged less, or was settled otherwise; `Misuse` without privacy.
+    pub async fn settle(
+        &self,
+        context: [u8; 32],
+        settlement: &Settlement,
+        now: SystemTime,
+    ) -> Result<[u8; 32]> {
+        if self.budget == Budget::NoPrivacy {
+            return Err(Error::Misuse("without privacy nothing was charged".into()));
+        }
+        let Settlement {
+            cost,
+            roster,
+            certificate,
+        } = settlement;
+        let mut work = self.begin(now).await?;
+        let refused = |why: &str| Err(Error::Refused(why.into()));
+        let Some(charge) = work.account.charge_in(&context) else {
+            return refused("this context was not charged: there is nothing to settle");
+        };
+        let settled = Settled {
+            cost: cost.clone(),
+            roster: *roster,
+            certificate: *certificate,
+        };
+        match &charge.settled {
+            Some(earlier) if *earlier == settled => return Ok(work.head.hash),
+            Some(_) => return refused("this context was settled already, otherwise"),
+            None if !cost.is_within(&charge.cost) => {
+                return refused("a context is never settled to more than it was charged");
+            }
+            None => {}
+        }
+        let (job, roster, certificate) = (charge.job, *roster, *certificate);
+        let kind = Kind::Settle {
+            roster,
+            certificate,
+        };
+        work.add(kind, job, context, cost.clone()).await?;
+        Ok(self.commit(work).await?.hash)
     }
 
     /// Ends a job: what it reserved and was not charged is free again; what was charged stays. Nothing can be
@@ -269,7 +307,7 @@ impl Ledger {
     pub async fn end(&self, job: [u8; 32], now: SystemTime) -> Result<()> {
         let mut work = self.begin(now).await?;
         if !work.account.has_ended(&job) {
-            work.add(Kind::End, job, NONE, Rho::ZERO).await?;
+            work.add(Kind::End, job, NONE, Cost::ZERO).await?;
             self.commit(work).await?;
         }
         Ok(())
@@ -282,18 +320,18 @@ impl Ledger {
     pub async fn standing(&self) -> Result<Standing> {
         let work = self.begin(UNIX_EPOCH).await?;
         Ok(Standing {
-            budget: work.account.budget,
-            spent: work.account.spent()?,
-            held: work.account.held()?,
+            limit: work.account.limit,
+            spent: work.account.spent(),
+            held: work.account.held(),
             without_privacy: work.account.without_privacy,
         })
     }
 
-    /// What was charged to the dataset, in all.
+    /// What was charged to the dataset, in all, less what was settled.
     ///
     /// # Errors
     /// `Malformed` and `Fault` as for every call.
-    pub async fn spent(&self) -> Result<Rho> {
+    pub async fn spent(&self) -> Result<Cost> {
         Ok(self.standing().await?.spent)
     }
 
@@ -305,104 +343,67 @@ impl Ledger {
         Ok(self.begin(UNIX_EPOCH).await?.head.hash)
     }
 
-    fn check_cost(&self, cost: Rho) -> Result<()> {
-        match (self.private, cost == Rho::ZERO) {
-            (true, true) => Err(Error::Misuse(
+    /// The budget that a cost is held to; `None` without privacy.
+    fn check_cost(&self, cost: &Cost) -> Result<Option<Loss>> {
+        match self.budget {
+            Budget::Private(loss) if cost.is_private() => Ok(Some(loss)),
+            Budget::Private(_) => Err(Error::Misuse(
                 "a private contribution costs more than 0".into(),
             )),
-            (false, false) => Err(Error::Misuse(
+            Budget::NoPrivacy if *cost == Cost::ZERO => Ok(None),
+            Budget::NoPrivacy => Err(Error::Misuse(
                 "without privacy there is no cost to charge: pass 0".into(),
             )),
-            _ => Ok(()),
         }
     }
 
-    fn check_running(&self, account: &Account, job: &[u8; 32]) -> Result<()> {
-        if account.has_ended(job) {
-            return Err(Error::Refused("the job has ended on this ledger".into()));
-        }
-        Ok(())
+    fn too_much(&self, what: &str, limit: &Limit, one: &Cost, left: u64) -> Error {
+        Error::Refused(format!(
+            "{what}, and {} is left for dataset \"{}\", whose budget is {limit}: {} such rounds still fit",
+            in_words(left, f64::floor),
+            self.dataset,
+            left / limit.cost_of(one).max(1)
+        ))
     }
 
     /// Takes the write lock, reads and checks the chain.
     async fn begin(&self, now: SystemTime) -> Result<Work> {
-        let time = now
-            .duration_since(UNIX_EPOCH)
-            .ok()
-            .and_then(|since| i64::try_from(since.as_millis()).ok());
-        let time = time.ok_or_else(|| Error::Fault("the clock is out of range".into()))?;
-        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
-        let (entries, heads) = read_chain(&mut transaction).await?;
+        let work = Work::begin(&self.pool, &self.dataset, now).await?;
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = usize::try_from(seen.length).unwrap_or(usize::MAX);
-        if heads.get(place) != Some(&*seen) {
-            return Err(Error::Malformed(
-                "the ledger went back behind what was seen of it: an older file was put in place"
-                    .into(),
-            ));
+        if !work.holds(&seen) {
+            return Err(went_back());
         }
-        let head = heads.last().copied().unwrap_or(Head::EMPTY);
-        *seen = head;
+        *seen = work.head;
         drop(seen);
-        let account = Account::of(&self.dataset, &entries)?;
-        Ok(Work {
-            transaction,
-            account,
-            head,
-            time,
-            dataset: self.dataset.clone(),
-        })
+        Ok(work)
     }
 
     async fn commit(&self, work: Work) -> Result<Head> {
-        work.transaction.commit().await?;
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = work.head;
-        Ok(work.head)
+        let head = work.commit().await?;
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = head;
+        Ok(head)
     }
 }
 
-/// One call's work under the write lock; undone unless committed.
-struct Work {
-    transaction: Transaction<'static, Sqlite>,
-    account: Account,
-    head: Head,
-    time: i64,
-    dataset: String,
+/// Whether `asked` allows more ε or δ than `fixed`.
+fn exceeds(asked: &Loss, fixed: &Loss) -> bool {
+    asked.epsilon > fixed.epsilon || asked.delta > fixed.delta
 }
 
-impl Work {
-    async fn add(&mut self, kind: Kind, job: [u8; 32], context: [u8; 32], rho: Rho) -> Result<()> {
-        let entry = Entry {
-            dataset: self.dataset.clone(),
-            kind,
-            job,
-            context,
-            rho,
-            time: self.time,
-        };
-        self.head = entry.insert(&mut self.transaction, self.head).await?;
-        Ok(())
+fn check_running(account: &Account, job: &[u8; 32]) -> Result<()> {
+    if account.has_ended(job) {
+        return Err(Error::Refused("the job has ended on this ledger".into()));
     }
-}
-
-/// Makes the file before SQLite does, so that it and its log are the owner's alone.
-fn make_private_file(path: &Path) -> Result<()> {
-    let mut options = std::fs::OpenOptions::new();
-    options.append(true).create(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options
-        .open(path)
-        .map_err(|error| Error::Fault(format!("{}: {error}", path.display())))?;
     Ok(())
 }
 
-/// SQLite's complaint about a file that is no database (code 26) blames the file, all others our disk.
-fn not_a_ledger(error: sqlx::Error) -> Error {
-    match error.as_database_error().and_then(|error| error.code()) {
-        Some(code) if code == "26" => Error::Malformed("the file is not a ledger".into()),
-        _ => error.into(),
-    }
+fn went_back() -> Error {
+    Error::Malformed(
+        "the ledger went back behind what was seen of it: an older file, or an empty one, was put in its place, and \
+         charges are missing from it. Put the newest ledger back; where there is none, what this dataset has spent is not \
+         known any more, and it must not be used under this budget again"
+            .into(),
+    )
 }
 
 #[cfg(test)]
@@ -413,7 +414,7 @@ mod tests {
     async fn every_commit_waits_for_the_disk() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ledger.sqlite");
-        let ledger = Ledger::open(&path, "wards", Budget::NoPrivacy, UNIX_EPOCH)
+        let ledger = Ledger::open(&path, "wards", Budget::NoPrivacy, None, UNIX_EPOCH)
             .await
             .unwrap();
         let mode: String = sqlx::query_scalar("PRAGMA journal_mode")

@@ -1,14 +1,20 @@
 //! What was spent: the durable privacy budget of one member.
 //!
-//! A dataset's budget is fixed at its first use; each contribution is charged, on the disk, before its first
-//! byte leaves ([`Ledger::charge`] gives the proof that sending demands); nothing is ever refunded.
+//! A dataset's budget is fixed at its first use, and with it the one order of Rényi privacy at which it is kept; each
+//! contribution is charged its whole curve, on the disk, before its first byte leaves ([`Ledger::charge`] gives the proof
+//! that sending demands). Nothing is ever refunded; a charge is lowered once, on a certificate ([`Ledger::settle`]).
 
 mod account;
+mod cost;
 mod entry;
 mod error;
+mod file;
+mod layout_one;
 mod ledger;
-mod rho;
+mod limit;
+mod work;
 
+pub use cost::Cost;
 pub use error::{Error, Result};
-pub use ledger::{Budget, Charged, Ledger, Standing};
-pub use rho::Rho;
+pub use ledger::{Budget, Charged, Ledger, Settlement, Standing};
+pub use limit::Limit;

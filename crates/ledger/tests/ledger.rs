@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use ciphertune_ledger::{Budget, Error, Ledger, Rho};
+use ciphertune_dp::accounting::{self, Accountant};
+use ciphertune_dp::{FrozenSchedule, SamplingRate, rdp::Curve};
+use ciphertune_ledger::{Budget, Cost, Error, Ledger, Settlement};
+use ciphertune_policy::{Adjacency, Decimal, Loss};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection};
 use tempfile::TempDir;
@@ -21,18 +24,51 @@ fn place() -> (TempDir, PathBuf) {
     (folder, path)
 }
 
-fn rho(units: u64) -> Rho {
-    Rho::from_units(units).unwrap()
+fn loss(epsilon: &str) -> Loss {
+    Loss {
+        epsilon: epsilon.parse().unwrap(),
+        delta: "1e-5".parse().unwrap(),
+    }
+}
+
+/// The budget of these tests.
+fn budget() -> Budget {
+    Budget::Private(loss("8"))
+}
+
+/// So many hundredths of [`budget`], as calibration has it.
+fn cost(hundredths: u64) -> Cost {
+    round_of("8", 100).times(hundredths)
+}
+
+/// What one of so many rounds costs that are calibrated for an epsilon.
+fn round_of(epsilon: &str, rounds: u32) -> Cost {
+    let (whole, zero_out) = (SamplingRate::WHOLE, Adjacency::ZeroOut);
+    let Loss { epsilon, delta } = loss(epsilon);
+    let multiplier: Decimal =
+        accounting::calibrate(Accountant::Rdp, &epsilon, &delta, whole, rounds, zero_out).unwrap();
+    let round = FrozenSchedule::planned(whole, &multiplier, 1, zero_out).unwrap();
+    Cost::of(&Curve::of(&round)).unwrap()
+}
+
+fn settled(cost: Cost) -> Settlement {
+    Settlement {
+        cost,
+        roster: [7; 32],
+        certificate: [8; 32],
+    }
 }
 
 fn context(number: u8) -> [u8; 32] {
     [100 + number; 32]
 }
 
-async fn open(path: &Path, units: u64) -> Ledger {
-    Ledger::open(path, "wards", Budget::Private(rho(units)), now())
-        .await
-        .unwrap()
+async fn open(path: &Path) -> Ledger {
+    open_under(path, budget()).await.unwrap()
+}
+
+async fn open_under(path: &Path, budget: Budget) -> Result<Ledger, Error> {
+    Ledger::open(path, "wards", budget, None, now()).await
 }
 
 /// Runs SQL behind the ledger's back.
@@ -57,71 +93,94 @@ async fn tamper(path: &Path, sql: &'static str) {
 #[tokio::test]
 async fn charges_add_up_to_the_budget_and_not_beyond() {
     let (_folder, path) = place();
-    let ledger = open(&path, 100).await;
+    let ledger = open(&path).await;
     for round in 0..3 {
         let charged = ledger
-            .charge(JOB, context(round), rho(30), now())
+            .charge(JOB, context(round), &cost(30), now())
             .await
             .unwrap();
         assert_eq!(charged.context(), &context(round));
         assert_eq!(charged.ledger_head(), &ledger.head().await.unwrap());
     }
-    assert_eq!(ledger.spent().await.unwrap(), rho(90));
+    assert_eq!(ledger.spent().await.unwrap(), cost(90));
     assert!(matches!(
-        ledger.charge(JOB, context(3), rho(11), now()).await,
+        ledger.charge(JOB, context(3), &cost(11), now()).await,
         Err(Error::Refused(_))
     ));
     ledger
-        .charge(JOB, context(4), rho(10), now())
+        .charge(JOB, context(4), &cost(10), now())
         .await
         .unwrap();
     assert!(matches!(
-        ledger.charge(JOB, context(5), rho(1), now()).await,
+        ledger.charge(JOB, context(5), &cost(1), now()).await,
         Err(Error::Refused(_))
     ));
-    assert_eq!(ledger.spent().await.unwrap(), rho(100));
+    assert_eq!(ledger.spent().await.unwrap(), cost(100));
 }
 
 #[tokio::test]
 async fn a_refusal_says_the_cost_what_is_left_and_how_many_rounds_still_fit() {
     let (_folder, path) = place();
-    let budget = Budget::Private(Rho::budget(1.0).unwrap());
-    let ledger = Ledger::open(&path, "wards", budget, now()).await.unwrap();
+    let ledger = open(&path).await;
     ledger
-        .charge(JOB, context(0), Rho::cost(0.625).unwrap(), now())
+        .charge(JOB, context(0), &cost(62), now())
         .await
         .unwrap();
+    let limit = ledger.standing().await.unwrap().limit.unwrap();
+    // Three places, cut off.
+    let shown = |units: u64| format!("{:.3}", (units as f64 / 2_f64.powi(40) * 1e3).floor() / 1e3);
     let said = ledger
-        .charge(JOB, context(1), Rho::cost(0.5).unwrap(), now())
+        .charge(JOB, context(1), &cost(51), now())
         .await
         .unwrap_err()
         .to_string();
-    let expected = "the round would cost ρ = 0.500000, and ρ = 0.375000 is left for dataset \"wards\": 0 such rounds still fit";
-    assert_eq!(said, expected);
+    let (one, left) = (
+        limit.cost_of(&cost(51)),
+        limit.units() - limit.cost_of(&cost(62)),
+    );
+    for part in [
+        format!("the round would cost {}", shown(one)),
+        format!(", and {}", shown(left)),
+        " is left for dataset \"wards\", whose budget is epsilon = 8 at delta = 1e-5, which is "
+            .into(),
+        format!(" at Rényi order {}: 0 such rounds still fit", limit.order()),
+    ] {
+        assert!(said.contains(&part), "{part}: {said}");
+    }
+    let said = ledger
+        .reserve(OTHER_JOB, &cost(9), 5, now())
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        said.contains("in the worst case (5 attempts), and "),
+        "{said}"
+    );
+    assert!(said.ends_with(": 4 such rounds still fit"), "{said}");
 }
 
 #[tokio::test]
 async fn charging_a_context_again_costs_nothing_and_otherwise_is_refused() {
     let (_folder, path) = place();
-    let ledger = open(&path, 100).await;
+    let ledger = open(&path).await;
     ledger
-        .charge(JOB, context(0), rho(60), now())
+        .charge(JOB, context(0), &cost(60), now())
         .await
         .unwrap();
     let head = ledger.head().await.unwrap();
     let again = ledger
-        .charge(JOB, context(0), rho(60), now() + Duration::from_secs(9))
+        .charge(JOB, context(0), &cost(60), now() + Duration::from_secs(9))
         .await
         .unwrap();
-    assert_eq!(again.cost(), rho(60));
-    assert_eq!(ledger.spent().await.unwrap(), rho(60));
+    assert_eq!(again.cost(), &cost(60));
+    assert_eq!(ledger.spent().await.unwrap(), cost(60));
     assert_eq!(ledger.head().await.unwrap(), head, "no second entry");
     assert!(matches!(
-        ledger.charge(JOB, context(0), rho(59), now()).await,
+        ledger.charge(JOB, context(0), &cost(59), now()).await,
         Err(Error::Refused(_))
     ));
     assert!(matches!(
-        ledger.charge(OTHER_JOB, context(0), rho(60), now()).await,
+        ledger.charge(OTHER_JOB, context(0), &cost(60), now()).await,
         Err(Error::Refused(_))
     ));
 }
@@ -129,22 +188,27 @@ async fn charging_a_context_again_costs_nothing_and_otherwise_is_refused() {
 #[tokio::test]
 async fn the_spend_outlives_the_process() {
     let (_folder, path) = place();
-    let ledger = open(&path, 100).await;
+    let ledger = open(&path).await;
     ledger
-        .charge(JOB, context(0), rho(70), now())
+        .charge(JOB, context(0), &cost(70), now())
         .await
         .unwrap();
     let head = ledger.head().await.unwrap();
     // Not closed: what was returned must be on the disk already.
-    let later = open(&path, 100).await;
+    let later = open(&path).await;
     assert_eq!(
         (later.spent().await.unwrap(), later.head().await.unwrap()),
-        (rho(70), head)
+        (cost(70), head)
     );
     drop(ledger);
-    assert!(later.charge(JOB, context(0), rho(70), now()).await.is_ok());
+    assert!(
+        later
+            .charge(JOB, context(0), &cost(70), now())
+            .await
+            .is_ok()
+    );
     assert!(matches!(
-        later.charge(JOB, context(1), rho(31), now()).await,
+        later.charge(JOB, context(1), &cost(31), now()).await,
         Err(Error::Refused(_))
     ));
 }
@@ -152,17 +216,17 @@ async fn the_spend_outlives_the_process() {
 #[tokio::test]
 async fn concurrent_openings_spend_one_budget() {
     let (_folder, path) = place();
-    drop(open(&path, 100).await);
+    drop(open(&path).await);
     let mut tasks = Vec::new();
     for number in 0..8 {
         let path = path.clone();
         tasks.push(tokio::spawn(async move {
-            let ledger = open(&path, 100).await;
+            let ledger = open(&path).await;
             let mut granted = 0;
             for round in 0..4 {
                 granted += u64::from(
                     ledger
-                        .charge(JOB, context(number * 4 + round), rho(10), now())
+                        .charge(JOB, context(number * 4 + round), &cost(10), now())
                         .await
                         .is_ok(),
                 );
@@ -175,110 +239,298 @@ async fn concurrent_openings_spend_one_budget() {
         granted += task.await.unwrap();
     }
     assert_eq!(granted, 10);
-    assert_eq!(open(&path, 100).await.spent().await.unwrap(), rho(100));
+    assert_eq!(open(&path).await.spent().await.unwrap(), cost(100));
 }
 
 #[tokio::test]
 async fn a_budget_can_be_lowered_and_never_raised() {
     let (_folder, path) = place();
-    drop(open(&path, 100).await);
-    let raised = Ledger::open(&path, "wards", Budget::Private(rho(101)), now()).await;
-    let said = raised.err().unwrap().to_string();
-    assert!(said.contains("cannot be raised"), "{said}");
-    let lowered = open(&path, 50).await;
+    // Nothing was used: nothing is fixed.
+    let ledger = open_under(&path, Budget::Private(loss("9"))).await.unwrap();
+    assert_eq!(ledger.standing().await.unwrap().limit, None);
+    let ledger = open(&path).await;
+    ledger
+        .charge(JOB, context(0), &cost(10), now())
+        .await
+        .unwrap();
+    let fixed = ledger.standing().await.unwrap().limit.unwrap();
+    assert_eq!(fixed.loss(), loss("8"));
+
+    let likelier = Loss {
+        delta: "1.1e-5".parse().unwrap(),
+        ..loss("4")
+    };
+    for raised in [loss("8.001"), likelier] {
+        let raised = open_under(&path, Budget::Private(raised)).await;
+        let said = raised.err().unwrap().to_string();
+        assert!(said.contains("cannot be raised"), "{said}");
+    }
+    let lower = open_under(&path, Budget::Private(loss("4"))).await.unwrap();
+    let limit = lower.standing().await.unwrap().limit.unwrap();
+    assert_eq!((limit.loss(), limit.order()), (loss("4"), fixed.order()));
+    assert!(limit.units() < fixed.units());
+    for ledger in [&lower, &ledger] {
+        // Also whoever opened it before it was lowered is held to it.
+        let charged = ledger.charge(JOB, context(1), &cost(60), now()).await;
+        assert!(matches!(charged, Err(Error::Refused(_))), "{charged:?}");
+    }
+    drop(lower);
+    assert!(matches!(
+        open_under(&path, budget()).await,
+        Err(Error::Refused(_))
+    ));
+    let again = open_under(&path, Budget::Private(loss("4"))).await.unwrap();
+    assert_eq!(again.standing().await.unwrap().limit, Some(limit));
+}
+
+#[tokio::test]
+async fn a_budget_that_was_opened_under_a_stricter_policy_meanwhile_is_lowered_by_the_next_use() {
+    let (_folder, path) = place();
+    let strict = open_under(&path, Budget::Private(loss("4"))).await.unwrap();
+    let ledger = open(&path).await;
+    ledger
+        .charge(JOB, context(0), &cost(5), now())
+        .await
+        .unwrap();
+    strict
+        .charge(JOB, context(1), &cost(5), now())
+        .await
+        .unwrap();
+    let limit = ledger.standing().await.unwrap().limit.unwrap();
+    assert_eq!(limit.loss(), loss("4"));
+}
+
+#[tokio::test]
+async fn the_first_job_opens_the_budget_at_the_order_that_suits_it() {
+    let (_folder, path) = place();
+    let ledger = open(&path).await;
+    // As many rounds as were calibrated for: not one is lost to the order or to rounding.
+    ledger.reserve(JOB, &cost(1), 100, now()).await.unwrap();
+    let limit = ledger.standing().await.unwrap().limit.unwrap();
+    ledger.end(JOB, now()).await.unwrap();
     assert!(
-        lowered
-            .charge(JOB, context(0), rho(51), now())
+        ledger
+            .reserve(OTHER_JOB, &cost(1), 101, now())
             .await
             .is_err()
     );
-    drop(lowered);
-    assert!(matches!(
-        Ledger::open(&path, "wards", Budget::Private(rho(100)), now()).await,
-        Err(Error::Refused(_))
-    ));
+    // A use of another kind, later, does not move it.
+    let wide = round_of("0.5", 1);
+    ledger
+        .charge([3; 32], context(1), &wide, now())
+        .await
+        .unwrap();
+    assert_eq!(ledger.standing().await.unwrap().limit, Some(limit));
+}
+
+#[tokio::test]
+async fn a_job_that_is_refused_opens_no_budget() {
+    let (_folder, path) = place();
+    let ledger = open(&path).await;
+    let refused = ledger.reserve(JOB, &cost(1), 101, now()).await;
+    assert!(matches!(refused, Err(Error::Refused(_))));
+    assert_eq!(ledger.standing().await.unwrap().limit, None);
+    assert_eq!(ledger.head().await.unwrap(), [0; 32]);
+}
+
+#[tokio::test]
+async fn a_job_drafted_for_the_whole_budget_fits_it_whatever_its_epsilon_and_rounds() {
+    for (epsilon, rounds) in [("0.1", 3), ("1", 50), ("8", 1), ("8", 50), ("16", 1000)] {
+        let (_folder, path) = place();
+        let ledger = open_under(&path, Budget::Private(loss(epsilon)))
+            .await
+            .unwrap();
+        let one = round_of(epsilon, rounds);
+        let reserved = ledger.reserve(JOB, &one, rounds.into(), now()).await;
+        assert!(reserved.is_ok(), "{epsilon}, {rounds}: {reserved:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_settled_charge_costs_less_once_and_frees_as_much_of_its_job() {
+    let (_folder, path) = place();
+    let ledger = open(&path).await;
+    ledger.reserve(JOB, &cost(20), 5, now()).await.unwrap();
+    ledger
+        .charge(JOB, context(0), &cost(20), now())
+        .await
+        .unwrap();
+    ledger
+        .charge(JOB, context(1), &cost(20), now())
+        .await
+        .unwrap();
+    let full = ledger.reserve(OTHER_JOB, &cost(1), 1, now()).await;
+    assert!(matches!(full, Err(Error::Refused(_))));
+
+    let head = ledger
+        .settle(context(0), &settled(cost(15)), now())
+        .await
+        .unwrap();
+    assert_eq!(ledger.head().await.unwrap(), head);
     assert_eq!(
-        open(&path, 50).await.standing().await.unwrap().budget,
-        Some(rho(50))
+        ledger
+            .settle(context(0), &settled(cost(15)), now())
+            .await
+            .unwrap(),
+        head,
+        "no second entry"
     );
+    ledger
+        .settle(context(1), &settled(Cost::ZERO), now())
+        .await
+        .unwrap();
+    let standing = ledger.standing().await.unwrap();
+    assert_eq!((standing.spent, standing.held), (cost(15), cost(75)));
+    // The proof of the charge is given again as it was, and the job's reservation is known again.
+    let again = ledger
+        .charge(JOB, context(0), &cost(20), now())
+        .await
+        .unwrap();
+    assert_eq!(again.cost(), &cost(20));
+    ledger.reserve(JOB, &cost(20), 5, now()).await.unwrap();
+    ledger
+        .reserve(OTHER_JOB, &cost(1), 25, now())
+        .await
+        .unwrap();
+    let beyond = ledger.reserve([3; 32], &cost(1), 1, now()).await;
+    assert!(matches!(beyond, Err(Error::Refused(_))));
+    // What the job may still be charged is three attempts.
+    for round in 2..5 {
+        ledger
+            .charge(JOB, context(round), &cost(20), now())
+            .await
+            .unwrap();
+    }
+    let sixth = ledger.charge(JOB, context(6), &cost(20), now()).await;
+    assert!(matches!(sixth, Err(Error::Refused(_))));
+    let later = open(&path).await.standing().await.unwrap();
+    assert_eq!((later.spent, later.held), (cost(75), cost(100)));
+}
+
+#[tokio::test]
+async fn a_charge_is_not_settled_twice_nor_to_more_nor_where_there_is_none() {
+    let (_folder, path) = place();
+    let ledger = open(&path).await;
+    ledger
+        .charge(JOB, context(0), &cost(20), now())
+        .await
+        .unwrap();
+    let head = ledger.head().await.unwrap();
+    for (place, settlement) in [
+        (context(1), settled(cost(10))),
+        (context(0), settled(cost(21))),
+    ] {
+        let refused = ledger.settle(place, &settlement, now()).await;
+        assert!(matches!(refused, Err(Error::Refused(_))), "{refused:?}");
+    }
+    assert_eq!(ledger.head().await.unwrap(), head);
+    ledger
+        .settle(context(0), &settled(cost(20)), now())
+        .await
+        .unwrap();
+    let other_roster = Settlement {
+        roster: [9; 32],
+        ..settled(cost(20))
+    };
+    let other_certificate = Settlement {
+        certificate: [9; 32],
+        ..settled(cost(20))
+    };
+    for second in [settled(cost(10)), other_roster, other_certificate] {
+        let refused = ledger.settle(context(0), &second, now()).await;
+        assert!(matches!(refused, Err(Error::Refused(_))), "{refused:?}");
+    }
+    assert_eq!(ledger.spent().await.unwrap(), cost(20));
+    // Another dataset's charge is none of this one's.
+    let clinics = Ledger::open(&path, "clinics", budget(), None, now())
+        .await
+        .unwrap();
+    let refused = clinics.settle(context(0), &settled(cost(20)), now()).await;
+    assert!(matches!(refused, Err(Error::Refused(_))));
+    let bare = open_under(&path, Budget::NoPrivacy).await.unwrap();
+    let refused = bare.settle(context(0), &settled(Cost::ZERO), now()).await;
+    assert!(matches!(refused, Err(Error::Misuse(_))));
 }
 
 #[tokio::test]
 async fn a_reservation_keeps_other_jobs_out_and_its_own_charges_come_from_it() {
     let (_folder, path) = place();
-    let ledger = open(&path, 100).await;
-    ledger.reserve(JOB, rho(80), now()).await.unwrap();
-    ledger.reserve(JOB, rho(80), now()).await.unwrap();
+    let ledger = open(&path).await;
+    ledger.reserve(JOB, &cost(1), 80, now()).await.unwrap();
+    ledger.reserve(JOB, &cost(1), 80, now()).await.unwrap();
     assert!(matches!(
-        ledger.reserve(JOB, rho(70), now()).await,
+        ledger.reserve(JOB, &cost(1), 70, now()).await,
         Err(Error::Refused(_))
     ));
     assert!(matches!(
-        ledger.reserve(OTHER_JOB, rho(21), now()).await,
+        ledger.reserve(OTHER_JOB, &cost(1), 21, now()).await,
         Err(Error::Refused(_))
     ));
     assert!(matches!(
-        ledger.charge(OTHER_JOB, context(0), rho(21), now()).await,
+        ledger.charge(OTHER_JOB, context(0), &cost(21), now()).await,
         Err(Error::Refused(_))
     ));
     ledger
-        .charge(JOB, context(1), rho(80), now())
+        .charge(JOB, context(1), &cost(80), now())
         .await
         .unwrap();
     ledger
-        .charge(OTHER_JOB, context(2), rho(20), now())
+        .charge(OTHER_JOB, context(2), &cost(20), now())
         .await
         .unwrap();
     let standing = ledger.standing().await.unwrap();
-    assert_eq!((standing.spent, standing.held), (rho(100), rho(100)));
+    assert_eq!((standing.spent, standing.held), (cost(100), cost(100)));
 }
 
 #[tokio::test]
 async fn ending_a_job_frees_what_it_reserved_and_refunds_nothing() {
     let (_folder, path) = place();
-    let ledger = open(&path, 100).await;
-    ledger.reserve(JOB, rho(100), now()).await.unwrap();
+    let ledger = open(&path).await;
+    ledger.reserve(JOB, &cost(1), 100, now()).await.unwrap();
     ledger
-        .charge(JOB, context(0), rho(40), now())
+        .charge(JOB, context(0), &cost(40), now())
         .await
         .unwrap();
     ledger.end(JOB, now()).await.unwrap();
     ledger.end(JOB, now()).await.unwrap();
     let standing = ledger.standing().await.unwrap();
-    assert_eq!((standing.spent, standing.held), (rho(40), rho(40)));
+    assert_eq!((standing.spent, standing.held), (cost(40), cost(40)));
     assert!(matches!(
-        ledger.charge(JOB, context(1), rho(1), now()).await,
+        ledger.charge(JOB, context(1), &cost(1), now()).await,
         Err(Error::Refused(_))
     ));
     assert!(matches!(
-        ledger.reserve(JOB, rho(1), now()).await,
+        ledger.reserve(JOB, &cost(1), 1, now()).await,
         Err(Error::Refused(_))
     ));
     assert!(matches!(
-        ledger.reserve(OTHER_JOB, rho(61), now()).await,
+        ledger.reserve(OTHER_JOB, &cost(1), 61, now()).await,
         Err(Error::Refused(_))
     ));
-    ledger.reserve(OTHER_JOB, rho(60), now()).await.unwrap();
+    ledger
+        .reserve(OTHER_JOB, &cost(1), 60, now())
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
 async fn datasets_have_budgets_of_their_own_in_one_file() {
     let (_folder, path) = place();
-    let wards = open(&path, 100).await;
+    let wards = open(&path).await;
     wards
-        .charge(JOB, context(0), rho(100), now())
+        .charge(JOB, context(0), &cost(100), now())
         .await
         .unwrap();
-    let clinics = Ledger::open(&path, "clinics", Budget::Private(rho(30)), now())
+    let clinics = Ledger::open(&path, "clinics", Budget::Private(loss("4")), None, now())
         .await
         .unwrap();
     clinics
-        .charge(JOB, context(0), rho(30), now())
+        .charge(JOB, context(0), &cost(30), now())
         .await
         .unwrap();
     assert_eq!(
         (wards.spent().await.unwrap(), clinics.spent().await.unwrap()),
-        (rho(100), rho(30))
+        (cost(100), cost(30))
     );
     assert_eq!(wards.head().await.unwrap(), clinics.head().await.unwrap());
 }
@@ -286,34 +538,38 @@ async fn datasets_have_budgets_of_their_own_in_one_file() {
 #[tokio::test]
 async fn use_without_privacy_is_marked_for_ever() {
     let (_folder, path) = place();
-    let bare = Ledger::open(&path, "wards", Budget::NoPrivacy, now())
+    let bare = Ledger::open(&path, "wards", Budget::NoPrivacy, None, now())
         .await
         .unwrap();
     let charged = bare
-        .charge(JOB, context(0), Rho::ZERO, now())
+        .charge(JOB, context(0), &Cost::ZERO, now())
         .await
         .unwrap();
-    assert_eq!(charged.cost(), Rho::ZERO);
+    assert_eq!(charged.cost(), &Cost::ZERO);
     assert!(matches!(
-        bare.charge(JOB, context(1), rho(1), now()).await,
+        bare.charge(JOB, context(1), &cost(1), now()).await,
         Err(Error::Misuse(_))
     ));
     drop(bare);
-    let private = open(&path, 100).await;
+    let private = open(&path).await;
     let standing = private.standing().await.unwrap();
     assert!(standing.without_privacy);
-    assert_eq!(standing.budget, Some(rho(100)));
+    private
+        .charge(JOB, context(3), &cost(1), now())
+        .await
+        .unwrap();
     assert!(matches!(
-        private.charge(JOB, context(2), Rho::ZERO, now()).await,
+        private.charge(JOB, context(2), &Cost::ZERO, now()).await,
         Err(Error::Misuse(_))
     ));
     drop(private);
-    let again = Ledger::open(&path, "wards", Budget::NoPrivacy, now())
+    let again = Ledger::open(&path, "wards", Budget::NoPrivacy, None, now())
         .await
         .unwrap();
+    let limit = again.standing().await.unwrap().limit;
     assert_eq!(
-        again.standing().await.unwrap().budget,
-        Some(rho(100)),
+        limit.map(|limit| limit.loss()),
+        Some(loss("8")),
         "the mark leaves the budget as it is"
     );
 }
@@ -321,42 +577,54 @@ async fn use_without_privacy_is_marked_for_ever() {
 #[tokio::test]
 async fn a_dataset_used_with_privacy_alone_carries_no_mark() {
     let (_folder, path) = place();
-    let ledger = open(&path, 100).await;
-    ledger.charge(JOB, context(0), rho(1), now()).await.unwrap();
+    let ledger = open(&path).await;
+    ledger
+        .charge(JOB, context(0), &cost(1), now())
+        .await
+        .unwrap();
     assert!(!ledger.standing().await.unwrap().without_privacy);
 }
 
 #[tokio::test]
 async fn any_changed_entry_is_noticed_on_opening() {
     for sql in [
-        "UPDATE charges SET rho = 1 WHERE kind = 'charge'",
-        "UPDATE charges SET rho = 1000 WHERE kind = 'budget'",
-        "UPDATE charges SET kind = 'end' WHERE kind = 'charge'",
-        "UPDATE charges SET kind = 'gift' WHERE kind = 'charge'",
-        "UPDATE charges SET dataset = 'elsewhere' WHERE kind = 'charge'",
-        "UPDATE charges SET context = zeroblob(32) WHERE kind = 'charge'",
-        "UPDATE charges SET job = x'00' WHERE kind = 'charge'",
-        "UPDATE charges SET time = time + 1 WHERE sequence = 1",
-        "UPDATE charges SET hash = zeroblob(32) WHERE sequence = 2",
-        "UPDATE charges SET sequence = 9 WHERE sequence = 2",
-        "DELETE FROM charges WHERE sequence = 1",
-        "DELETE FROM charges WHERE sequence = 0",
-        "UPDATE charges SET rho = -5 WHERE sequence = 1",
+        "UPDATE entries SET cost = zeroblob(592) WHERE kind = 'charge'",
+        "UPDATE entries SET cost = zeroblob(591) WHERE kind = 'charge'",
+        "UPDATE entries SET cost = zeroblob(592) WHERE kind = 'settle'",
+        "UPDATE entries SET budget = replace(budget, '8 ', '9 ') WHERE kind = 'budget'",
+        "UPDATE entries SET budget = '8 1e-5 4 100' WHERE kind = 'charge'",
+        "UPDATE entries SET evidence = zeroblob(64) WHERE kind = 'settle'",
+        "UPDATE entries SET evidence = zeroblob(63) WHERE kind = 'settle'",
+        "UPDATE entries SET evidence = zeroblob(64) WHERE kind = 'charge'",
+        "UPDATE entries SET kind = 'end' WHERE kind = 'charge'",
+        "UPDATE entries SET kind = 'gift' WHERE kind = 'charge'",
+        "UPDATE entries SET dataset = 'elsewhere' WHERE kind = 'charge'",
+        "UPDATE entries SET context = zeroblob(32) WHERE kind = 'charge'",
+        "UPDATE entries SET job = x'00' WHERE kind = 'charge'",
+        "UPDATE entries SET time = time + 1 WHERE sequence = 1",
+        "UPDATE entries SET hash = zeroblob(32) WHERE sequence = 2",
+        "UPDATE entries SET sequence = 9 WHERE sequence = 2",
+        "DELETE FROM entries WHERE sequence = 1",
+        "DELETE FROM entries WHERE sequence = 0",
     ] {
         let (_folder, path) = place();
-        let ledger = open(&path, 100).await;
+        let ledger = open(&path).await;
         ledger
-            .charge(JOB, context(0), rho(10), now())
+            .charge(JOB, context(0), &cost(10), now())
             .await
             .unwrap();
         ledger
-            .charge(JOB, context(1), rho(20), now())
+            .charge(JOB, context(1), &cost(20), now())
+            .await
+            .unwrap();
+        ledger
+            .settle(context(1), &settled(cost(5)), now())
             .await
             .unwrap();
         tamper(&path, sql).await;
-        let reopened = Ledger::open(&path, "wards", Budget::Private(rho(100)), now()).await;
+        let reopened = open_under(&path, budget()).await;
         assert!(matches!(reopened, Err(Error::Malformed(_))), "{sql}");
-        let live = ledger.charge(JOB, context(2), rho(1), now()).await;
+        let live = ledger.charge(JOB, context(2), &cost(1), now()).await;
         assert!(matches!(live, Err(Error::Malformed(_))), "{sql}");
     }
 }
@@ -364,39 +632,42 @@ async fn any_changed_entry_is_noticed_on_opening() {
 #[tokio::test]
 async fn a_chain_that_lost_its_end_is_noticed_by_whoever_saw_it_longer() {
     let (_folder, path) = place();
-    let ledger = open(&path, 100).await;
+    let ledger = open(&path).await;
     ledger
-        .charge(JOB, context(0), rho(10), now())
+        .charge(JOB, context(0), &cost(10), now())
         .await
         .unwrap();
     ledger
-        .charge(JOB, context(1), rho(10), now())
+        .charge(JOB, context(1), &cost(10), now())
         .await
         .unwrap();
     let head = ledger.head().await.unwrap();
-    tamper(&path, "DELETE FROM charges WHERE sequence = 2").await;
+    tamper(&path, "DELETE FROM entries WHERE sequence = 2").await;
     let said = ledger
-        .charge(JOB, context(2), rho(1), now())
+        .charge(JOB, context(2), &cost(1), now())
         .await
         .unwrap_err()
         .to_string();
     assert!(said.contains("went back"), "{said}");
-    // A shorter chain is whole in itself: only its head, which others have seen, tells.
-    assert_ne!(open(&path, 100).await.head().await.unwrap(), head);
+    // A shorter chain is whole in itself: only its head tells, to those who have seen it.
+    assert_ne!(open(&path).await.head().await.unwrap(), head);
+    let opened = Ledger::open(&path, "wards", budget(), Some(head), now()).await;
+    let said = opened.err().unwrap().to_string();
+    assert!(said.contains("Put the newest ledger back"), "{said}");
 }
 
 #[tokio::test]
 async fn a_refused_charge_leaves_no_entry() {
     let (_folder, path) = place();
-    let ledger = open(&path, 100).await;
+    let ledger = open(&path).await;
     let head = ledger.head().await.unwrap();
     assert!(
         ledger
-            .charge(JOB, context(0), rho(101), now())
+            .charge(JOB, context(0), &cost(101), now())
             .await
             .is_err()
     );
-    assert!(ledger.reserve(JOB, rho(101), now()).await.is_err());
+    assert!(ledger.reserve(JOB, &cost(1), 101, now()).await.is_err());
     assert_eq!(ledger.head().await.unwrap(), head);
 }
 
@@ -408,7 +679,7 @@ async fn other_files_and_names_are_refused() {
         "not a database, but long enough to be taken for one".repeat(20),
     )
     .unwrap();
-    let opened = Ledger::open(&path, "wards", Budget::NoPrivacy, now()).await;
+    let opened = Ledger::open(&path, "wards", Budget::NoPrivacy, None, now()).await;
     assert!(
         matches!(opened, Err(Error::Malformed(_))),
         "{:?}",
@@ -416,16 +687,22 @@ async fn other_files_and_names_are_refused() {
     );
     let fresh = folder.path().join("fresh.sqlite");
     assert!(matches!(
-        Ledger::open(&fresh, "", Budget::NoPrivacy, now()).await,
+        Ledger::open(&fresh, "", Budget::NoPrivacy, None, now()).await,
         Err(Error::Misuse(_))
     ));
-    assert!(matches!(
-        Ledger::open(&fresh, "x", Budget::Private(Rho::ZERO), now()).await,
-        Err(Error::Misuse(_))
-    ));
+    for nothing in [("0", "1e-5"), ("1", "0"), ("1", "1")] {
+        let nothing = Loss {
+            epsilon: nothing.0.parse().unwrap(),
+            delta: nothing.1.parse().unwrap(),
+        };
+        assert!(matches!(
+            Ledger::open(&fresh, "x", Budget::Private(nothing), None, now()).await,
+            Err(Error::Misuse(_))
+        ));
+    }
     let absent = folder.path().join("absent/ledger.sqlite");
     assert!(matches!(
-        Ledger::open(&absent, "x", Budget::NoPrivacy, now()).await,
+        Ledger::open(&absent, "x", Budget::NoPrivacy, None, now()).await,
         Err(Error::Fault(_))
     ));
 }
@@ -435,8 +712,11 @@ async fn other_files_and_names_are_refused() {
 async fn the_files_are_their_owners_alone() {
     use std::os::unix::fs::PermissionsExt;
     let (folder, path) = place();
-    let ledger = open(&path, 100).await;
-    ledger.charge(JOB, context(0), rho(1), now()).await.unwrap();
+    let ledger = open(&path).await;
+    ledger
+        .charge(JOB, context(0), &cost(1), now())
+        .await
+        .unwrap();
     for entry in std::fs::read_dir(folder.path()).unwrap() {
         let entry = entry.unwrap();
         assert_eq!(

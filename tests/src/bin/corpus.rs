@@ -7,13 +7,18 @@ use std::{fs, path::Path};
 
 use ciphertune_audit::Log;
 use ciphertune_client::{disk::Disk, draft::Draft, model::Model, tuning::Tuning};
+use ciphertune_dp::{FrozenSchedule, SamplingRate, rdp::Curve};
 use ciphertune_identity::{Kit, Request, Role};
-use ciphertune_ledger::{Budget, Ledger, Rho};
+use ciphertune_ledger::{Cost, Ledger, Settlement};
+use ciphertune_policy::Adjacency;
 use ciphertune_round::{Digest, Envelope, Fingerprint, Signed};
 use ciphertune_server::{phase::Input, storage::Entry};
 use ciphertune_sum::{BLOCK_BYTES, Q};
 use ciphertune_tests::{
-    fuzz::{corpora, joined, named, records::now},
+    fuzz::{
+        corpora, joined, named,
+        records::{budget, now},
+    },
     keys,
     vectors::{self, Vectors, text},
 };
@@ -259,11 +264,21 @@ fn ledger() {
     let path = folder.path().join("ledger.sqlite");
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
-        let budget = Budget::Private(Rho::budget(0.5).unwrap());
-        let ledger = Ledger::open(&path, "records", budget, now()).await.unwrap();
-        let cost = Rho::cost(0.01).unwrap();
-        ledger.reserve([1; 32], cost, now()).await.unwrap();
-        ledger.charge([1; 32], [2; 32], cost, now()).await.unwrap();
+        let ledger = Ledger::open(&path, "records", budget(), None, now())
+            .await
+            .unwrap();
+        let whole = SamplingRate::WHOLE;
+        let step =
+            FrozenSchedule::planned(whole, &"8".parse().unwrap(), 1, Adjacency::ZeroOut).unwrap();
+        let cost = Cost::of(&Curve::of(&step)).unwrap();
+        ledger.reserve([1; 32], &cost, 2, now()).await.unwrap();
+        ledger.charge([1; 32], [2; 32], &cost, now()).await.unwrap();
+        let settlement = Settlement {
+            cost: Cost::ZERO,
+            roster: [3; 32],
+            certificate: [4; 32],
+        };
+        ledger.settle([2; 32], &settlement, now()).await.unwrap();
         ledger.end([1; 32], now()).await.unwrap();
     });
     // Closing happens behind one's back: it ends with the write-ahead log gone into the file.
@@ -271,7 +286,7 @@ fn ledger() {
     while folder.path().join("ledger.sqlite-wal").exists() {
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
-    keep("ledger", "three-entries", &fs::read(&path).unwrap());
+    keep("ledger", "five-entries", &fs::read(&path).unwrap());
 }
 
 fn journal() {

@@ -7,7 +7,8 @@ use std::{
 };
 
 use ciphertune_audit::{Checkpoint, Log, verify_extends, verify_file};
-use ciphertune_ledger::{Budget, Ledger, Rho};
+use ciphertune_ledger::{Budget, Ledger};
+use ciphertune_policy::Loss;
 use ciphertune_round::{Fingerprint, VerifyingKey};
 use ciphertune_server::storage::Entry;
 use prost::Message as _;
@@ -72,16 +73,28 @@ pub fn ledger(data: &[u8]) -> bool {
     let path = folder.path().join("ledger.sqlite");
     fs::write(&path, data).unwrap();
     runtime().block_on(async {
-        let budget = Budget::Private(Rho::budget(0.5).unwrap());
-        let Ok(ledger) = Ledger::open(&path, "records", budget, now()).await else {
+        let Ok(ledger) = Ledger::open(&path, "records", budget(), None, now()).await else {
             return false;
         };
         let Ok(standing) = ledger.standing().await else {
             return false;
         };
-        let limit = standing.budget.expect("opened with a budget");
-        assert!(standing.spent <= standing.held && standing.held <= limit);
+        if let Some(limit) = standing.limit {
+            let (spent, held) = (
+                limit.cost_of(&standing.spent),
+                limit.cost_of(&standing.held),
+            );
+            assert!(spent <= held && held <= limit.units());
+        }
         true
+    })
+}
+
+/// What ledgers are opened under.
+pub fn budget() -> Budget {
+    Budget::Private(Loss {
+        epsilon: "4".parse().unwrap(),
+        delta: "1e-5".parse().unwrap(),
     })
 }
 

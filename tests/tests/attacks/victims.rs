@@ -1,5 +1,6 @@
 //! What every attack here asserts of its victims, and what attackers share.
 
+use ciphertune_ledger::Cost;
 use ciphertune_round::{Digest, Job, Plan, Roster};
 use ciphertune_sum::{N, add_assign, codec};
 use ciphertune_tests::{
@@ -154,8 +155,8 @@ pub async fn refused_before_anything_is_sent_by(
         let (held, bound) = federation.one_time_keys(member);
         assert!(held.is_disjoint(&bound), "{held:?} of {bound:?}");
         let standing = federation.standing(member).await.expect("it reserved");
-        assert_eq!(standing.spent.units(), 0);
-        assert!(standing.held.units() > 0);
+        assert_eq!(standing.spent, Cost::ZERO);
+        assert!(standing.held != Cost::ZERO);
     }
     let sent = [Put::KeyShares, Put::Body, Put::Echo, Put::Release].map(|put| front.count(put));
     assert_eq!(sent, [0; 4]);

@@ -2,19 +2,20 @@
 
 use std::time::SystemTime;
 
-use ciphertune_dp::zcdp;
 use ciphertune_identity::Role;
-use ciphertune_ledger::{Budget, Ledger, Rho};
+use ciphertune_ledger::{Budget, Ledger};
 use ciphertune_policy::{Policy, Unit};
 use ciphertune_round::{Admission, Digest, Job, Signed};
 use ciphertune_wire::proto::{self, Event, JobState};
 
-use super::{Engagement, Member, Outcome, outcome};
+use serde_json::Value;
+
+use super::{Engagement, LEDGER_HEAD, Member, Outcome, outcome};
 use crate::{
     desk::Desk,
     error::{Error, Result},
     learner::Start,
-    mechanism::Reckoned,
+    mechanism::{Reckoned, attempts_of},
     model::{self, Model},
     report::Happening,
     transfer::retry,
@@ -278,31 +279,40 @@ impl Member {
         reckoned: &Reckoned,
     ) -> Result<Ledger> {
         let ledger = self.ledger(policy).await?;
-        let now = SystemTime::now();
-        if let Some(attempt) = reckoned.attempt {
-            let attempts = u64::from(job.rounds) * u64::from(job.max_attempts);
-            let one = Rho::cost(attempt.get())?;
-            let all = one.units().checked_mul(attempts).ok_or_else(|| {
-                Error::Refused("the job's worst case is beyond any budget".into())
-            })?;
-            let reserved = ledger.reserve(*job.digest().as_bytes(), Rho::from_units(all)?, now);
+        if reckoned.attempt.is_some() {
+            let (attempt, attempts) = (reckoned.attempt_cost()?, attempts_of(job));
+            let id = *job.digest().as_bytes();
+            let reserved = ledger.reserve(id, &attempt, attempts, SystemTime::now());
             let path = self.site.home().ledger();
             self.site.disk().commits(&path, reserved).await?;
+            let head = ledger.head().await?;
+            self.note(
+                "reserve",
+                [
+                    ("job", job.digest().to_string().into()),
+                    ("attempts", attempts.into()),
+                    ("cost", attempt.units().into()),
+                    (LEDGER_HEAD, Digest::from_bytes(head).to_string().into()),
+                ],
+            )?;
         }
         Ok(ledger)
     }
 
-    /// The dataset's ledger, under the policy's lifetime budget.
+    /// The dataset's ledger, under the policy's lifetime budget, no older than this member's own log knows it.
     async fn ledger(&mut self, policy: &Policy) -> Result<Ledger> {
-        let now = SystemTime::now();
         let budget = match (policy.unit(), policy.budget()) {
             (Unit::None, _) | (_, None) => Budget::NoPrivacy,
-            (_, Some(loss)) => {
-                Budget::Private(Rho::budget(zcdp::budget(&loss.epsilon, &loss.delta)?)?)
-            }
+            (_, Some(loss)) => Budget::Private(loss),
+        };
+        let seen = self.log.latest(LEDGER_HEAD);
+        let seen = match seen.as_ref().and_then(Value::as_str) {
+            Some(hex) => Some(*Digest::from_hex(hex)?.as_bytes()),
+            None => None,
         };
         let path = self.site.home().ledger();
-        let opened = Ledger::open(&path, &self.options.dataset, budget, now);
+        let now = SystemTime::now();
+        let opened = Ledger::open(&path, &self.options.dataset, budget, seen, now);
         self.site.disk().commits(&path, opened).await
     }
 

@@ -24,7 +24,7 @@ use ciphertune_wire::proto::{EventKind, ShareKind};
 use tokio::sync::mpsc;
 use zeroize::Zeroize as _;
 
-use super::{Engagement, Member, blocking, vet::Vetted};
+use super::{Engagement, LEDGER_HEAD, Member, blocking, vet::Vetted};
 use crate::{
     desk::Kept,
     error::{Error, Result},
@@ -227,10 +227,11 @@ impl Member {
 
     /// Charges the dataset's ledger, durably and at the worst case, before anything leaves.
     async fn charge(&mut self, engaged: &Engagement, vetted: &Vetted) -> Result<Charged> {
+        let cost = engaged.reckoned.attempt_cost()?;
         let charged = engaged.ledger.charge(
             *engaged.digest().as_bytes(),
             *vetted.context.as_bytes(),
-            engaged.reckoned.attempt_cost()?,
+            &cost,
             SystemTime::now(),
         );
         let path = self.site.home().ledger();
@@ -239,9 +240,9 @@ impl Member {
             "charge",
             [
                 ("context", vetted.context.to_string().into()),
-                ("rho_units", charged.cost().units().into()),
+                ("cost", charged.cost().units().into()),
                 (
-                    "ledger_head",
+                    LEDGER_HEAD,
                     Digest::from_bytes(*charged.ledger_head())
                         .to_string()
                         .into(),

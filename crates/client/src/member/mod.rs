@@ -54,6 +54,10 @@ pub type Observer = Box<dyn FnMut(&Happening) + Send>;
 /// Jobs that may wait while another one runs.
 const MOST_WAITING_JOBS: usize = 64;
 
+/// The audit log's field for the ledger's head after what is noted. The latest one is held to the ledger when that is
+/// opened.
+const LEDGER_HEAD: &str = "ledger_head";
+
 /// How a member runs.
 #[derive(Clone, Debug)]
 pub struct Options {
