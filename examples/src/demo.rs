@@ -279,6 +279,10 @@ impl<'a> Run<'a> {
             option("--training", training_of(member).into());
             option("--dataset", format!("{}-records", member.name).into());
             option("--threads", threads.clone().into());
+            option(
+                "--measure-every",
+                self.setup.measure_every.to_string().into(),
+            );
             option("--dangerous-plaintext", self.setup.plaintext().into());
             if number == 0 {
                 option("--validation", validation_of(member).into());

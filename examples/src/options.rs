@@ -1,6 +1,9 @@
 //! The command line.
 
-use std::{num::NonZeroUsize, path::PathBuf};
+use std::{
+    num::{NonZeroU32, NonZeroUsize},
+    path::PathBuf,
+};
 
 use ciphertune_policy::Decimal;
 use clap::{Args, Parser, Subcommand};
@@ -46,6 +49,9 @@ pub struct Options {
     /// [default: 0.1]
     #[arg(long, value_name = "Q")]
     pub sampling_rate: Option<Decimal>,
+    /// Measure the model after every Nth round, and after the last. [default: 1; 5 where a round is one step]
+    #[arg(long, value_name = "N")]
+    pub measure_every: Option<NonZeroU32>,
     /// A new or empty folder for everything that the run leaves. [default: a temporary one, named at the end]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
@@ -121,6 +127,9 @@ pub enum Party {
         /// Threads that seal, check and open.
         #[arg(long)]
         threads: NonZeroUsize,
+        /// Rounds from one measurement to the next.
+        #[arg(long)]
+        measure_every: NonZeroU32,
         /// DANGEROUS: where to write what is sealed and what was opened, for the comparison.
         #[arg(long)]
         dangerous_plaintext: PathBuf,

@@ -4,6 +4,7 @@
 use std::{
     fs,
     net::TcpListener,
+    num::NonZeroU32,
     path::{Path, PathBuf},
 };
 
@@ -30,6 +31,8 @@ const LABORATORY: &str = include_str!("../../policies/laboratory-no-privacy.toml
 /// Rounds of local training, and rounds that are one step each.
 const ROUNDS: u32 = 10;
 const STEPS: u32 = 100;
+/// Measuring takes longer than a step.
+const STEPS_MEASURED: NonZeroU32 = NonZeroU32::new(5).unwrap();
 /// One record in ten enters a batch.
 const SAMPLING_RATE: &str = "0.1";
 const VALUE_BITS: u32 = 16;
@@ -54,6 +57,8 @@ pub struct Setup {
     pub federation: Federation,
     /// The job, still to be signed.
     pub job: Job,
+    /// Rounds from one measurement of the model to the next.
+    pub measure_every: NonZeroU32,
 }
 
 impl Setup {
@@ -111,6 +116,10 @@ impl Setup {
             corpus,
             policy: policy.names().collect::<Vec<_>>().join(" + "),
             federation,
+            measure_every: options.measure_every.unwrap_or(match policy.unit() {
+                Unit::Record => STEPS_MEASURED,
+                _ => NonZeroU32::MIN,
+            }),
             job,
         })
     }

@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    num::NonZeroU32,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::{Duration, SystemTime},
@@ -434,6 +435,7 @@ impl Federation {
             dataset: DATASET.into(),
             one_job: true,
             threads: all_cores(),
+            measure_every: NonZeroU32::MIN,
             dangerous_plaintext: None,
         });
         let (stop, stopped) = oneshot::channel::<()>();

@@ -464,7 +464,10 @@ fn an_mlp_encoder_has_gradients_in_prompt_space_and_takes_its_steps_in_its_own()
     let next = north.step(&start.state, mean, 1).unwrap();
     let moved = |range: std::ops::Range<u64>| {
         let range = range.start as usize..range.end as usize;
-        next[range.clone()].iter().zip(&start.state[range]).any(|(x, y)| x != y)
+        next[range.clone()]
+            .iter()
+            .zip(&start.state[range])
+            .any(|(x, y)| x != y)
     };
     assert_eq!(next.len(), start.state.len());
     assert!(moved(0..prompt) && moved(prompt..encoder) && moved(encoder..encoder + classifier));

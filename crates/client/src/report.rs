@@ -33,7 +33,7 @@ pub struct RoundReport {
     pub contributors: usize,
     /// Mean training loss at home.
     pub training_loss: Option<f64>,
-    /// The opened model on the member's own validation data.
+    /// The opened model on the member's own validation data; `None` without any, or in a round whose turn it is not.
     pub validation: Option<Evaluation>,
     /// L2 norm of the update before clipping, at record level of the longest gradient; `None` for a contribution that was
     /// sealed in an earlier life.

@@ -172,17 +172,22 @@ impl Member {
         .await
     }
 
-    /// Evaluates the new model at home and notes the round for the person who runs this member.
+    /// Measures the new model at home, if it is its turn, and notes the round for the person who runs this member.
     async fn report(
         &mut self,
         engaged: &mut Engagement,
         draft: RoundReport,
         model: &Model,
     ) -> Result<RoundReport> {
-        let state = model.state.clone();
-        let validation = self
-            .with_learner(move |learner| learner.evaluate(&state))
-            .await?;
+        let due =
+            model.round % self.options.measure_every == 0 || model.round == engaged.job.rounds;
+        let validation = if due {
+            let state = model.state.clone();
+            self.with_learner(move |learner| learner.evaluate(&state))
+                .await?
+        } else {
+            None
+        };
         let (up, down) = (self.meter.up(), self.meter.down());
         let (up_before, down_before) = std::mem::replace(&mut engaged.bytes, (up, down));
         let report = RoundReport {

@@ -140,6 +140,7 @@ impl Member {
 
     /// Trains on a thread of its own, while events are listened to: a void attempt stops it.
     async fn train(&mut self, engaged: &Engagement, vetted: &Vetted) -> Result<Trained> {
+        let rate = SamplingRate::new(engaged.job.mechanism.sampling_rate)?;
         let mut learner = self
             .learner
             .take()
@@ -149,7 +150,6 @@ impl Member {
         stop.store(false, Ordering::Relaxed);
         let state = engaged.model.state.clone();
         let (mechanism, round) = (engaged.reckoned.mechanism.clone(), vetted.plan.round);
-        let rate = SamplingRate::new(engaged.job.mechanism.sampling_rate)?;
         let mut training = tokio::task::spawn_blocking(move || {
             let mut progress = |at: Progress| {
                 let _ = told.send(at); // nobody listens any more: training goes on regardless
@@ -199,6 +199,13 @@ impl Member {
             }
         };
         self.learner = Some(learner);
+        while let Ok(at) = hearing.try_recv() {
+            self.tell(Happening::Training {
+                step: at.step,
+                steps: at.steps,
+                loss: at.loss,
+            });
+        }
         self.inbox.put_back(kept.into_iter());
         match over {
             Some(reason) => Err(Error::Void(reason)),

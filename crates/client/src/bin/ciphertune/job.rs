@@ -22,7 +22,7 @@ use crate::{
 pub enum Job {
     /// Derive a job's numbers from the federation's policy, sign it, submit it.
     Submit {
-        /// The job's TOML file.
+        /// The job's TOML file. Where the policy hides single records, it says sampling_rate, nominal_batch and max_examples.
         file: PathBuf,
         /// The backbone's folder: for its digest and the first model.
         #[arg(long, value_name = "DIR")]
