@@ -64,7 +64,7 @@ enum Work {
     /// One update, still to be clipped.
     Update(Vec<f32>),
     /// A batch of records' gradients, each clipped on its own.
-    Batch(ExampleSum),
+    Batch(Box<ExampleSum>),
 }
 
 /// Above this share of coordinates quantised to 0 the member is warned.
@@ -352,7 +352,7 @@ fn sum_batch(
     let loss = learner.add_gradients(state, round, &batch, &mut sum, progress, stop)?;
     if sum.examples() == batch.records().len() {
         Ok(Trained {
-            work: Work::Batch(sum),
+            work: Work::Batch(Box::new(sum)),
             loss,
         })
     } else {

@@ -270,7 +270,10 @@ mod tests {
             .collect();
         let pulled = encoder.pull_back(&theta, &gradient).expect("a gradient");
         let weights = Tensor::from_slice(&gradient, (3, 8), &Device::Cpu).unwrap();
-        let loss = (encoder.forward().unwrap() * weights).unwrap().sum_all().unwrap();
+        let loss = (encoder.forward().unwrap() * weights)
+            .unwrap()
+            .sum_all()
+            .unwrap();
         let gradients = loss.backward().unwrap();
         let found: Vec<f32> = (encoder.parameters().iter())
             .flat_map(|(_, it)| {
@@ -287,6 +290,29 @@ mod tests {
             matches!(encoder.pull_back(theta, gradient), Err(Error::Misuse(_)))
         };
         assert!(misuse(&theta[1..], &gradient) && misuse(&theta, &gradient[1..]));
+    }
+
+    #[test]
+    fn what_is_pulled_back_has_these_bits_on_every_machine() {
+        let encoder = Mlp::random(2, 3, 2, 1, &Device::Cpu).expect("an encoder");
+        let theta: Vec<f32> = (0..29)
+            .map(|at| (at * 7 % 23) as f32 / 23.0 - 0.4)
+            .collect();
+        let gradient: Vec<f32> = (0..6).map(|at| (at * 5 % 11) as f32 / 11.0 - 0.5).collect();
+        let pulled = encoder.pull_back(&theta, &gradient).expect("a gradient");
+        let bits = [0, 3, 6, 12, 14, 18, 20, 27].map(|at: usize| pulled[at].to_bits());
+        // Worked out in Python's doubles, operation by operation in the same order.
+        let expected = [
+            0x3C54_A0C3,
+            0xBCB3_A220,
+            0xBD8A_7090,
+            0xBD89_E150,
+            0x3DC2_9AEE,
+            0x3E86_5FEC,
+            0xBDB0_D23A,
+            0x3E8B_A2E9,
+        ];
+        assert_eq!(bits, expected, "{bits:#010X?}");
     }
 
     #[test]
