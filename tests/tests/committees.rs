@@ -1,5 +1,5 @@
 //! Rounds in which a drawn committee holds the shares (protocol §3, with k of the members in the place of n): seven members,
-//! three of them drawn, two of whom open. Whom the hash draws is worked out here from the manifest and the model.
+//! three of them drawn, two of whom open. Whom the hash draws is worked out here from the job and the model.
 
 use std::{
     collections::BTreeSet,
@@ -10,7 +10,9 @@ use std::{
 };
 
 use ciphertune_client::report::Happening;
-use ciphertune_round::{Context, Digest, Envelope, Fingerprint, Object as _, Plan, draw};
+use ciphertune_round::{
+    Context, Digest, Envelope, Fingerprint, Job, Object as _, Plan, Signed, draw,
+};
 use ciphertune_tests::{
     federation::{
         Federation, LABORATORY, Member, Server, Wish, changed, is_over, until, until_job,
@@ -38,20 +40,22 @@ fn wish(members: usize) -> Wish {
     }
 }
 
-/// The members that are drawn for a round that starts from `model`.
-fn drawn(federation: &Federation, model: &Digest) -> Vec<usize> {
-    let site = federation.site(0);
+/// The members that are drawn for a round of a job that starts from `model`.
+fn drawn(federation: &Federation, job: &Digest, model: &Digest) -> Vec<usize> {
     let members: Vec<Fingerprint> = (0..MEMBERS).map(|at| federation.fingerprint(at)).collect();
-    draw(COMMITTEE, &site.manifest().digest(), model, &members)
+    draw(COMMITTEE, job, model, &members)
         .iter()
         .filter_map(|one| members.iter().position(|member| member == one))
         .collect()
 }
 
-/// The members drawn for round 1 of a wish's job.
-fn first_drawn(federation: &Federation) -> Vec<usize> {
-    let job = wish(MEMBERS).job(&allowing()).unwrap();
-    drawn(federation, &job.initial_model)
+/// The job of a wish, and the members drawn for its round 1.
+fn first_drawn(federation: &Federation, wish: &Wish) -> (Job, Vec<usize>) {
+    let job = wish.job(&allowing()).unwrap();
+    // A digest is of what is said, whoever signs it.
+    let digest = Signed::sign(job.clone(), &federation.member(0).key()).digest();
+    let drawn = drawn(federation, &digest, &job.initial_model);
+    (job, drawn)
 }
 
 /// The plaintext average of what these members give in each round, from the first model on.
@@ -126,7 +130,7 @@ async fn a_committee_opens_the_plaintext_average_and_each_round_draws_anew() {
     assert_eq!(plans.len(), 2);
     assert_ne!(plans[0].model, plans[1].model);
     for plan in plans.iter() {
-        let expected: BTreeSet<usize> = drawn(&federation, &plan.model).into_iter().collect();
+        let expected: BTreeSet<usize> = drawn(&federation, &job, &plan.model).into_iter().collect();
         let holders: BTreeSet<usize> = plan.holders().map(|seat| seat.position()).collect();
         assert_eq!(holders, expected);
         assert_eq!((plan.threshold, holders.len()), (2, COMMITTEE));
@@ -169,7 +173,8 @@ async fn a_committee_opens_the_plaintext_average_and_each_round_draws_anew() {
 async fn with_one_of_the_committee_away_the_others_open_and_its_update_counts() {
     let mut federation = Federation::found(MEMBERS, &allowing()).await;
     let server = federation.serve();
-    let away = first_drawn(&federation)[0];
+    let (wished, drawn) = first_drawn(&federation, &wish(MEMBERS));
+    let away = drawn[0];
     let gate = Gate::default();
     let mut dropping = federation.join(Vectors::of(away, DIMENSION));
     let mut others: Vec<_> = (0..MEMBERS)
@@ -179,7 +184,7 @@ async fn with_one_of_the_committee_away_the_others_open_and_its_update_counts() 
             (member, federation.join(learner))
         })
         .collect();
-    let (mut researcher, job) = federation.submit(&wish(MEMBERS)).await;
+    let (mut researcher, job) = federation.submit_job(wished).await;
     let name = format!("hospital-{}", away + 1);
     until_job(&mut researcher, job, |state| {
         let member = state.members.iter().find(|member| member.name == name);
@@ -199,13 +204,14 @@ async fn a_drawn_member_without_a_seat_counts_as_missing() {
     let mut federation = Federation::found(MEMBERS, &allowing()).await;
     let (lies, plans) = recording();
     let (server, front) = federation.serve_behind(lies).await;
-    let away = first_drawn(&federation)[1];
+    let (wished, drawn) = first_drawn(&federation, &wish(MEMBERS - 1));
+    let away = drawn[1];
     let present: Vec<usize> = (0..MEMBERS).filter(|member| *member != away).collect();
     let mut members: Vec<_> = present
         .iter()
         .map(|member| (*member, federation.join(Vectors::of(*member, DIMENSION))))
         .collect();
-    let (_, job) = federation.submit(&wish(MEMBERS - 1)).await;
+    let (_, job) = federation.submit_job(wished).await;
     finish_with(&federation, &job, &mut members, &average(&[&present])).await;
     assert_eq!(plans.lock().unwrap()[0].holders().count(), COMMITTEE - 1);
     assert_eq!(front.count(Put::Echo), COMMITTEE - 1);
@@ -217,12 +223,13 @@ async fn a_drawn_member_without_a_seat_counts_as_missing() {
 async fn with_too_few_of_the_drawn_members_no_round_is_started() {
     let mut federation = Federation::found(MEMBERS, &allowing()).await;
     let (server, front) = federation.serve_behind(Lies::none()).await;
-    let away = &first_drawn(&federation)[..2];
+    let (wished, drawn) = first_drawn(&federation, &wish(MEMBERS - 2));
+    let away = &drawn[..2];
     let mut members: Vec<_> = (0..MEMBERS)
         .filter(|member| !away.contains(member))
         .map(|member| federation.join(Vectors::of(member, DIMENSION)))
         .collect();
-    let (mut researcher, job) = federation.submit(&wish(MEMBERS - 2)).await;
+    let (mut researcher, job) = federation.submit_job(wished).await;
     let state = until_job(&mut researcher, job, is_over).await;
     let words = "1 of the 3 drawn members have seats, and it takes 2 to open a sum";
     assert!(state.reason.contains(words), "{}", state.reason);
@@ -236,7 +243,12 @@ async fn with_too_few_of_the_drawn_members_no_round_is_started() {
 /// The server swallows what two of the committee say: one is left, and it takes two.
 async fn swallowing_of_the_committee(put: Put) -> Front {
     let mut federation = Federation::found(MEMBERS, &allowing()).await;
-    let silenced: Vec<_> = first_drawn(&federation)[..2]
+    let wish = Wish {
+        seconds: [60, 5, 5],
+        ..wish(MEMBERS)
+    };
+    let (wished, drawn) = first_drawn(&federation, &wish);
+    let silenced: Vec<_> = drawn[..2]
         .iter()
         .map(|member| federation.fingerprint(*member))
         .collect();
@@ -246,11 +258,7 @@ async fn swallowing_of_the_committee(put: Put) -> Front {
     let mut members: Vec<_> = (0..MEMBERS)
         .map(|member| federation.join(Vectors::of(member, DIMENSION)))
         .collect();
-    let wish = Wish {
-        seconds: [60, 5, 5],
-        ..wish(MEMBERS)
-    };
-    let (_, job) = federation.submit(&wish).await;
+    let (_, job) = federation.submit_job(wished).await;
     for (member, run) in members.iter_mut().enumerate() {
         let outcome = run.end().await.unwrap();
         assert!(!outcome.completed && outcome.rounds == 0, "{outcome:?}");

@@ -145,7 +145,7 @@ fn committees_and_their_thresholds_are_those_of_the_vectors() {
         .collect();
     let drawn = draw(
         10,
-        &digest(&vector["manifest"]),
+        &digest(&vector["job"]),
         &digest(&vector["model"]),
         &members,
     );

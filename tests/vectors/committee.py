@@ -8,9 +8,9 @@ from primitives import sha256
 BAD = 40
 
 
-def draw(size, manifest, model, members):
-    """The first of the members by SHA-256(label ‖ 0x00 ‖ manifest ‖ model ‖ fingerprint), best first."""
-    return sorted(members, key=lambda one: sha256(b"ciphertune/1/committee\x00" + manifest + model + one))[:size]
+def draw(size, job, model, members):
+    """The first of the members by SHA-256(label ‖ 0x00 ‖ job ‖ model ‖ fingerprint), best first."""
+    return sorted(members, key=lambda one: sha256(b"ciphertune/1/committee\x00" + job + model + one))[:size]
 
 
 def colluders_within(members, colluders, size):
@@ -45,12 +45,12 @@ def cases():
 
 def vectors():
     members = [sha256(b"member %d" % place) for place in range(25)]
-    manifest, model = sha256(b"a manifest"), sha256(b"a model")
-    drawn = draw(10, manifest, model, members)
+    job, model = sha256(b"a job"), sha256(b"a model")
+    drawn = draw(10, job, model, members)
     return {
         "about": "a draw: places, from 0, of the first ten of 25 members whose fingerprints are SHA-256 of `member N`; and "
                  "c_k and t of committees, or that one may consist of colluders alone",
-        "manifest": manifest.hex(),
+        "job": job.hex(),
         "model": model.hex(),
         "members": len(members),
         "drawn": [members.index(one) for one in drawn],

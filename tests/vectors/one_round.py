@@ -118,7 +118,7 @@ class Round:
         drawing = self.say("job with a committee", "job", message(
             *self.job_fields(mechanism), (21, 2)), self.key("rosa"))
         members = [self.key(name).fingerprint for name in self.members]
-        drawn = committee.draw(2, manifest.digest, seed("initial model"), members)
+        drawn = committee.draw(2, drawing.digest, seed("initial model"), members)
         holders = b"".join(varint(place) for place, one in enumerate(members, 1) if one in drawn)
         self.say("plan with a committee", "plan", message(
             *self.plan_fields(manifest, drawing, policy, seats), (18, 2), (19, holders)), self.key("hub"))

@@ -127,12 +127,13 @@ def open_sum(parameters, context, key, body, length):
 
 
 def check_value(roster, body):
-    """(⟨h₁, body⟩, ⟨h₂, body⟩): streams 2·block and 2·block + 1."""
+    """c_i = Σ_b r_(i,b)·⟨h_i, x_b⟩ over blocks x_b: h_i is stream i − 1, r_(i,b) the first word of stream 2·(b + 1) + i − 1."""
     value = [0, 0]
-    for block in range(len(body) // N):
-        for half in range(2):
-            h = take(words_below_q(check_key(roster), 2 * block + half), N)
-            value[half] = (value[half] + sum(x * y for x, y in zip(h, body[block * N:(block + 1) * N]))) % Q
+    for half in range(2):
+        h = take(words_below_q(check_key(roster), half), N)
+        for block in range(len(body) // N):
+            [r] = take(words_below_q(check_key(roster), 2 * (block + 1) + half), 1)
+            value[half] = (value[half] + r * sum(x * y for x, y in zip(h, body[block * N:(block + 1) * N]))) % Q
     return value
 
 

@@ -15,6 +15,42 @@ const WAITING: usize = 16;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
+/// What may be kept of events for later: more than an honest server has to say while a member waits for something else.
+const MOST_KEPT: usize = 16_384;
+const MOST_KEPT_BYTES: usize = 64 << 20;
+
+/// Events that are put aside while something else is waited for, bounded in number and in bytes.
+#[derive(Default)]
+pub struct Backlog {
+    events: VecDeque<Event>,
+    bytes: usize,
+}
+
+impl Backlog {
+    /// Puts an event aside.
+    ///
+    /// # Errors
+    /// [`Error::Void`] when there are too many; this one is not among them then.
+    pub fn push(&mut self, event: Event) -> Result<()> {
+        let bytes = self.bytes + event.envelope.len();
+        if self.events.len() == MOST_KEPT || bytes > MOST_KEPT_BYTES {
+            return Err(Error::Void(
+                "the server said too much while this member waited".into(),
+            ));
+        }
+        self.bytes = bytes;
+        self.events.push_back(event);
+        Ok(())
+    }
+
+    /// Takes the oldest.
+    pub fn pop(&mut self) -> Option<Event> {
+        let event = self.events.pop_front()?;
+        self.bytes -= event.envelope.len();
+        Some(event)
+    }
+}
+
 /// A member's view of the event stream.
 pub struct Inbox {
     arriving: mpsc::Receiver<Result<Event>>,
@@ -53,10 +89,9 @@ impl Inbox {
     }
 
     /// Puts events back, to be read first.
-    pub fn put_back(&mut self, events: impl DoubleEndedIterator<Item = Event>) {
-        for event in events.rev() {
-            self.held.push_front(event);
-        }
+    pub fn put_back(&mut self, mut kept: Backlog) {
+        kept.events.append(&mut self.held);
+        self.held = kept.events;
     }
 }
 
@@ -118,4 +153,54 @@ pub fn passing(status: &tonic::Status) -> bool {
 /// The kind of an event; unspecified for one that a newer server may send.
 pub fn kind(event: &Event) -> EventKind {
     EventKind::try_from(event.kind).unwrap_or(EventKind::Unspecified)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(sequence: u64, bytes: usize) -> Event {
+        Event {
+            sequence,
+            kind: EventKind::Plan.into(),
+            envelope: vec![0; bytes],
+        }
+    }
+
+    #[test]
+    fn a_backlog_is_bounded_in_number_and_in_bytes_and_keeps_what_fits() {
+        let mut kept = Backlog::default();
+        for sequence in 0..8 {
+            kept.push(event(sequence, 8 << 20)).unwrap();
+        }
+        assert!(matches!(kept.push(event(8, 1)), Err(Error::Void(_))));
+        kept.push(event(9, 0)).unwrap();
+        assert_eq!(kept.pop().unwrap().sequence, 0);
+        kept.push(event(10, 8 << 20)).unwrap();
+        let left: Vec<u64> = std::iter::from_fn(|| kept.pop())
+            .map(|event| event.sequence)
+            .collect();
+        assert_eq!(left, [1, 2, 3, 4, 5, 6, 7, 9, 10]);
+        for sequence in 0..MOST_KEPT {
+            kept.push(event(sequence as u64, 0)).unwrap();
+        }
+        assert!(matches!(kept.push(event(0, 0)), Err(Error::Void(_))));
+    }
+
+    #[tokio::test]
+    async fn what_is_put_back_is_read_first_and_in_order() {
+        let (_arrived, arriving) = mpsc::channel(1);
+        let mut inbox = Inbox {
+            arriving,
+            held: VecDeque::from([event(3, 0)]),
+        };
+        let mut kept = Backlog::default();
+        for sequence in [1, 2] {
+            kept.push(event(sequence, 5)).unwrap();
+        }
+        inbox.put_back(kept);
+        for sequence in 1..=3 {
+            assert_eq!(inbox.next().await.unwrap().sequence, sequence);
+        }
+    }
 }

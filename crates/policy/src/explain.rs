@@ -81,7 +81,10 @@ impl Policy {
                 "At least {threshold} of those who hold shares together open a sum."
             )),
             None => say(format_args!(
-                "⌊(n + c)/2⌋ + 1 of n who hold shares together open a sum, c of them colluding."
+                "⌊(n + c)/2⌋ + 1 of n who hold shares together open a sum, c of them colluding{}.",
+                committee
+                    .map(|least| format!(": of a committee of {least}, at least {}", least / 2 + 1))
+                    .unwrap_or_default()
             )),
         }
         for (what, allowed) in [

@@ -275,6 +275,7 @@ fn a_committee_is_read_explained_and_in_the_digest() {
         "{said}"
     );
     assert!(said.contains("probability of at most 2^-40"), "{said}");
+    assert!(said.contains("of a committee of 40, at least 21"), "{said}");
     assert!(without.explain().contains("there is no committee"));
     // A share for everybody is the stricter.
     let merged = Policy::merge(&[&policy, &without]).unwrap();

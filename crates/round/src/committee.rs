@@ -1,9 +1,10 @@
-//! The committee of a round: the members that hold shares, drawn from the manifest by a hash.
+//! The committee of a round: the members that hold shares, drawn from those of the manifest by a hash.
 //!
-//! Members are ranked by SHA-256(label ‖ 0x00 ‖ manifest ‖ model ‖ fingerprint), the manifest's digest, the model that the
-//! round starts from as the plan names it, and each member's fingerprint; the first k are drawn. From round 2 on that model
+//! Members are ranked by SHA-256(label ‖ 0x00 ‖ job ‖ model ‖ fingerprint), the job's digest, the model that the round
+//! starts from as the plan names it, and each member's fingerprint; the first k are drawn. From round 2 on that model
 //! is keyed by the sum of the keys of the round before: nobody knew it before that sum was opened. What the server picks
-//! (cohort, attempt, one-time keys, nonce) is not in the hash, or it would try until its helpers are drawn.
+//! (cohort, attempt, one-time keys, nonce) is not in the hash, or it would try until its helpers are drawn; nor is the
+//! manifest, whose issuer could try serial numbers and times for a new one in mid-job.
 
 use crate::{
     digest::{Digest, Fingerprint, Hasher},
@@ -25,12 +26,12 @@ impl Committee {
     /// The committee of `size` among `members`, all members of the manifest, for a cohort with these `seats`.
     pub fn draw(
         size: usize,
-        manifest: &Digest,
+        job: &Digest,
         model: &Digest,
         members: &[Fingerprint],
         seats: &[Seat],
     ) -> Self {
-        let drawn = draw(size, manifest, model, members);
+        let drawn = draw(size, job, model, members);
         let holders = (0..)
             .map_while(|position| ShareIndex::at(position).ok())
             .zip(seats)
@@ -44,7 +45,7 @@ impl Committee {
 /// The first `size` of `members` by their rank, best first.
 pub fn draw(
     size: usize,
-    manifest: &Digest,
+    job: &Digest,
     model: &Digest,
     members: &[Fingerprint],
 ) -> Vec<Fingerprint> {
@@ -53,7 +54,7 @@ pub fn draw(
         for part in [
             label::COMMITTEE.as_bytes(),
             &[0],
-            manifest.as_bytes(),
+            job.as_bytes(),
             model.as_bytes(),
             member.as_bytes(),
         ] {
@@ -111,12 +112,12 @@ mod tests {
             .collect()
     }
 
-    /// Worked out with Python's hashlib: SHA-256 of bytes([i]) as fingerprints, of b"manifest" and b"model".
+    /// Worked out with Python's hashlib: SHA-256 of bytes([i]) as fingerprints, of b"job" and b"model".
     #[test]
     fn the_draw_is_the_one_worked_out_elsewhere() {
-        let (manifest, model) = (Digest::sha256(b"manifest"), Digest::sha256(b"model"));
+        let (job, model) = (Digest::sha256(b"job"), Digest::sha256(b"model"));
         let members = members(20);
-        let drawn = draw(6, &manifest, &model, &members);
+        let drawn = draw(6, &job, &model, &members);
         let places: Vec<usize> = drawn
             .iter()
             .filter_map(|one| members.iter().position(|member| member == one))
@@ -124,24 +125,24 @@ mod tests {
         assert_eq!(places, EXPECTED);
     }
 
-    const EXPECTED: [usize; 6] = [2, 1, 16, 13, 18, 9];
+    const EXPECTED: [usize; 6] = [12, 15, 17, 1, 10, 8];
 
     #[test]
-    fn the_draw_depends_on_manifest_model_and_members_and_not_on_their_order() {
-        let (manifest, model) = (Digest::sha256(b"manifest"), Digest::sha256(b"model"));
+    fn the_draw_depends_on_job_model_and_members_and_not_on_their_order() {
+        let (job, model) = (Digest::sha256(b"job"), Digest::sha256(b"model"));
         let mut members = members(40);
-        let drawn = draw(10, &manifest, &model, &members);
+        let drawn = draw(10, &job, &model, &members);
         assert_ne!(draw(10, &model, &model, &members), drawn);
-        assert_ne!(draw(10, &manifest, &manifest, &members), drawn);
+        assert_ne!(draw(10, &job, &job, &members), drawn);
         members.reverse();
-        assert_eq!(draw(10, &manifest, &model, &members), drawn);
+        assert_eq!(draw(10, &job, &model, &members), drawn);
         // The larger committee holds the smaller.
-        assert_eq!(draw(11, &manifest, &model, &members)[..10], drawn);
+        assert_eq!(draw(11, &job, &model, &members)[..10], drawn);
         // A member named twice is drawn once.
         let twice = [members.as_slice(), &members].concat();
-        assert_eq!(draw(10, &manifest, &model, &twice), drawn);
+        assert_eq!(draw(10, &job, &model, &twice), drawn);
         members.retain(|member| *member != drawn[3]);
-        let without = draw(10, &manifest, &model, &members);
+        let without = draw(10, &job, &model, &members);
         assert!(!without.contains(&drawn[3]));
         assert_eq!(without[..3], drawn[..3]);
         assert_eq!(without[3..9], drawn[4..]);
@@ -150,11 +151,11 @@ mod tests {
     /// Each member is drawn as often as any other, within six standard deviations of 2,000 draws.
     #[test]
     fn every_member_is_drawn_as_often_as_any_other() {
-        let (manifest, members) = (Digest::sha256(b"manifest"), members(30));
+        let (job, members) = (Digest::sha256(b"job"), members(30));
         let mut times = vec![0_i32; members.len()];
         for round in 0..2_000_u32 {
             let model = Digest::sha256(&round.to_le_bytes());
-            for one in draw(10, &manifest, &model, &members) {
+            for one in draw(10, &job, &model, &members) {
                 let place = members.iter().position(|member| *member == one);
                 times[place.unwrap()] += 1;
             }

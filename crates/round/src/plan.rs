@@ -346,15 +346,9 @@ impl Plan {
         let Some(stated) = &self.committee else {
             return Ok(());
         };
-        let drawn = Committee::draw(
-            stated.size,
-            &self.manifest,
-            &self.model,
-            members,
-            &self.seats,
-        );
+        let drawn = Committee::draw(stated.size, &self.job, &self.model, members, &self.seats);
         require(drawn == *stated, || {
-            "the plan's committee is not the one that manifest and model draw".into()
+            "the plan's committee is not the one that job and model draw".into()
         })?;
         require(drawn.holders.len() >= t, || {
             format!(

@@ -210,7 +210,7 @@ impl Drawn {
         let job = Signed::sign(job, &key);
         let (mut plan, members) = (plan(&job, &key, 9), members(12));
         (plan.colluders, plan.min_contributors, plan.threshold) = (1, 3, threshold);
-        let committee = Committee::draw(size, &plan.manifest, &plan.model, &members, &plan.seats);
+        let committee = Committee::draw(size, &plan.job, &plan.model, &members, &plan.seats);
         plan.committee = Some(committee);
         Self {
             key,
@@ -265,12 +265,12 @@ fn a_plan_with_another_committee_than_the_drawn_one_is_refused() {
         .unwrap();
     let seats: Vec<_> = plain.plan.holders().collect();
     assert!(seats.len() >= 5 && seats.len() < 7, "{seats:?}");
-    let best = draw(7, &plain.plan.manifest, &plain.plan.model, &plain.members);
+    let best = draw(7, &plain.plan.job, &plain.plan.model, &plain.members);
     for seat in ShareIndex::new(1).into_iter().chain(seats.iter().copied()) {
         let member = plain.plan.seats[seat.position()].member;
         assert_eq!(plain.plan.is_holder(&member), best.contains(&member));
     }
-    let words = "not the one that manifest and model draw";
+    let words = "not the one that job and model draw";
     let mut fewer = drawn();
     fewer.holders().pop();
     fewer.refused(words);
@@ -280,12 +280,30 @@ fn a_plan_with_another_committee_than_the_drawn_one_is_refused() {
     another.holders()[0] = outside;
     another.holders().sort_unstable();
     another.refused(words);
-    let mut smaller = drawn();
-    smaller.plan.committee.as_mut().unwrap().size = 6;
-    smaller.refused(words);
+    let mut resized = drawn();
+    let plan = &resized.plan;
+    let of = |size: &usize| {
+        Committee::draw(*size, &plan.job, &plan.model, &resized.members, &plan.seats)
+    };
+    let other = |size: &usize| of(size).holders != of(&7).holders;
+    let size = [6, 8].into_iter().find(other).unwrap();
+    resized.plan.committee.as_mut().unwrap().size = size;
+    resized.refused(words);
     let mut otherwise = drawn();
-    otherwise.plan.manifest = Digest::sha256(b"another manifest");
+    let job = Job {
+        nonce: [9; 32],
+        ..otherwise.job.value().clone()
+    };
+    otherwise.job = Signed::sign(job, &otherwise.key);
+    otherwise.plan.job = otherwise.job.digest();
     otherwise.refused(words);
+    // A manifest that was issued anew draws nobody else.
+    let mut reissued = drawn();
+    reissued.plan.manifest = Digest::sha256(b"another manifest");
+    let own = reissued
+        .plan
+        .check_against(&reissued.job, &reissued.members);
+    own.unwrap();
     let mut round_two = drawn();
     let job = Job {
         rounds: 2,
@@ -309,8 +327,8 @@ fn a_plan_with_another_committee_than_the_drawn_one_is_refused() {
     while empty.plan.holders().count() >= 5 {
         let last = empty.plan.holders().last().unwrap();
         empty.plan.seats.remove(last.position());
-        let (manifest, model) = (empty.plan.manifest, empty.plan.model);
-        let left = Committee::draw(7, &manifest, &model, &all, &empty.plan.seats);
+        let (job, model) = (empty.plan.job, empty.plan.model);
+        let left = Committee::draw(7, &job, &model, &all, &empty.plan.seats);
         empty.plan.committee = Some(left);
     }
     empty.refused("4 of the 7 drawn members have seats, and it takes 5 to open a sum");

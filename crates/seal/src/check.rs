@@ -10,11 +10,14 @@ use crate::Result;
 use crate::threads::{of_use, read_through};
 use crate::words::PublicWords;
 
-/// c = (⟨h₁, body⟩, ⟨h₂, body⟩) ∈ Z_q².
+/// c = (c₁, c₂) ∈ Z_q², c_i = Σ_b r_{i,b}·⟨h_i, x_b⟩ over the blocks x_b ∈ Z_q^N of a body.
 ///
-/// h₁ and h₂ are derived from the roster's digest, which fixes every body and the sum before
-/// anybody can know them; a sum that is not the sum of the bodies passes with probability 2⁻¹²⁸.
-/// Linear: the check values of the bodies add up to that of their sum.
+/// h_i ∈ Z_q^N and r_{i,b} ∈ Z_q are public words of the roster's digest, which fixes every body and the sum before
+/// anybody can know them: h_i is stream i − 1, r_{i,b} the first word of stream 2·(b + 1) + i − 1.
+/// Linear: the check values of the bodies add up to that of their sum. A sum that is not the sum of the bodies passes
+/// with probability below 2⁻¹²⁵: of the difference some block δ_b ≠ 0, so ⟨h_i, δ_b⟩ = 0 with probability 1/q; if it is
+/// not, Σ_b r_{i,b}·⟨h_i, δ_b⟩ = 0 with probability 1/q; below 2/q for each i, and both i are independent.
+/// (Words of h for every block would make it 1/q; making them costs more than all the rest of a check.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CheckValue(pub [u64; 2]);
 
@@ -34,7 +37,7 @@ pub fn check_value<R: Read>(
     check_value_on(NonZeroUsize::MIN, parameters, length, roster, body)
 }
 
-/// [`check_value`] on so many threads at most. Memory is half a megabyte a thread more when there are several.
+/// [`check_value`] on so many threads at most. Memory is a megabyte a thread more when there are several.
 ///
 /// # Errors
 /// As [`check_value`].
@@ -87,26 +90,31 @@ impl CheckValue {
 /// A check value, or the part of it that some blocks give, as they stream by.
 pub(crate) struct Checker {
     words: PublicWords,
-    /// One block of h.
-    h: Vec<u64>,
+    h: [Vec<u64>; 2],
     value: [u64; 2],
 }
 
 impl Checker {
     pub(crate) fn of(roster: &Digest) -> Result<Self> {
         let words = PublicWords::new(label::CHECK, roster.as_bytes(), b"check")?;
+        let mut h = [vec![0; N], vec![0; N]];
+        for (stream, h) in (0..).zip(&mut h) {
+            words.fill(stream, h);
+        }
         Ok(Self {
             words,
-            h: vec![0; N],
+            h,
             value: [0; 2],
         })
     }
 
     /// Takes the block at `position`, once each and in any order.
     pub(crate) fn absorb(&mut self, position: usize, block: &[u64]) {
-        for (half, value) in (0..).zip(&mut self.value) {
-            self.words.fill(2 * position as u64 + half, &mut self.h);
-            *value = modular::add(*value, inner_product(&self.h, block));
+        let streams = 2 * (position as u64 + 1)..;
+        for ((stream, h), value) in streams.zip(&self.h).zip(&mut self.value) {
+            let mut r = [0];
+            self.words.fill(stream, &mut r);
+            *value = modular::add(*value, modular::mul(r[0], inner_product(h, block)));
         }
     }
 
@@ -117,25 +125,29 @@ impl Checker {
 
 /// ⟨h, x⟩ mod q for at most 2^30 words below q.
 ///
-/// Products of 32-bit halves, each split again and added up by its weight, so that nothing
-/// carries inside the loop and every vector unit has the instructions; reduced once.
+/// The products of 32-bit halves are added up by their weight twice, modulo 2^64 and their high halves alone, so that
+/// nothing carries inside the loop and every vector unit has the instructions; reduced once.
 pub(crate) fn inner_product(h: &[u64], x: &[u64]) -> u64 {
-    /// The 32 low bits.
+    /// The 32 low bits; also 2^64 mod q.
     const LOW: u64 = 0xFFFF_FFFF;
     let sums = vectorised(
         #[inline(always)]
         || {
-            // Of weight 1, 2^32, 2^64 and 2^96; a term adds less than 3·2^32 to each.
-            let mut sums = [0_u64; 4];
+            // Of weight 1, 2^32 and 2^64: a term adds less than 2·2^32 to the high halves.
+            let (mut wrapped, mut high) = ([0_u64; 3], [0_u64; 3]);
             for (&h, &x) in h.iter().zip(x) {
                 let (h0, h1, x0, x1) = (h & LOW, h >> 32, x & LOW, x >> 32);
-                let (low, mid, mid2, high) = (h0 * x0, h0 * x1, h1 * x0, h1 * x1);
-                sums[0] += low & LOW;
-                sums[1] += (low >> 32) + (mid & LOW) + (mid2 & LOW);
-                sums[2] += (mid >> 32) + (mid2 >> 32) + (high & LOW);
-                sums[3] += high >> 32;
+                let (one, mid, mid2, four) = (h0 * x0, h0 * x1, h1 * x0, h1 * x1);
+                wrapped[0] = wrapped[0].wrapping_add(one);
+                wrapped[1] = wrapped[1].wrapping_add(mid).wrapping_add(mid2);
+                wrapped[2] = wrapped[2].wrapping_add(four);
+                high[0] += one >> 32;
+                high[1] += (mid >> 32) + (mid2 >> 32);
+                high[2] += four >> 32;
             }
-            sums
+            // what the low halves add up to is at most 2^63: nothing was lost modulo 2^64.
+            let low = |at: usize| wrapped[at].wrapping_sub(high[at] << 32);
+            [low(0), high[0] + low(1), high[1] + low(2), high[2]]
         },
     );
     let [one, two, three, four] = sums.map(u128::from);

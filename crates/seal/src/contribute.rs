@@ -13,7 +13,7 @@ use crate::one_time_key::Binding;
 use crate::packing::pack;
 use crate::ring::{KeySpectrum, Ring};
 use crate::secret::SecretBlock;
-use crate::threads::{blocks_each, of_use, side_by_side};
+use crate::threads::{blocks_each, in_order, of_use};
 use crate::{Error, Result, SealingKey, shamir};
 
 /// What a member sends beside its body, and what its header names.
@@ -59,7 +59,7 @@ pub fn contribute<W: Write>(
 /// [`contribute`] on so many threads at most, in the same order of bytes. Each draws its errors from an
 /// [`Entropy`] of its own, keyed by the operating system and hedged with the thread's number too.
 ///
-/// Memory is half a megabyte a thread more when there are several.
+/// Memory is a megabyte a thread more when there are several.
 ///
 /// # Errors
 /// As [`contribute`].
@@ -197,7 +197,7 @@ impl Sealer {
 
 /// Encrypts and writes in order; returns SHA-256 of what was written.
 ///
-/// While several threads seal a batch, this one hashes and writes the batch before.
+/// While several threads seal, this one hashes and writes what they are done with.
 fn write_body<W: Write>(
     secrets: &Secrets,
     sealers: &mut [Sealer],
@@ -205,41 +205,28 @@ fn write_body<W: Write>(
     mut body: W,
 ) -> Result<Digest> {
     let mut hasher = Hasher::default();
-    let mut write = |bytes: &[u8]| {
-        hasher.update(bytes);
-        body.write_all(bytes)
-            .map_err(|e| Error::Fault(format!("writing the body: {e}")))
-    };
-    let per_sealer = blocks_each(sealers.len());
-    let per_batch = per_sealer * sealers.len();
+    let each = blocks_each(sealers.len());
     let values_per_block = secrets.parameters.values_per_block();
-    let (mut sealed, mut next) = (Vec::new(), Vec::new());
-    for (batch, values) in values.chunks(per_batch * values_per_block).enumerate() {
-        let first = batch * per_batch;
-        next.resize(values.len().div_ceil(values_per_block) * BLOCK_BYTES, 0);
-        if let [sealer] = sealers {
-            sealer.seal(secrets, first, values, &mut next);
-            write(&next)?;
-            continue;
-        }
-        let parts = (first..)
-            .step_by(per_sealer)
-            .zip(values.chunks(per_sealer * values_per_block))
-            .zip(next.chunks_mut(per_sealer * BLOCK_BYTES));
-        side_by_side(
-            sealers,
-            parts,
-            |sealer, ((first, values), bytes)| {
-                sealer.seal(secrets, first, values, bytes);
-                Ok(())
-            },
-            || write(&sealed),
-        )?;
-        std::mem::swap(&mut sealed, &mut next);
-    }
-    if sealers.len() > 1 {
-        write(&sealed)?;
-    }
+    let mut batches = (0..)
+        .step_by(each)
+        .zip(values.chunks(each * values_per_block));
+    in_order(
+        sealers,
+        |spare: Option<Vec<u8>>| {
+            let batch = batches.next();
+            Ok(batch.map(|(first, values)| (first, values, spare.unwrap_or_default())))
+        },
+        |sealer, (first, values, mut bytes)| {
+            bytes.resize(values.len().div_ceil(values_per_block) * BLOCK_BYTES, 0);
+            sealer.seal(secrets, first, values, &mut bytes);
+            Ok(bytes)
+        },
+        |bytes| {
+            hasher.update(bytes);
+            body.write_all(bytes)
+                .map_err(|e| Error::Fault(format!("writing the body: {e}")))
+        },
+    )?;
     Ok(hasher.finish())
 }
 
@@ -284,26 +271,16 @@ fn digest_of(
     parameters: &Parameters,
     values: &[i64],
 ) -> Result<Zeroizing<[u8; 32]>> {
-    let pieces: Vec<&[i64]> = values
-        .chunks(PIECE * parameters.values_per_block())
-        .collect();
+    let pieces = values.chunks(PIECE * parameters.values_per_block());
+    let threads = threads.get().min(pieces.len()).max(1);
     let mut digests: Vec<Zeroizing<[u8; 32]>> = vec![Zeroizing::default(); pieces.len()];
-    let each = pieces.len().div_ceil(threads.get());
-    let mut parts: Vec<_> = pieces.chunks(each).zip(digests.chunks_mut(each)).collect();
-    let digest = |(pieces, digests): &mut (&[&[i64]], &mut [Zeroizing<[u8; 32]>])| {
-        let mut pieces = pieces.iter().zip(digests.iter_mut());
-        pieces.try_for_each(|(piece, digest)| digest_of_piece(parameters, piece, digest))
-    };
-    match parts.as_mut_slice() {
-        [all] => digest(all)?,
-        [first, others @ ..] => side_by_side(
-            others,
-            std::iter::repeat(()),
-            |part, ()| digest(part),
-            || digest(first),
-        )?,
-        [] => {}
-    }
+    let mut pieces = pieces.zip(&mut digests);
+    in_order(
+        &mut vec![(); threads],
+        |_| Ok(pieces.next()),
+        |(), (piece, digest)| digest_of_piece(parameters, piece, digest),
+        |()| Ok(()),
+    )?;
     let mut hasher = Sha256::new_with_prefix((values.len() as u64).to_le_bytes());
     for digest in &digests {
         hasher.update(digest.as_slice());

@@ -39,7 +39,7 @@ pub enum Check {
     /// SHA-256(sum) is not the one in the roster.
     #[error("the sum is not the one that the roster names")]
     Digest,
-    /// Σ c_i ≠ (⟨h₁, sum⟩, ⟨h₂, sum⟩).
+    /// The check values do not add up to the sum's.
     #[error("the sum is not the sum of what the contributors sent")]
     CheckValue,
     /// A residual error lies outside 9·σ·√|U|.

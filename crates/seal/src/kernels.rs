@@ -109,7 +109,7 @@ impl Kernels {
         black_box(unpack(&self.parameters, &self.block, &mut self.values));
     }
 
-    /// ⟨h₁, b⟩ and ⟨h₂, b⟩ with fresh words of h₁ and h₂.
+    /// A block's part of a check value.
     pub fn check(&mut self) {
         self.checker.absorb(7, &self.body);
     }

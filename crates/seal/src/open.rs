@@ -66,7 +66,7 @@ pub struct SecondOpening {
 /// and are reported in this order:
 ///
 /// 1. the sum has the right length and words below q, and the roster's digest;
-/// 2. Σ c_i = (⟨h₁, sum⟩, ⟨h₂, sum⟩);
+/// 2. the check values add up to the sum's;
 /// 3. every residual error is at most 9·σ·√|U|;
 /// 4. every value is at most |U|·B, and the padding is zero;
 /// 5. tfhe's `decrypt_glwe_ciphertext` of one random block gives the same words.
@@ -112,7 +112,7 @@ pub fn open<R: Read>(
 /// fresh one takes its place. Memory that the system has handed out already is worth a third of the time: the first
 /// write to a page costs more than all that is computed for it. Whatever fails, `into` is wiped.
 ///
-/// Memory is half a megabyte a thread more when there are several.
+/// Memory is a megabyte a thread more when there are several.
 ///
 /// # Errors
 /// As [`open`].

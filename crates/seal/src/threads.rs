@@ -1,6 +1,6 @@
 //! Blocks spread over threads.
 
-use std::num::NonZeroUsize;
+use std::{num::NonZeroUsize, sync::mpsc::sync_channel};
 
 use ciphertune_sum::BLOCK_BYTES;
 
@@ -20,36 +20,79 @@ pub(crate) fn blocks_each(workers: usize) -> usize {
     if workers == 1 { 1 } else { BATCH }
 }
 
-/// Gives each worker one of the parts, does `meanwhile` on this thread, and waits for all of them.
-pub(crate) fn side_by_side<W: Send, P: Send>(
+/// Tasks that wait at each of several workers while it is busy.
+const WAITING: usize = 1;
+
+/// Has every task that `next` gives worked on, and hands over what comes of them on this thread, in the order of the
+/// tasks. `next` is given the last result that was done with, for its memory.
+///
+/// Several workers have a thread each, which lives until the end, and take turns; this thread is up to two tasks a worker
+/// ahead of the results. One worker alone works on this thread.
+pub(crate) fn in_order<W: Send, T: Send, R: Send>(
     workers: &mut [W],
-    parts: impl Iterator<Item = P>,
-    work: impl Fn(&mut W, P) -> Result<()> + Sync,
-    meanwhile: impl FnOnce() -> Result<()>,
+    mut next: impl FnMut(Option<R>) -> Result<Option<T>>,
+    work: impl Fn(&mut W, T) -> Result<R> + Sync,
+    mut done: impl FnMut(&R) -> Result<()>,
 ) -> Result<()> {
+    if let [worker] = workers {
+        let mut spare = None;
+        while let Some(task) = next(spare.take())? {
+            let result = work(worker, task)?;
+            done(&result)?;
+            spare = Some(result);
+        }
+        return Ok(());
+    }
+    let panicked = |_| Error::Fault("a worker thread panicked".into());
     std::thread::scope(|scope| {
         let work = &work;
-        let running: Vec<_> = workers
-            .iter_mut()
-            .zip(parts)
-            .map(|(worker, part)| scope.spawn(move || work(worker, part)))
-            .collect();
-        let meanwhile = meanwhile();
-        // All are joined, whatever the first one says: the scope itself panics for one that panicked and was not.
-        let done = running.into_iter().map(|thread| {
-            thread
-                .join()
-                .map_err(|_| Error::Fault("a worker thread panicked".into()))?
-        });
-        let done = done.fold(Ok(()), Result::and);
-        meanwhile.and(done)
+        let mut desks = Vec::with_capacity(workers.len());
+        let mut running = Vec::with_capacity(workers.len());
+        for worker in workers {
+            let (give, tasks) = sync_channel::<T>(WAITING);
+            let (results, take) = sync_channel(WAITING + 1);
+            desks.push((give, take));
+            running.push(scope.spawn(move || {
+                for task in tasks {
+                    if results.send(work(worker, task)).is_err() {
+                        return;
+                    }
+                }
+            }));
+        }
+        let mut deal = || {
+            let ahead = desks.len() * (WAITING + 1);
+            let mut finish = |number: usize| -> Result<R> {
+                let (_, take) = &desks[number % desks.len()];
+                let result = take.recv().map_err(|_| panicked(()))??;
+                done(&result)?;
+                Ok(result)
+            };
+            let (mut dealt, mut finished) = (0, 0);
+            loop {
+                let spare = (dealt - finished == ahead)
+                    .then(|| finish(finished))
+                    .transpose()?;
+                finished += usize::from(spare.is_some());
+                let Some(task) = next(spare)? else { break };
+                let (give, _) = &desks[dealt % desks.len()];
+                give.send(task).map_err(|_| panicked(()))?;
+                dealt += 1;
+            }
+            (finished..dealt).try_for_each(|number| finish(number).map(drop))
+        };
+        let dealt = deal();
+        drop(desks);
+        // All are joined, whatever came of it: the scope itself panics for one that panicked and was not.
+        running
+            .into_iter()
+            .map(|thread| thread.join().map_err(|_| panicked(())))
+            .fold(dealt, Result::and)
     })
 }
 
 /// Reads `blocks` blocks and gives them to the workers: the number of the first, their bytes, and the next of
 /// `places`, one for every [`blocks_each`] blocks.
-///
-/// While several workers are busy with a batch, this thread reads the batch after.
 pub(crate) fn read_through<W: Send, P: Send>(
     workers: &mut [W],
     blocks: usize,
@@ -58,37 +101,24 @@ pub(crate) fn read_through<W: Send, P: Send>(
     work: impl Fn(&mut W, usize, &[u8], P) -> Result<()> + Sync,
 ) -> Result<()> {
     let each = blocks_each(workers.len());
-    let per_batch = each * workers.len();
-    let mut left = blocks;
-    let mut read_batch = |bytes: &mut Vec<u8>| {
-        let now = left.min(per_batch);
-        left -= now;
-        bytes.resize(now * BLOCK_BYTES, 0);
-        read(bytes)
-    };
-    let (mut bytes, mut next) = (Vec::new(), Vec::new());
-    read_batch(&mut bytes)?;
-    for first in (0..blocks).step_by(per_batch) {
-        if let [worker] = workers {
-            if let Some(place) = places.next() {
-                work(worker, first, &bytes, place)?;
-            }
-            read_batch(&mut bytes)?;
-            continue;
-        }
-        let parts = (first..)
-            .step_by(each)
-            .zip(bytes.chunks(each * BLOCK_BYTES))
-            .zip(&mut places);
-        side_by_side(
-            workers,
-            parts,
-            |worker, ((first, bytes), place)| work(worker, first, bytes, place),
-            || read_batch(&mut next),
-        )?;
-        std::mem::swap(&mut bytes, &mut next);
-    }
-    Ok(())
+    let mut batches = (0..blocks).step_by(each);
+    in_order(
+        workers,
+        |spare: Option<Vec<u8>>| {
+            let Some((first, place)) = batches.next().zip(places.next()) else {
+                return Ok(None);
+            };
+            let mut bytes = spare.unwrap_or_default();
+            bytes.resize(each.min(blocks - first) * BLOCK_BYTES, 0);
+            read(&mut bytes)?;
+            Ok(Some((first, bytes, place)))
+        },
+        |worker, (first, bytes, place)| {
+            work(worker, first, &bytes, place)?;
+            Ok(bytes)
+        },
+        |_| Ok(()),
+    )
 }
 
 #[cfg(test)]

@@ -221,17 +221,21 @@ pub(crate) async fn hand_out(
     let (place, senders) = coordinator.with_context(&context, look).await?;
     let files = coordinator.files().clone();
     let (out, stream) = mpsc::channel(4);
-    tokio::task::spawn_blocking(move || {
+    tokio::spawn(async move {
         for sender in senders {
-            let share = files
-                .share(&context, sender, kind, place)
+            let files = files.clone();
+            // A thread for one share: a slow reader holds none.
+            let read = move || files.share(&context, sender, kind, place);
+            let share = tokio::task::spawn_blocking(read)
+                .await
+                .unwrap_or_else(|error| Err(fault("reading a sealed share", error)))
                 .map(|share| SealedShare {
                     sender: sender.get().into(),
                     share,
                 })
                 .map_err(|error| status(&error));
             let failed = share.is_err();
-            if out.blocking_send(share).is_err() || failed {
+            if out.send(share).await.is_err() || failed {
                 return;
             }
         }

@@ -2,8 +2,8 @@
 //! policy allows; members outside it whose word is passed off as a holder's. Seven members, three drawn, two of whom open.
 
 use ciphertune_round::{
-    Committee, Digest, Echo, Envelope, Fingerprint, Header, Object as _, Plan, Release, Roster,
-    ShareIndex, Signed, draw,
+    Committee, Digest, Echo, Envelope, Fingerprint, Header, Job, Object as _, Plan, Release,
+    Roster, ShareIndex, Signed, draw,
 };
 use ciphertune_tests::{
     federation::{Federation, INSTITUTION, LABORATORY, Wish, changed},
@@ -33,14 +33,21 @@ fn fingerprints(federation: &Federation) -> Vec<Fingerprint> {
     (0..MEMBERS).map(|at| federation.fingerprint(at)).collect()
 }
 
-/// Who is drawn for round 1, and who is not.
-fn drawn(federation: &Federation) -> (Vec<usize>, Vec<usize>) {
-    let job = wish(DIMENSION).job(&allowing(LABORATORY, 3)).unwrap();
-    let (manifest, members) = (
-        federation.site(0).manifest().digest(),
-        fingerprints(federation),
-    );
-    let drawn = draw(3, &manifest, &job.initial_model, &members);
+/// A job without noise whose phases of opening and agreeing end soon.
+fn soon(contribute: u64, rest: u64) -> Job {
+    let wish = Wish {
+        seconds: [contribute, rest, rest],
+        ..wish(DIMENSION)
+    };
+    wish.job(&allowing(LABORATORY, 3)).unwrap()
+}
+
+/// Who is drawn for round 1 of a job, and who is not.
+fn drawn(federation: &Federation, job: &Job) -> (Vec<usize>, Vec<usize>) {
+    let members = fingerprints(federation);
+    // A digest is of what is said, whoever signs it.
+    let digest = Signed::sign(job.clone(), &federation.member(0).key()).digest();
+    let drawn = draw(3, &digest, &job.initial_model, &members);
     (0..MEMBERS).partition(|at| drawn.contains(&members[*at]))
 }
 
@@ -62,7 +69,7 @@ async fn refused_plan(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_plan_with_another_committee_than_the_drawn_one_is_refused_and_nothing_is_sent() {
     let policy = allowing(INSTITUTION, 3);
-    let words = "the plan's committee is not the one that manifest and model draw";
+    let words = "the plan's committee is not the one that job and model draw";
     // One of the server's choice in a holder's place.
     refused_plan(&policy, words, |plan, _| {
         let mut seats = (1..=7).filter_map(|seat| ShareIndex::new(seat).ok());
@@ -80,7 +87,7 @@ async fn a_plan_with_another_committee_than_the_drawn_one_is_refused_and_nothing
     // Drawn rightly, from another manifest's digest: the plan names that one, too.
     refused_plan(&policy, "another manifest", |plan, members| {
         plan.manifest = Digest::sha256(b"another");
-        let drawn = Committee::draw(3, &plan.manifest, &plan.model, members, &plan.seats);
+        let drawn = Committee::draw(3, &plan.job, &plan.model, members, &plan.seats);
         plan.committee = Some(drawn);
     })
     .await;
@@ -90,7 +97,8 @@ async fn a_plan_with_another_committee_than_the_drawn_one_is_refused_and_nothing
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_plan_that_seats_too_few_of_the_drawn_members_is_refused() {
     let federation = Federation::found(MEMBERS, &allowing(LABORATORY, 3)).await;
-    let (holders, outside) = drawn(&federation);
+    let job = soon(12, 4);
+    let (holders, outside) = drawn(&federation, &job);
     let gone: Vec<_> = holders[..2]
         .iter()
         .map(|at| federation.fingerprint(*at))
@@ -98,11 +106,11 @@ async fn a_plan_that_seats_too_few_of_the_drawn_members_is_refused() {
     let (key, members) = (federation.server_key(), fingerprints(&federation));
     let lies = Lies::none().about(EventKind::Plan, key, move |plan: &mut Plan| {
         plan.seats.retain(|seat| !gone.contains(&seat.member));
-        let drawn = Committee::draw(3, &plan.manifest, &plan.model, &members, &plan.seats);
+        let drawn = Committee::draw(3, &plan.job, &plan.model, &members, &plan.seats);
         plan.committee = Some(drawn);
     });
     let words = "1 of the 3 drawn members have seats, and it takes 2 to open a sum";
-    refused_by(federation, lies, &[holders[2], outside[0]], words).await;
+    refused_by(federation, job, lies, &[holders[2], outside[0]], words).await;
 }
 
 /// Another size of committee, rightly drawn: smaller or larger than the job's, smaller than the policy's.
@@ -112,7 +120,7 @@ async fn a_plan_with_another_size_of_committee_than_job_and_policy_give_is_refus
     let of = |size: usize| {
         move |plan: &mut Plan, members: &[Fingerprint]| {
             plan.threshold = size / 2 + 1;
-            let drawn = Committee::draw(size, &plan.manifest, &plan.model, members, &plan.seats);
+            let drawn = Committee::draw(size, &plan.job, &plan.model, members, &plan.seats);
             plan.committee = Some(drawn);
         }
     };
@@ -135,16 +143,18 @@ async fn a_plan_with_another_size_of_committee_than_job_and_policy_give_is_refus
 
 /// Runs seven members of the laboratory under lies. These members must leave the one attempt with `words`, and nobody opens
 /// anything.
-async fn refused_by(mut federation: Federation, lies: Lies, victims: &[usize], words: &str) {
+async fn refused_by(
+    mut federation: Federation,
+    job: Job,
+    lies: Lies,
+    victims: &[usize],
+    words: &str,
+) {
     let (server, front) = federation.serve_behind(lies).await;
     let mut runs: Vec<_> = (0..MEMBERS)
         .map(|member| federation.join(Vectors::of(member, DIMENSION)))
         .collect();
-    let wish = Wish {
-        seconds: [12, 4, 4],
-        ..wish(DIMENSION)
-    };
-    let (_, job) = federation.submit(&wish).await;
+    let (_, job) = federation.submit_job(job).await;
     for (member, run) in runs.iter_mut().enumerate() {
         let outcome = run.end().await.unwrap();
         assert!(!outcome.completed && outcome.rounds == 0, "{outcome:?}");
@@ -168,7 +178,8 @@ async fn refused_by(mut federation: Federation, lies: Lies, victims: &[usize], w
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn echoes_of_members_outside_the_committee_are_not_counted() {
     let mut federation = Federation::found(MEMBERS, &allowing(LABORATORY, 3)).await;
-    let (holders, outside) = drawn(&federation);
+    let job = soon(60, 5);
+    let (holders, outside) = drawn(&federation, &job);
     let silenced: Vec<_> = holders[..2]
         .iter()
         .map(|at| federation.fingerprint(*at))
@@ -200,11 +211,7 @@ async fn echoes_of_members_outside_the_committee_are_not_counted() {
     let mut runs: Vec<_> = (0..MEMBERS)
         .map(|member| federation.join(Vectors::of(member, DIMENSION)))
         .collect();
-    let wish = Wish {
-        seconds: [60, 5, 5],
-        ..wish(DIMENSION)
-    };
-    let (_, job) = federation.submit(&wish).await;
+    let (_, job) = federation.submit_job(job).await;
     for (member, run) in runs.iter_mut().enumerate() {
         assert!(!run.end().await.unwrap().completed);
         left_with(&federation, member, run, &job, "0 members released in time");
@@ -219,7 +226,8 @@ async fn echoes_of_members_outside_the_committee_are_not_counted() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn releases_of_members_outside_the_committee_are_not_counted() {
     let federation = Federation::found(MEMBERS, &allowing(LABORATORY, 3)).await;
-    let (holders, outside) = drawn(&federation);
+    let job = soon(12, 4);
+    let (holders, outside) = drawn(&federation, &job);
     let lost: Vec<_> = holders[..2]
         .iter()
         .map(|at| federation.fingerprint(*at))
@@ -250,14 +258,22 @@ async fn releases_of_members_outside_the_committee_are_not_counted() {
             }
         })
         .relaying();
-    refused_by(federation, lies, &victims, "0 members released in time").await;
+    refused_by(
+        federation,
+        job,
+        lies,
+        &victims,
+        "0 members released in time",
+    )
+    .await;
 }
 
 /// A contributor that seals a share to one more member than hold them, and a server that puts it into the roster.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_contribution_with_shares_for_a_member_outside_the_committee_is_refused() {
     let federation = Federation::found(MEMBERS, &allowing(LABORATORY, 3)).await;
-    let (holders, outside) = drawn(&federation);
+    let job = soon(12, 4);
+    let (holders, outside) = drawn(&federation, &job);
     let (key, liar) = (federation.server_key(), federation.member(outside[0]).key());
     let place = outside[0];
     let lies = Lies::none().about(EventKind::Roster, key, move |roster: &mut Roster| {
@@ -271,5 +287,5 @@ async fn a_contribution_with_shares_for_a_member_outside_the_committee_is_refuse
     );
     let victims: Vec<usize> = (0..MEMBERS).filter(|at| *at != place).collect();
     assert!(victims.contains(&holders[0]));
-    refused_by(federation, lies, &victims, &words).await;
+    refused_by(federation, job, lies, &victims, &words).await;
 }

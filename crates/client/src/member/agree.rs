@@ -1,17 +1,18 @@
 //! Apply the released mean, alike on every member; say which model came out; wait until enough say the same.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use ciphertune_dp::Release as Released;
 use ciphertune_identity::Role;
 use ciphertune_policy::Unit;
 use ciphertune_round::{Agreement, Digest, Mechanism, ShareIndex, Signed};
-use ciphertune_wire::proto::{DirectoryRequest, Event, EventKind, PutSignedRequest};
+use ciphertune_wire::proto::{DirectoryRequest, EventKind, PutSignedRequest};
 
 use super::{Engagement, Member, open::Opened, vet::Vetted};
 use crate::{
     desk::KeptOpening,
     error::{Error, Result},
+    inbox::Backlog,
     model::{self, Model},
     report::{RoundReport, peak_memory},
     transfer::retry,
@@ -26,8 +27,7 @@ impl Member {
         mut opened: Opened,
     ) -> Result<RoundReport> {
         // For whoever reads events next, also after an error.
-        self.inbox
-            .put_back(std::mem::take(&mut opened.kept).into_iter());
+        self.inbox.put_back(std::mem::take(&mut opened.kept));
         let report = draft(vetted, &opened);
         let Opened { released, key, .. } = opened;
         let mean = mean(&released, &engaged.job.mechanism);
@@ -92,12 +92,12 @@ impl Member {
             Err(Error::Void(said)) => tracing::info!(said, "an agreement that came late"),
             said => said?,
         }
-        let mut kept = VecDeque::new();
+        let mut kept = Backlog::default();
         let agreed = opening.model.agreed;
         let waited = self
             .await_agreement(engaged, vetted, agreed, &mut kept)
             .await;
-        self.inbox.put_back(kept.into_iter());
+        self.inbox.put_back(kept);
         waited?;
         self.note(
             "agreed",
@@ -120,7 +120,7 @@ impl Member {
         engaged: &Engagement,
         vetted: &Vetted,
         agreed: Digest,
-        kept: &mut VecDeque<Event>,
+        kept: &mut Backlog,
     ) -> Result<()> {
         // A member's first word counts.
         let mut said: BTreeMap<ShareIndex, Digest> = BTreeMap::new();

@@ -1,9 +1,6 @@
 //! A plan starts from a model that this member missed: find what was agreed on, ask for it, hold what comes to that.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use ciphertune_identity::Role;
 use ciphertune_policy::Sharing;
@@ -18,7 +15,7 @@ use crate::{
     desk::Attempt,
     disk,
     error::{Error, Result},
-    inbox::{Inbox, kind},
+    inbox::{Backlog, Inbox, kind},
     model::{self, Model},
     report::Happening,
     transfer::{Wanted, fetch, retry},
@@ -26,8 +23,8 @@ use crate::{
 
 /// How long the job's past events may take to pass by.
 const PAST: Duration = Duration::from_secs(120);
-/// Events that may come while a parcel is waited for.
-const MOST_KEPT: usize = 4_096;
+/// Attempts at a missed round that are followed, the last ones: their plans are held meanwhile.
+const MOST_ATTEMPTS: usize = 8;
 /// The download.
 const PARCEL: &str = "parcel";
 
@@ -143,7 +140,7 @@ impl Member {
         let (here, members) = (plan.encode(), self.members());
         let (mut round, mut model) = (engaged.model.round + 1, engaged.model.agreed);
         let mut agreed_in = None;
-        // The plans of `round` that start from `model`, by attempt: at most as many as the job allows.
+        // The plans of `round` that start from `model`, by attempt.
         let mut attempts: BTreeMap<u32, Missed> = BTreeMap::new();
         loop {
             let event = past.next().await?;
@@ -177,6 +174,9 @@ impl Member {
                         let said = BTreeMap::new();
                         let missed = Missed { plan: found, said };
                         attempts.entry(missed.plan.attempt).or_insert(missed);
+                        if attempts.len() > MOST_ATTEMPTS {
+                            attempts.pop_first();
+                        }
                     }
                 }
                 EventKind::Agreement => {
@@ -268,7 +268,7 @@ impl Member {
         plan: &Signed<Plan>,
         request: &Signed<ParcelRequest>,
     ) -> Result<Signed<Parcel>> {
-        let mut kept = VecDeque::new();
+        let mut kept = Backlog::default();
         let parcel = loop {
             let event = match self.inbox.next().await {
                 Ok(event) => event,
@@ -283,17 +283,14 @@ impl Member {
                 continue;
             }
             let over = self.ends(engaged, plan.context(), &event);
-            kept.push_back(event);
+            if let Err(error) = kept.push(event) {
+                break Err(error);
+            }
             if let Some(reason) = over {
                 break Err(Error::Void(reason));
             }
-            if kept.len() == MOST_KEPT {
-                break Err(Error::Void(
-                    "too much came while a parcel was waited for".into(),
-                ));
-            }
         };
-        self.inbox.put_back(kept.into_iter());
+        self.inbox.put_back(kept);
         parcel
     }
 

@@ -1,7 +1,6 @@
 //! Train, clip, quantise, add noise, charge, seal, make durable, send: in this order, and no other compiles.
 
 use std::{
-    collections::VecDeque,
     fs::File,
     io::{BufWriter, Write},
     path::Path,
@@ -28,7 +27,7 @@ use super::{Engagement, LEDGER_HEAD, Member, blocking, vet::Vetted};
 use crate::{
     desk::Kept,
     error::{Error, Result},
-    inbox::kind,
+    inbox::{Backlog, kind},
     learner::{Learner, Progress},
     report::{Happening, Seconds},
     transfer::{send_body, send_shares},
@@ -173,7 +172,7 @@ impl Member {
             };
             (learner, work)
         });
-        let mut kept = VecDeque::new();
+        let mut kept = Backlog::default();
         let mut over = None;
         let (learner, trained) = loop {
             tokio::select! {
@@ -194,7 +193,10 @@ impl Member {
                             self.stop.store(true, Ordering::Relaxed);
                         }
                     }
-                    kept.push_back(event);
+                    if let Err(Error::Void(said)) = kept.push(event) {
+                        over.get_or_insert(said);
+                        self.stop.store(true, Ordering::Relaxed);
+                    }
                 }
             }
         };
@@ -206,7 +208,7 @@ impl Member {
                 loss: at.loss,
             });
         }
-        self.inbox.put_back(kept.into_iter());
+        self.inbox.put_back(kept);
         match over {
             Some(reason) => Err(Error::Void(reason)),
             None => trained,

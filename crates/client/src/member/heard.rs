@@ -1,6 +1,6 @@
 //! What is heard of one context: the roster, echoes and releases of fellow members.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use ciphertune_identity::Role;
 use ciphertune_round::{Contributor, Digest, Echo, Release, Roster, ShareIndex, Signed};
@@ -8,7 +8,10 @@ use ciphertune_seal::CheckValue;
 use ciphertune_wire::proto::{Event, EventKind};
 
 use super::{Engagement, Member, vet::Vetted};
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    inbox::Backlog,
+};
 
 /// A roster that was checked, and is the one of this context.
 pub(super) struct Accepted {
@@ -68,7 +71,7 @@ impl Member {
         engaged: &Engagement,
         vetted: &Vetted,
         heard: &mut Heard,
-        kept: &mut VecDeque<Event>,
+        kept: &mut Backlog,
     ) -> Result<()> {
         let (kind, envelope) = self.next_of(engaged, vetted.context, kept).await?;
         let seat_of = |signer| vetted.plan.seat_of(&signer);
@@ -102,11 +105,11 @@ impl Member {
                 }
             }
             // Others may be further than this member: their agreements wait for its own.
-            EventKind::Agreement => kept.push_back(Event {
+            EventKind::Agreement => kept.push(Event {
                 sequence: 0, // looked at already
                 kind: EventKind::Agreement.into(),
                 envelope,
-            }),
+            })?,
             _ => {}
         }
         Ok(())

@@ -14,7 +14,6 @@ mod release;
 mod vet;
 
 use std::{
-    collections::VecDeque,
     num::{NonZeroU32, NonZeroUsize},
     path::PathBuf,
     sync::{
@@ -37,7 +36,7 @@ use serde_json::{Map, Value};
 use crate::{
     desk::Desk,
     error::{Error, Result},
-    inbox::{Inbox, kind},
+    inbox::{Backlog, Inbox, kind},
     learner::Learner,
     mechanism::Reckoned,
     model::Model,
@@ -50,9 +49,6 @@ use vet::Vetted;
 
 /// Who hears what happens.
 pub type Observer = Box<dyn FnMut(&Happening) + Send>;
-
-/// Jobs that may wait while another one runs.
-const MOST_WAITING_JOBS: usize = 64;
 
 /// The audit log's field for the ledger's head after what is noted. The latest one is held to the ledger when that is
 /// opened.
@@ -186,10 +182,10 @@ impl Member {
     async fn serve(mut self) -> Result<Outcome> {
         let mut engagement: Option<Engagement> = None;
         // Jobs that came while another one ran, oldest first.
-        let mut waiting: VecDeque<Event> = VecDeque::new();
+        let mut waiting = Backlog::default();
         loop {
             if engagement.is_none()
-                && let Some(job) = waiting.pop_front()
+                && let Some(job) = waiting.pop()
             {
                 match self.consider(&job).await? {
                     Considered::Joined(engaged) => engagement = Some(*engaged),
@@ -200,8 +196,10 @@ impl Member {
             }
             let event = self.inbox.next().await?;
             match (kind(&event), &mut engagement) {
-                (EventKind::Job, _) if waiting.len() < MOST_WAITING_JOBS => {
-                    waiting.push_back(event);
+                (EventKind::Job, _) => {
+                    if let Err(error) = waiting.push(event) {
+                        self.complain("job", &error)?;
+                    }
                 }
                 (EventKind::Plan, Some(engaged)) => self.follow(engaged, &event.envelope).await?,
                 (EventKind::ParcelCall, _) => self.hand_over(&event.envelope)?,
@@ -367,7 +365,7 @@ impl Member {
         &mut self,
         engaged: &Engagement,
         context: Context,
-        kept: &mut VecDeque<Event>,
+        kept: &mut Backlog,
     ) -> Result<(EventKind, Vec<u8>)> {
         loop {
             let event = self.inbox.next().await?;
@@ -376,7 +374,7 @@ impl Member {
                 EventKind::Roster | EventKind::Echo | EventKind::Release | EventKind::Agreement => {
                     return Ok((kind(&event), event.envelope));
                 }
-                EventKind::Job | EventKind::Plan | EventKind::Ended => kept.push_back(event),
+                EventKind::Job | EventKind::Plan | EventKind::Ended => kept.push(event)?,
                 EventKind::ParcelCall => self.hand_over(&event.envelope)?,
                 EventKind::Void | EventKind::Parcel | EventKind::Unspecified => {}
             }

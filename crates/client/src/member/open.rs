@@ -1,7 +1,6 @@
 //! Wait for the roster, echo and release it, rebuild the sum of the keys from others' releases, open and check the sum.
 
 use std::{
-    collections::VecDeque,
     fs::File,
     io::{BufReader, Read},
     path::PathBuf,
@@ -13,7 +12,7 @@ use ciphertune_round::{Contributor, Digest, Hasher, ShareIndex};
 use ciphertune_seal::{
     Check, CheckValue, KeySum, KeySumShare, OneTimeKey, SecondOpening, check_value_on,
 };
-use ciphertune_wire::proto::{Event, ShareKind};
+use ciphertune_wire::proto::ShareKind;
 
 use super::{
     Engagement, Member, blocking,
@@ -23,6 +22,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    inbox::Backlog,
     report::Seconds,
     transfer::{Wanted, fetch, fetch_shares},
 };
@@ -41,7 +41,7 @@ pub(super) struct Opened {
     pub seconds: Seconds,
     pub local: Local,
     /// Events for [`Member::serve`], read while this attempt was waited for.
-    pub kept: VecDeque<Event>,
+    pub kept: Backlog,
 }
 
 impl Member {
@@ -51,14 +51,14 @@ impl Member {
         vetted: &Vetted,
         contributed: Contributed,
     ) -> Result<Opened> {
-        let mut kept = VecDeque::new();
+        let mut kept = Backlog::default();
         let opened = self
             .open_keeping(engaged, vetted, contributed, &mut kept)
             .await;
         match opened {
             Ok(opened) => Ok(Opened { kept, ..opened }),
             Err(error) => {
-                self.inbox.put_back(kept.into_iter());
+                self.inbox.put_back(kept);
                 Err(error)
             }
         }
@@ -69,7 +69,7 @@ impl Member {
         engaged: &Engagement,
         vetted: &Vetted,
         contributed: Contributed,
-        kept: &mut VecDeque<Event>,
+        kept: &mut Backlog,
     ) -> Result<Opened> {
         let mut seconds = contributed.seconds;
         let started = Instant::now();
@@ -131,7 +131,7 @@ impl Member {
             second,
             seconds,
             local: contributed.local,
-            kept: VecDeque::new(),
+            kept: Backlog::default(),
         })
     }
 
@@ -209,7 +209,7 @@ impl Member {
         vetted: &Vetted,
         roster: &Accepted,
         heard: &mut Heard,
-        kept: &mut VecDeque<Event>,
+        kept: &mut Backlog,
     ) -> Result<()> {
         let waited = tokio::time::timeout(PATIENCE, async {
             while roster

@@ -1,11 +1,9 @@
 //! Check the roster, echo it as the one of this context, and release for it once enough members echoed it.
 
-use std::collections::VecDeque;
-
 use ciphertune_gauss::Entropy;
 use ciphertune_round::{Contributor, Digest, Echo, Release, ShareIndex, Signed};
 use ciphertune_seal::CheckValue;
-use ciphertune_wire::proto::{Event, PutSignedRequest, ShareKind};
+use ciphertune_wire::proto::{PutSignedRequest, ShareKind};
 use rand_core::Rng as _;
 
 use super::{
@@ -17,6 +15,7 @@ use super::{
 use crate::{
     desk::KeptRelease,
     error::{Error, Result},
+    inbox::Backlog,
     transfer::{fetch_shares, retry, send_shares},
 };
 
@@ -28,7 +27,7 @@ impl Member {
         vetted: &Vetted,
         contributed: &Contributed,
         heard: &mut Heard,
-        kept: &mut VecDeque<Event>,
+        kept: &mut Backlog,
     ) -> Result<Accepted> {
         let roster = loop {
             if let Some(roster) = heard.roster.take() {

@@ -101,13 +101,12 @@ fn plan(machine: &Machine, seats: Vec<(Seat, Digest)>, nonce: [u8; 32]) -> Resul
         .and_then(|size| Parameters::derive(size, ValueBound::new(job.value_bound)?))
         .map_err(|error| error.to_string())?;
     let seats: Vec<Seat> = seats.into_iter().map(|(seat, _)| seat).collect();
-    let manifest = federation.manifest().digest();
     let plan = Plan {
         committee: terms
             .committee
-            .map(|size| Committee::draw(size, &manifest, &machine.model, &members, &seats)),
+            .map(|size| Committee::draw(size, &machine.digest, &machine.model, &members, &seats)),
         federation: federation.name().to_string(),
-        manifest,
+        manifest: federation.manifest().digest(),
         job: machine.digest,
         round: machine.round,
         attempt: machine.attempt,

@@ -20,17 +20,12 @@ fn outside(lab: &Lab) -> Vec<usize> {
 }
 
 #[test]
-fn the_plan_names_the_members_that_manifest_and_model_draw() {
+fn the_plan_names_the_members_that_job_and_model_draw() {
     let mut lab = lab();
     lab.begin();
     let plan = lab.machine.current().unwrap().plan.clone();
     let members = lab.federation.members();
-    let drawn = draw(
-        3,
-        &lab.federation.manifest().digest(),
-        &plan.model,
-        &members,
-    );
+    let drawn = draw(3, &plan.job, &plan.model, &members);
     let holders: Vec<_> = lab.holders().iter().map(|at| members[*at]).collect();
     assert_eq!(holders.len(), 3);
     assert!(drawn.iter().all(|member| holders.contains(member)));
@@ -158,9 +153,9 @@ fn the_next_round_draws_anew_and_waits_for_enough_of_the_drawn() {
     let all: Vec<usize> = (0..7).collect();
     lab.poll(&all);
     let members = lab.federation.members();
-    let manifest = lab.federation.manifest().digest();
+    let job = lab.machine.current().unwrap().plan.job;
     let model = Digest::sha256(b"the next model");
-    let drawn = draw(3, &manifest, &model, &members);
+    let drawn = draw(3, &job, &model, &members);
     let place = |member: &usize| {
         let fingerprint = lab.members[*member].verifying_key().fingerprint();
         drawn.iter().position(|one| *one == fingerprint)
