@@ -21,7 +21,7 @@ use ciphertune_client::{
     tuning::Tuning,
 };
 use ciphertune_identity::{Authority, Endpoint, Kit, Manifest, Role};
-use ciphertune_ledger::Standing;
+use ciphertune_ledger::{Book, Entry, Standing};
 use ciphertune_policy::Policy;
 use ciphertune_round::{Digest, Envelope, Fingerprint, Job, PolicyDocument, Signed};
 use ciphertune_tune::{spec::TrainingSpec, task::Route};
@@ -487,21 +487,30 @@ impl Federation {
 
     /// Where a member's dataset stands; `None` while its ledger does not exist.
     pub async fn standing(&self, member: usize) -> Option<Standing> {
-        use ciphertune_ledger::{Budget, Ledger};
+        Some(self.book(member).await?.standing(DATASET).unwrap())
+    }
+
+    /// What stands in a member's ledger, oldest first.
+    pub async fn history(&self, member: usize) -> Vec<Entry> {
+        let book = self.book(member).await.expect("a ledger");
+        book.entries(DATASET).cloned().collect()
+    }
+
+    async fn book(&self, member: usize) -> Option<Book> {
         let path = self.members[member].home.ledger();
         if !path.exists() {
             return None;
         }
         let copy = copy_of_ledger(&path).await;
-        let path = copy.path().join("ledger.sqlite");
-        let ledger = Ledger::open(path, DATASET, Budget::NoPrivacy, None, SystemTime::now())
-            .await
-            .unwrap();
-        Some(ledger.standing().await.unwrap())
+        Some(
+            Book::read(copy.path().join("ledger.sqlite"), &[])
+                .await
+                .unwrap(),
+        )
     }
 }
 
-/// A copy to look into: opening a ledger without privacy marks it. The process of a member that has just stopped may
+/// A copy to look into. The process of a member that has just stopped may
 /// still be closing it, so it is copied until nothing has changed meanwhile.
 async fn copy_of_ledger(path: &Path) -> TempDir {
     let parts = ["", "-wal"].map(|suffix| PathBuf::from(format!("{}{suffix}", path.display())));

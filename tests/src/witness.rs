@@ -8,8 +8,8 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use ciphertune_client::mechanism::Reckoned;
-use ciphertune_ledger::Cost;
+use ciphertune_client::{mechanism::Reckoned, quorum::Certificate};
+use ciphertune_ledger::{Cost, Entry, Kind};
 use ciphertune_round::{
     Context, Digest, Echo, Envelope, Fingerprint, Job, Object as _, Plan, Release, Roster,
 };
@@ -164,15 +164,45 @@ async fn charged(federation: &Federation, member: usize, job: &Job, contexts: u6
     if cost == Cost::ZERO {
         return; // no privacy, nothing to charge
     }
-    let standing = federation.standing(member).await.expect("a ledger");
-    let limit = standing.limit.expect("a budget");
-    let (cost, spent) = (limit.cost_of(&cost), limit.cost_of(&standing.spent));
-    assert_eq!(spent % cost, 0);
+    let history = federation.history(member).await;
+    let of_kind = |word: &str| -> Vec<&Entry> {
+        let is = |entry: &&Entry| entry.kind.word() == word;
+        history.iter().filter(is).collect()
+    };
+    let charges = of_kind("charge");
+    assert!(charges.iter().all(|charge| charge.cost == cost));
     assert!(
-        spent / cost >= contexts,
+        charges.len() as u64 >= contexts,
         "member {member}: {} charges, and bytes left in {contexts} contexts",
-        spent / cost
+        charges.len()
     );
+    let mut evidence = 0;
+    for settled in of_kind("settle") {
+        let context = Digest::from_bytes(settled.context);
+        let folder = federation.home_of(member, &Digest::from_bytes(settled.job));
+        let path = folder.join("attempts").join(context.to_string());
+        let bytes = fs::read(path.join("certificate")).expect("the evidence");
+        let manifest = federation.site(member).manifest().clone();
+        let certificate = Certificate::parse(&bytes, manifest.value()).unwrap();
+        let (roster, digest) = (certificate.roster(), certificate.digest());
+        let kind = Kind::Settle {
+            roster: *roster.as_bytes(),
+            certificate: *digest.as_bytes(),
+        };
+        assert!(settled.kind == kind && *certificate.context().as_bytes() == settled.context);
+        let contributors = certificate.contributors();
+        let gives = match certificate.names(&federation.fingerprint(member)) {
+            true => reckoned.cost_with(contributors, certificate.colluders()),
+            false => Ok(Cost::ZERO),
+        };
+        assert_eq!(settled.cost, gives.unwrap());
+        evidence += 1;
+    }
+    println!(
+        "member {member}: {} charges, {evidence} settled",
+        charges.len()
+    );
+    let standing = federation.standing(member).await.expect("a ledger");
     // The job is over: nothing is held back for it any more.
     assert_eq!(standing.held, standing.spent);
 }
@@ -212,12 +242,9 @@ fn no_key_is_left(federation: &Federation, member: usize) {
     for job in files(&folder.join("jobs")) {
         for attempt in files(&job.join("attempts")) {
             let names = files(&attempt);
-            assert!(
-                names
-                    .iter()
-                    .all(|path| path.ends_with("roster") || path.ends_with("over")),
-                "{names:?} are left"
-            );
+            let stays = ["roster", "over", "certificate"];
+            let may_stay = |path: &PathBuf| stays.iter().any(|name| path.ends_with(name));
+            assert!(names.iter().all(may_stay), "{names:?} are left");
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+use ciphertune_client::report::Happening;
 use ciphertune_tests::{
     federation::{Federation, INSTITUTION, LABORATORY, RECORD, Wish, until, until_contributed},
     front::{Lies, Put},
@@ -147,5 +148,64 @@ async fn sends_the_same_bytes(policy: &str, wish: &Wish) {
         federation.standing(1).await.unwrap().spent,
     ];
     assert_eq!(spent[0], spent[1], "charged once");
+    server.stop().await;
+}
+
+/// Runs a job of one round to its end.
+async fn run_a_job(federation: &Federation) {
+    let mut members: Vec<_> = (0..3)
+        .map(|member| federation.join(Vectors::of(member, DIMENSION)))
+        .collect();
+    federation.submit(&Wish::of(3, DIMENSION)).await;
+    for run in &mut members {
+        let outcome = run.end().await.unwrap();
+        assert!(outcome.completed, "{}: {:?}", outcome.reason, run.voided());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_ledger_in_the_place_of_the_newest_is_noticed_and_nothing_is_sent_on_it() {
+    let mut federation = Federation::found(3, INSTITUTION).await;
+    let (server, front) = federation.serve_behind(Lies::none()).await;
+    let path = federation.member(0).home.ledger();
+    let wal = path.with_extension("sqlite-wal");
+    // Closing happens behind one's back: it ends with the write-ahead log gone into the file.
+    let closed = || until(|| !wal.exists());
+    run_a_job(&federation).await;
+    closed().await;
+    let older = std::fs::read(&path).unwrap();
+    run_a_job(&federation).await;
+    closed().await;
+    let newest = std::fs::read(&path).unwrap();
+    let bodies = front.count(Put::Body);
+
+    let gone = None;
+    for in_place in [Some(&older), gone] {
+        std::fs::remove_file(&path).unwrap();
+        if let Some(ledger) = in_place {
+            std::fs::write(&path, ledger).unwrap();
+        }
+        let mut run = federation.join(Vectors::of(0, DIMENSION));
+        federation.submit(&Wish::of(3, DIMENSION)).await;
+        until(|| !run.refusals().is_empty()).await;
+        let said = run.refusals().remove(0);
+        assert!(
+            said.contains("an older file, or an empty one, was put in its place")
+                && said.contains("Put the newest ledger back"),
+            "{said}"
+        );
+        run.drop_out().await;
+        if in_place.is_none() {
+            assert!(!path.exists(), "no new ledger is begun");
+            std::fs::write(&path, b"").unwrap();
+        }
+    }
+    assert_eq!(front.count(Put::Body), bodies, "nothing was sent");
+    // With the newest one back, the member goes on.
+    std::fs::write(&path, newest).unwrap();
+    let run = federation.join(Vectors::of(0, DIMENSION));
+    federation.submit(&Wish::of(3, DIMENSION)).await;
+    run.waits_for(|happening| matches!(happening, Happening::Considered { refusal: None, .. }))
+        .await;
     server.stop().await;
 }

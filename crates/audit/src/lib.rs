@@ -7,4 +7,4 @@ mod log;
 
 pub use checkpoint::Checkpoint;
 pub use error::{Error, Result};
-pub use log::{Entry, Log, verify_extends, verify_file};
+pub use log::{Entry, Log, entries, verify_extends, verify_file};

@@ -76,10 +76,11 @@ pub(crate) fn check(line: &[u8], sequence: u64) -> std::result::Result<(), Strin
     }
 }
 
-/// A field of a line that was checked.
-pub(crate) fn field(line: &[u8], name: &str) -> Option<Value> {
+/// The kind and the fields of a line that was checked.
+pub(crate) fn parts(line: &[u8]) -> Option<(String, Value)> {
     let mut object: Map<String, Value> = serde_json::from_slice(line).ok()?;
-    object.get_mut("fields")?.get_mut(name).map(Value::take)
+    let kind = object.get("kind")?.as_str()?.to_owned();
+    Some((kind, object.remove("fields")?))
 }
 
 fn is_kind(kind: &str) -> bool {

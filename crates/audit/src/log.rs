@@ -137,14 +137,11 @@ impl Log {
         Ok(Entry { sequence, leaf })
     }
 
-    /// The value of the latest entry that has a field of this name.
+    /// The values of every field of this name, oldest first.
     #[must_use]
-    pub fn latest(&self, field: &str) -> Option<Value> {
-        self.tree
-            .items()
-            .iter()
-            .rev()
-            .find_map(|line| line::field(line, field))
+    pub fn all(&self, field: &str) -> Vec<Value> {
+        let value = |line: &Vec<u8>| line::parts(line)?.1.get_mut(field).map(Value::take);
+        self.tree.items().iter().filter_map(value).collect()
     }
 
     /// How many entries there are.
@@ -175,6 +172,23 @@ impl Log {
 pub fn verify_file(path: impl AsRef<Path>) -> Result<(u64, [u8; 32])> {
     let tree = read_file(path.as_ref())?;
     Ok((tree.len(), root(&tree)))
+}
+
+/// Reads a log without changing it, also while its owner appends to it: the kind and the fields of each whole line.
+///
+/// # Errors
+/// `Malformed` when a line is not what belongs there; `Fault` from the disk.
+pub fn entries(path: impl AsRef<Path>) -> Result<Vec<(String, Value)>> {
+    let path = path.as_ref();
+    let bytes = std::fs::read(path).map_err(|error| fault(path, &error))?;
+    let whole = bytes.iter().rposition(|byte| *byte == b'\n');
+    let lines = &bytes[..whole.map_or(0, |end| end + 1)];
+    let tree = read_lines(path, lines)?;
+    Ok(tree
+        .items()
+        .iter()
+        .filter_map(|line| line::parts(line))
+        .collect())
 }
 
 /// Reads a log without changing it, and holds its beginning against a checkpoint seen earlier: the log

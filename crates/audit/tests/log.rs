@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, UNIX_EPOCH};
 
-use ciphertune_audit::{Checkpoint, Error, Log, verify_extends, verify_file};
+use ciphertune_audit::{Checkpoint, Error, Log, entries, verify_extends, verify_file};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -265,6 +265,34 @@ fn a_missing_folder_is_a_fault() {
     let (_folder, path) = place();
     assert!(matches!(
         Log::open(path.join("absent/audit.jsonl")),
+        Err(Error::Fault(_))
+    ));
+}
+
+#[test]
+fn a_log_is_read_while_its_owner_appends_to_it() {
+    let (_folder, path) = place();
+    let mut log = Log::open(&path).unwrap();
+    append(&mut log, 1);
+    log.append("other", Map::new(), UNIX_EPOCH).unwrap();
+    append(&mut log, 2);
+    assert_eq!(log.all("round"), [Value::from(1), Value::from(2)]);
+    assert_eq!(log.all("sequence"), Vec::<Value>::new(), "fields alone");
+    let kinds =
+        |read: Vec<(String, Value)>| read.into_iter().map(|(kind, _)| kind).collect::<Vec<_>>();
+    let expected = ["round.opened", "other", "round.opened"];
+    assert_eq!(kinds(entries(&path).unwrap()), expected);
+    // An append that is under way, or never finished, is not looked at.
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes.extend(br#"{"sequence":3,"ti"#);
+    std::fs::write(&path, &bytes).unwrap();
+    assert_eq!(kinds(entries(&path).unwrap()), expected);
+    assert_eq!(std::fs::read(&path).unwrap(), bytes, "and not cut off");
+    bytes.extend(b"\n");
+    std::fs::write(&path, bytes).unwrap();
+    assert!(matches!(entries(&path), Err(Error::Malformed(_))));
+    assert!(matches!(
+        entries(path.with_extension("gone")),
         Err(Error::Fault(_))
     ));
 }

@@ -3,6 +3,7 @@
 use std::{fs::File, path::PathBuf};
 
 use ciphertune_gauss::Entropy;
+use ciphertune_identity::Manifest;
 use ciphertune_round::{Context, Digest, Envelope, Header, Keyring, Release, Signed};
 use ciphertune_seal::OneTimeKey;
 use zeroize::Zeroizing;
@@ -11,10 +12,12 @@ use crate::{
     disk::{self, Disk},
     error::{Error, Result},
     model::Model,
+    quorum::Certificate,
     report::RoundReport,
 };
 
 const PARCEL_KEY: &str = "parcel-key";
+const CERTIFICATE: &str = "certificate";
 
 /// The folder of one job.
 pub struct Desk {
@@ -303,20 +306,35 @@ impl Attempt {
         )
     }
 
+    /// The certificate of the roster that t members echoed, if it was kept in this life or an earlier one.
+    pub fn certificate(&self, manifest: &Manifest) -> Result<Option<Certificate>> {
+        disk::read(&self.folder.join(CERTIFICATE))?
+            .map(|bytes| Certificate::parse(&bytes, manifest))
+            .transpose()
+    }
+
+    /// Makes a certificate durable before a charge is lowered on it. It stays when the attempt is left: whoever audits the
+    /// ledger finds the reason here.
+    pub fn keep_certificate(&self, certificate: &Certificate) -> Result<()> {
+        self.disk
+            .write(&self.folder.join(CERTIFICATE), &certificate.to_bytes())
+    }
+
     /// Whether the attempt was left, for good.
     pub fn is_over(&self) -> bool {
         self.folder.join("over").exists()
     }
 
-    /// Leaves the attempt for good and removes its bulk; again after a crash, what that left. Its roster stays: the
-    /// promise to release for no other.
+    /// Leaves the attempt for good and removes its bulk; again after a crash, what that left. Its roster stays, the
+    /// promise to release for no other, and its certificate.
     pub fn clear(&self) -> Result<()> {
         if !self.is_over() {
             self.disk.write(&self.folder.join("over"), b"")?;
         }
         self.erase_parcel_key()?;
         for path in disk::files(&self.folder)? {
-            if !path.ends_with("roster") && !path.ends_with("over") {
+            let stays = ["roster", "over", CERTIFICATE];
+            if !stays.iter().any(|name| path.ends_with(name)) {
                 self.disk.remove(&path)?;
             }
         }

@@ -2,8 +2,10 @@
 //!
 //! Read [`site`] (a party at home), [`learner`] and [`tuning`] (what trains), then [`member`] (the run, one file a
 //! phase), with what it stands on: [`inbox`], [`transfer`], [`disk`] (every durable write), [`desk`] (what must not be
-//! forgotten), [`stock`] (one-time keys), [`model`], [`mechanism`]. A researcher's side is [`draft`] and [`researcher`].
+//! forgotten), [`stock`] (one-time keys), [`model`], [`mechanism`], [`quorum`] (what lowers a charge). What a
+//! ledger says to people is [`budget`]. A researcher's side is [`draft`] and [`researcher`].
 
+pub mod budget;
 pub mod desk;
 pub mod disk;
 pub mod draft;
@@ -13,6 +15,7 @@ pub mod learner;
 pub mod mechanism;
 pub mod member;
 pub mod model;
+pub mod quorum;
 pub mod report;
 pub mod researcher;
 pub mod site;

@@ -120,11 +120,16 @@ impl Reckoned {
         }
     }
 
-    /// What an attempt costs whose sum has these contributors: more of them, more shares of noise.
+    /// What an attempt costs whose sum has these contributors, so many of whom subtract their own noise: the more honest
+    /// ones, the more noise.
     ///
     /// # Errors
     /// [`Error::Refused`] below the fewest members that the noise was calibrated for, and for unit none.
-    pub fn cost_with(&self, contributors: usize) -> Result<Cost> {
+    pub fn cost_with(&self, contributors: usize, colluders: usize) -> Result<Cost> {
+        // A plan may assume more colluders than the job did: as much noise as with so many fewer contributors.
+        let assumed = self.mechanism.spec().colluders;
+        let more = colluders.max(1).saturating_sub(assumed.max(1));
+        let contributors = contributors.saturating_sub(more);
         let curve = Curve::per_round(&self.mechanism, contributors, self.rate)?;
         Ok(Cost::of(&curve)?)
     }

@@ -61,9 +61,7 @@ impl Site {
         let authority = AuthorityCertificate::read(&home.authority())?;
         let certificate = Certificate::read(&home.certificate())?;
         certificate.verify(&authority)?;
-        let manifest = disk::read(&home.manifest())?
-            .ok_or_else(|| missing(&home.manifest()))
-            .and_then(|bytes| Ok(Manifest::verify(Envelope::decode(&bytes)?, &authority)?))?;
+        let manifest = read_manifest(&home, &authority)?;
         let federation_policy = read_policy(&home, FEDERATION_POLICY, &manifest)?
             .ok_or_else(|| missing(&home.policy().join(FEDERATION_POLICY)))?;
         let site_policy = read_policy(&home, SITE_POLICY, &manifest)?;
@@ -88,11 +86,16 @@ impl Site {
 
     /// The strictest of the federation's and the site's own policy.
     pub fn policy(&self) -> Result<Policy> {
-        let federation = Policy::parse(&self.federation_policy.toml)?;
-        match &self.site_policy {
-            None => Ok(federation),
-            Some(site) => Ok(Policy::merge(&[&federation, &Policy::parse(&site.toml)?])?),
-        }
+        strictest(&self.federation_policy, self.site_policy.as_ref())
+    }
+
+    /// The same of a home whose key stays locked.
+    pub fn policy_of(home: &Home) -> Result<Policy> {
+        let manifest = read_manifest(home, &AuthorityCertificate::read(&home.authority())?)?;
+        let federation = read_policy(home, FEDERATION_POLICY, &manifest)?
+            .ok_or_else(|| missing(&home.policy().join(FEDERATION_POLICY)))?;
+        let site = read_policy(home, SITE_POLICY, &manifest)?;
+        strictest(&federation, site.as_ref())
     }
 
     /// The home.
@@ -183,6 +186,19 @@ pub(crate) fn verify_policy(
         )));
     }
     Ok(document)
+}
+
+fn strictest(federation: &PolicyDocument, site: Option<&Signed<PolicyDocument>>) -> Result<Policy> {
+    let federation = Policy::parse(&federation.toml)?;
+    match site {
+        None => Ok(federation),
+        Some(site) => Ok(Policy::merge(&[&federation, &Policy::parse(&site.toml)?])?),
+    }
+}
+
+fn read_manifest(home: &Home, authority: &AuthorityCertificate) -> Result<Signed<Manifest>> {
+    let bytes = disk::read(&home.manifest())?.ok_or_else(|| missing(&home.manifest()))?;
+    Ok(Manifest::verify(Envelope::decode(&bytes)?, authority)?)
 }
 
 fn read_policy(

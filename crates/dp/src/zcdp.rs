@@ -30,6 +30,11 @@ pub struct Epsilon(f64);
 pub struct Distance(f64);
 
 impl Rho {
+    /// Of a ρ that was rounded up already; `None` for what is none.
+    pub fn rounded_up(rho: f64) -> Option<Self> {
+        (rho.is_finite() && rho >= 0.0).then_some(Self(rho))
+    }
+
     /// ρ as a float, rounded up.
     pub fn get(self) -> f64 {
         self.0
@@ -178,27 +183,6 @@ pub fn calibrate(epsilon: &Decimal, delta: &Decimal, rounds: u32) -> Result<Deci
     })
 }
 
-/// The largest ρ, rounded down, that still implies (ε, δ): what a lifetime budget in ε and δ holds. Fails (`Refused`)
-/// as [`calibrate`] does.
-pub fn budget(epsilon: &Decimal, delta: &Decimal) -> Result<f64> {
-    if epsilon.is_zero() {
-        return refused("a budget has an epsilon above 0");
-    }
-    let (target, delta) = (epsilon.to_f64_down(), delta.to_f64_down());
-    let fits = |rho: f64| -> Result<bool> { Ok(epsilon_below(Rho(rho), delta)?.0 <= target) };
-    // ε ≥ ρ for every δ below one half and more, so the answer lies in [0, ε].
-    let (mut enough, mut too_much) = (0.0, target);
-    for _ in 0..100 {
-        let middle = enough + (too_much - enough) / 2.0;
-        if fits(middle)? {
-            enough = middle
-        } else {
-            too_much = middle
-        }
-    }
-    Ok(enough)
-}
-
 /// z = 8: the search finds its way from anywhere.
 const FIRST_GUESS: u64 = 8_000;
 
@@ -244,18 +228,6 @@ mod tests {
         epsilon_at_distance(rho, distance(&mechanism, 3), &decimal("1e-5"))
             .unwrap()
             .get()
-    }
-
-    #[test]
-    fn a_budget_holds_the_job_that_was_calibrated_for_it_and_no_more() {
-        let delta = decimal("1e-5");
-        for epsilon in ["1", "2", "4", "8"].map(decimal) {
-            let held = budget(&epsilon, &delta).unwrap();
-            assert!(super::epsilon(Rho(held), &delta).unwrap().0 <= epsilon.to_f64_up());
-            assert!(super::epsilon(Rho(held * 1.001), &delta).unwrap().0 > epsilon.to_f64_up());
-            let z = calibrate(&epsilon, &delta, 50).unwrap().to_f64_down();
-            assert!(50.0 / (2.0 * z * z) <= held);
-        }
     }
 
     #[test]

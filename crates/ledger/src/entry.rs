@@ -32,7 +32,7 @@ const LABEL: &[u8] = b"ciphertune/1/ledger-entry\0";
 
 /// What an entry records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
     /// The dataset's limit from here on.
     Budget(Limit),
     /// Layout 1 alone: a limit in ρ, in units of 2⁻⁴⁰.
@@ -45,25 +45,30 @@ pub(crate) enum Kind {
     Charge,
     /// What a context was charged is `cost` from here on: t members echoed this roster, as this certificate shows.
     Settle {
+        /// Digest of the roster.
         roster: [u8; 32],
+        /// Digest of the certificate.
         certificate: [u8; 32],
     },
     /// A job is over: what it reserved and did not spend is free again.
     End,
 }
 
-/// One row.
+/// One entry of the chain.
 #[derive(Clone, Debug)]
-pub(crate) struct Entry {
-    pub(crate) dataset: String,
-    pub(crate) kind: Kind,
-    /// All zero where there is none.
-    pub(crate) job: [u8; 32],
-    /// All zero where there is none.
-    pub(crate) context: [u8; 32],
-    pub(crate) cost: Cost,
+pub struct Entry {
+    /// The dataset's name.
+    pub dataset: String,
+    /// What it records.
+    pub kind: Kind,
+    /// The job; all zero where there is none.
+    pub job: [u8; 32],
+    /// The attempt; all zero where there is none.
+    pub context: [u8; 32],
+    /// What is reserved, charged or settled to; else 0.
+    pub cost: Cost,
     /// Milliseconds after 1970, UTC.
-    pub(crate) time: i64,
+    pub time: i64,
 }
 
 /// How long the chain is, and the hash of its last entry; all zero when it is empty.
@@ -96,7 +101,9 @@ impl Head {
 }
 
 impl Kind {
-    pub(crate) fn word(&self) -> &'static str {
+    /// Its name: `budget`, `no-privacy`, `reserve`, `charge`, `settle`, `end`.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
         match self {
             Self::Budget(_) | Self::EarlierBudget(_) => "budget",
             Self::NoPrivacy => "no-privacy",
@@ -203,8 +210,11 @@ impl Entry {
 pub(crate) async fn read_chain(
     connection: &mut SqliteConnection,
 ) -> Result<(Vec<Entry>, Vec<Head>)> {
-    let (mut entries, mut heads) = layout_one::read_chain(connection).await?;
+    let (mut entries, mut heads) = layout_one::read_chain(&mut *connection).await?;
     let mut head = heads.last().copied().unwrap_or(Head::EMPTY);
+    if !has_table(&mut *connection, "entries").await? {
+        return Ok((entries, heads));
+    }
     let rows = sqlx::query("SELECT * FROM entries ORDER BY sequence")
         .fetch_all(connection)
         .await?;
@@ -221,6 +231,15 @@ pub(crate) async fn read_chain(
         heads.push(head);
     }
     Ok((entries, heads))
+}
+
+/// Whether the file has a table of this name: one of layout 1 that is only read has none of this layout's.
+pub(crate) async fn has_table(connection: &mut SqliteConnection, name: &str) -> Result<bool> {
+    let count: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM sqlite_schema WHERE name = ?")
+        .bind(name)
+        .fetch_one(connection)
+        .await?;
+    Ok(count > 0)
 }
 
 /// A row as it lies there, not yet believed.

@@ -68,7 +68,7 @@ fn make_private_file(path: &Path) -> Result<()> {
 }
 
 /// SQLite's complaint about a file that is no database (code 26) blames the file, all others our disk.
-fn not_a_ledger(error: sqlx::Error) -> Error {
+pub(crate) fn not_a_ledger(error: sqlx::Error) -> Error {
     match error.as_database_error().and_then(|error| error.code()) {
         Some(code) if code == "26" => Error::Malformed("the file is not a ledger".into()),
         _ => error.into(),

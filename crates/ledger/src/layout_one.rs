@@ -8,7 +8,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{FromRow, Row, SqliteConnection};
 
 use crate::cost::Cost;
-use crate::entry::{Entry, Head, Kind};
+use crate::entry::{Entry, Head, Kind, has_table};
 use crate::error::Result;
 
 /// First bytes of everything that layout 1 hashed.
@@ -19,13 +19,9 @@ const LABEL: &[u8] = b"ciphertune/1/ledger\0";
 pub(crate) async fn read_chain(
     connection: &mut SqliteConnection,
 ) -> Result<(Vec<Entry>, Vec<Head>)> {
-    let tables: i64 =
-        sqlx::query_scalar("SELECT COUNT(*) FROM sqlite_schema WHERE name = 'charges'")
-            .fetch_one(&mut *connection)
-            .await?;
     let mut head = Head::EMPTY;
     let (mut entries, mut heads) = (Vec::new(), vec![head]);
-    if tables == 0 {
+    if !has_table(&mut *connection, "charges").await? {
         return Ok((entries, heads));
     }
     let rows = sqlx::query("SELECT * FROM charges ORDER BY sequence")

@@ -9,7 +9,7 @@ use sqlx::SqlitePool;
 
 use crate::account::{Account, Settled};
 use crate::cost::Cost;
-use crate::entry::{Head, Kind};
+use crate::entry::{Entry, Head, Kind};
 use crate::error::{Error, Result};
 use crate::file;
 use crate::limit::{Limit, in_words};
@@ -89,19 +89,37 @@ pub struct Standing {
     pub without_privacy: bool,
 }
 
+impl Standing {
+    pub(crate) fn of(account: &Account) -> Self {
+        Self {
+            limit: account.limit,
+            spent: account.spent(),
+            held: account.held(),
+            without_privacy: account.without_privacy,
+        }
+    }
+
+    /// What a job that is yet to come may cost, in the limit's units; `None` while nothing has opened the budget.
+    #[must_use]
+    pub fn left(&self) -> Option<u64> {
+        let limit = self.limit?;
+        Some(limit.units().saturating_sub(limit.cost_of(&self.held)))
+    }
+}
+
 impl Ledger {
-    /// Opens the file (mode 0600), starting it where there is none, and checks all of it. `seen` is the last head that
+    /// Opens the file (mode 0600), starting it where there is none, and checks all of it. `seen` are heads that
     /// the caller knows to have been on this disk.
     ///
     /// # Errors
     /// `Refused` for a budget above the one recorded; `Malformed` when an entry was changed, or the file does not
-    /// hold the head that was seen; `Misuse` for a dataset name that is empty or longer than 256 bytes; `Fault` from
+    /// hold the heads that were seen; `Misuse` for a dataset name that is empty or longer than 256 bytes; `Fault` from
     /// the disk.
     pub async fn open(
         path: impl AsRef<Path>,
         dataset: &str,
         budget: Budget,
-        seen: Option<[u8; 32]>,
+        seen: &[[u8; 32]],
         now: SystemTime,
     ) -> Result<Self> {
         if dataset.is_empty() || dataset.len() > 256 {
@@ -116,7 +134,7 @@ impl Ledger {
             ));
         }
         let path = path.as_ref();
-        if seen.is_some() && !path.exists() {
+        if !seen.is_empty() && !path.exists() {
             return Err(went_back());
         }
         let pool = file::open(path).await?;
@@ -130,30 +148,22 @@ impl Ledger {
         Ok(ledger)
     }
 
-    async fn agree_on(&self, seen: Option<[u8; 32]>, now: SystemTime) -> Result<()> {
+    async fn agree_on(&self, seen: &[[u8; 32]], now: SystemTime) -> Result<()> {
         let mut work = self.begin(now).await?;
-        if seen.is_some_and(|seen| !work.knows(&seen)) {
+        if !work.knows(seen) {
             return Err(went_back());
         }
         let before = work.head;
         match self.budget {
             Budget::NoPrivacy if work.account.without_privacy => {}
             Budget::NoPrivacy => work.add(Kind::NoPrivacy, NONE, NONE, Cost::ZERO).await?,
-            Budget::Private(asked) => {
-                if let Some(limit) = work.account.limit
-                    && exceeds(&asked, &limit.loss())
-                {
-                    return Err(Error::Refused(format!(
-                        "the budget of dataset \"{}\" is {limit}, fixed when it was first used, and cannot be raised to \
-                         epsilon = {} at delta = {}",
-                        self.dataset, asked.epsilon, asked.delta
-                    )));
+            Budget::Private(asked) => match work.account.limit {
+                Some(limit) => {
+                    limit.under(asked)?;
+                    work.limit(asked, &Cost::ZERO).await?;
                 }
-                match work.account.limit {
-                    Some(_) => drop(work.limit(asked, &Cost::ZERO).await?),
-                    None => work.demand_no_more_than_earlier(&asked)?,
-                }
-            }
+                None => work.demand_no_more_than_earlier(&asked)?,
+            },
         }
         if work.head != before {
             self.commit(work).await?;
@@ -163,7 +173,7 @@ impl Ledger {
 
     /// Sets aside the worst case of a whole job: so many attempts, each at this cost. Asking again for the same job
     /// changes nothing. The first job of a dataset opens its budget, at the order that suits it best. Without privacy
-    /// there is nothing to set aside.
+    /// there is nothing to set aside. Returns the ledger's head after the entry.
     ///
     /// # Errors
     /// `Refused` when less than that is left, saying what it would cost, what is left, and how many attempts would still
@@ -174,14 +184,18 @@ impl Ledger {
         attempt: &Cost,
         attempts: u64,
         now: SystemTime,
-    ) -> Result<()> {
+    ) -> Result<[u8; 32]> {
         let loss = self.check_cost(attempt)?;
         let mut work = self.begin(now).await?;
         check_running(&work.account, &job)?;
-        let Some(loss) = loss else { return Ok(()) };
+        let Some(loss) = loss else {
+            return Ok(work.head.hash);
+        };
         let cost = attempt.times(attempts);
         match work.account.reserved_by(&job) {
-            Some(reserved) if reserved == cost => return Ok(()),
+            Some(reserved) if reserved == cost => {
+                return Ok(work.head_after(|one| one.kind == Kind::Reserve && one.job == job));
+            }
             Some(_) => {
                 return Err(Error::Refused(
                     "the job reserved another cost already: it was first considered under other numbers, or by an \
@@ -199,12 +213,11 @@ impl Ledger {
             return Err(self.too_much(&job, &limit, attempt, left));
         }
         work.add(Kind::Reserve, job, NONE, cost).await?;
-        self.commit(work).await?;
-        Ok(())
+        Ok(self.commit(work).await?.hash)
     }
 
     /// Charges one contribution, at its worst case, before its first byte leaves. Charging a context again
-    /// at the same cost gives the proof again and costs nothing.
+    /// at the same cost gives the same proof again and costs nothing.
     ///
     /// # Errors
     /// `Refused` when it would exceed the budget, saying what it costs, what is left, and how many such
@@ -224,7 +237,7 @@ impl Ledger {
                 return Ok(Charged {
                     context,
                     cost: cost.clone(),
-                    head: work.head.hash,
+                    head: work.head_after(|one| one.kind == Kind::Charge && one.context == context),
                 });
             }
             Some(_) => {
@@ -254,7 +267,8 @@ impl Ledger {
     }
 
     /// Lowers what a context was charged to what it cost after all, once, and what its job holds with it. The caller has
-    /// checked the certificate and keeps it. Settling a context again in the same way changes nothing. Returns the head.
+    /// checked the certificate and keeps it. Settling a context again in the same way changes nothing.
+    /// Returns the ledger's head after the entry.
     ///
     /// # Errors
     /// `Refused` when the context was not charged, was charged less, or was settled otherwise; `Misuse` without privacy.
@@ -283,7 +297,10 @@ impl Ledger {
             certificate: *certificate,
         };
         match &charge.settled {
-            Some(earlier) if *earlier == settled => return Ok(work.head.hash),
+            Some(earlier) if *earlier == settled => {
+                let is = |one: &Entry| one.kind.word() == "settle" && one.context == context;
+                return Ok(work.head_after(is));
+            }
             Some(_) => return refused("this context was settled already, otherwise"),
             None if !cost.is_within(&charge.cost) => {
                 return refused("a context is never settled to more than it was charged");
@@ -318,13 +335,7 @@ impl Ledger {
     /// # Errors
     /// `Malformed` and `Fault` as for every call.
     pub async fn standing(&self) -> Result<Standing> {
-        let work = self.begin(UNIX_EPOCH).await?;
-        Ok(Standing {
-            limit: work.account.limit,
-            spent: work.account.spent(),
-            held: work.account.held(),
-            without_privacy: work.account.without_privacy,
-        })
+        Ok(Standing::of(&self.begin(UNIX_EPOCH).await?.account))
     }
 
     /// What was charged to the dataset, in all, less what was settled.
@@ -385,11 +396,6 @@ impl Ledger {
     }
 }
 
-/// Whether `asked` allows more ε or δ than `fixed`.
-fn exceeds(asked: &Loss, fixed: &Loss) -> bool {
-    asked.epsilon > fixed.epsilon || asked.delta > fixed.delta
-}
-
 fn check_running(account: &Account, job: &[u8; 32]) -> Result<()> {
     if account.has_ended(job) {
         return Err(Error::Refused("the job has ended on this ledger".into()));
@@ -397,7 +403,7 @@ fn check_running(account: &Account, job: &[u8; 32]) -> Result<()> {
     Ok(())
 }
 
-fn went_back() -> Error {
+pub(crate) fn went_back() -> Error {
     Error::Malformed(
         "the ledger went back behind what was seen of it: an older file, or an empty one, was put in its place, and \
          charges are missing from it. Put the newest ledger back; where there is none, what this dataset has spent is not \
@@ -414,7 +420,7 @@ mod tests {
     async fn every_commit_waits_for_the_disk() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ledger.sqlite");
-        let ledger = Ledger::open(&path, "wards", Budget::NoPrivacy, None, UNIX_EPOCH)
+        let ledger = Ledger::open(&path, "wards", Budget::NoPrivacy, &[], UNIX_EPOCH)
             .await
             .unwrap();
         let mode: String = sqlx::query_scalar("PRAGMA journal_mode")

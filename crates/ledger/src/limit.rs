@@ -23,7 +23,10 @@ pub struct Limit {
 impl Limit {
     /// The budget of `loss` at the order at which `planned` fits most often into what is left of it beside `held`: the
     /// planned use picks the order, before anything is spent.
-    pub(crate) fn for_use(loss: Loss, planned: &Cost, held: &Cost) -> Result<Self> {
+    ///
+    /// # Errors
+    /// `Misuse` without an ε above 0 or a δ in (0, 1).
+    pub fn for_use(loss: Loss, planned: &Cost, held: &Cost) -> Result<Self> {
         let mut best: Option<(u64, u64, Self)> = None;
         for (place, order) in ORDERS.into_iter().enumerate() {
             let limit = Self::at_order(loss, order)?;
@@ -38,6 +41,21 @@ impl Limit {
         }
         best.map(|(_, _, limit)| limit)
             .ok_or_else(|| Error::Misuse("there are no orders".into()))
+    }
+
+    /// The limit under a policy as strict as this or stricter.
+    ///
+    /// # Errors
+    /// `Refused` when `asked` allows more ε or δ.
+    pub fn under(&self, asked: Loss) -> Result<Self> {
+        let Loss { epsilon, delta } = asked;
+        if epsilon > self.loss.epsilon || delta > self.loss.delta {
+            return Err(Error::Refused(format!(
+                "the dataset's budget is {self}, fixed when it was first used, and cannot be raised to epsilon = {epsilon} at \
+                 delta = {delta}"
+            )));
+        }
+        self.lowered_to(asked)
     }
 
     /// The same order for a budget that was lowered; never more than before.
@@ -123,7 +141,7 @@ impl fmt::Display for Limit {
 }
 
 /// Units as a decimal number, rounded to six places by `round`.
-pub(crate) fn in_words(units: u64, round: impl Fn(f64) -> f64) -> String {
+pub fn in_words(units: u64, round: impl Fn(f64) -> f64) -> String {
     if units == u64::MAX {
         return "more than any budget".into();
     }

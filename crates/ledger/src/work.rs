@@ -1,5 +1,6 @@
 //! One call's work on the chain, under the write lock.
 
+use std::collections::HashSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ciphertune_dp::zcdp;
@@ -12,12 +13,19 @@ use crate::entry::{Entry, Head, Kind, read_chain};
 use crate::error::{Error, Result};
 use crate::limit::{Limit, in_words};
 
+/// Whether a chain once had each of these heads.
+pub(crate) fn knows(heads: &[Head], seen: &[[u8; 32]]) -> bool {
+    let known: HashSet<[u8; 32]> = heads.iter().map(|head| head.hash).collect();
+    seen.iter().all(|hash| known.contains(hash))
+}
+
 /// In the place of a job or a context, where there is none.
 pub(crate) const NONE: [u8; 32] = [0; 32];
 
 /// One call's work under the write lock; undone unless committed.
 pub(crate) struct Work {
     transaction: Transaction<'static, Sqlite>,
+    entries: Vec<Entry>,
     pub(crate) account: Account,
     heads: Vec<Head>,
     pub(crate) head: Head,
@@ -39,6 +47,7 @@ impl Work {
             account: Account::of(dataset, &entries)?,
             head: heads.last().copied().unwrap_or(Head::EMPTY),
             heads,
+            entries,
             transaction,
             time,
             dataset: dataset.to_owned(),
@@ -56,9 +65,17 @@ impl Work {
         self.heads.get(place) == Some(head)
     }
 
-    /// Whether the chain ever had a head of this hash.
-    pub(crate) fn knows(&self, hash: &[u8; 32]) -> bool {
-        self.heads.iter().any(|head| head.hash == *hash)
+    /// Whether the chain once had each of these heads.
+    pub(crate) fn knows(&self, seen: &[[u8; 32]]) -> bool {
+        knows(&self.heads, seen)
+    }
+
+    /// The head after the last entry of this dataset that is such a one: what is asked for again is told in the same words.
+    pub(crate) fn head_after(&self, is: impl Fn(&Entry) -> bool) -> [u8; 32] {
+        let is = |entry: &Entry| entry.dataset == self.dataset && is(entry);
+        let after = self.entries.iter().rposition(is).map(|place| place + 1);
+        let head = after.and_then(|place| self.heads.get(place));
+        head.unwrap_or(&self.head).hash
     }
 
     /// The limit in force under `loss`: the recorded one, lowered where `loss` is stricter; where none is recorded, opened
@@ -86,22 +103,24 @@ impl Work {
         Ok(limit)
     }
 
-    /// A budget of layout 1 was the largest ρ that implies (ε, δ): no more than that is allowed now.
-    pub(crate) fn demand_no_more_than_earlier(&self, loss: &Loss) -> Result<()> {
+    /// A budget of layout 1 was the largest ρ that implies (ε, δ): one unit more must be more than what is asked for now.
+    pub(crate) fn demand_no_more_than_earlier(&self, asked: &Loss) -> Result<()> {
         let Some(earlier) = self.account.earlier_rho else {
             return Ok(());
         };
-        let asked = zcdp::budget(&loss.epsilon, &loss.delta)
-            .map_err(|error| Error::Misuse(format!("budget: {error}")))?;
-        if (asked * UNITS) as u64 > earlier {
+        let misuse = |said: String| Error::Misuse(format!("the earlier budget: {said}"));
+        let more = zcdp::Rho::rounded_up((earlier + 1) as f64 / UNITS)
+            .ok_or_else(|| misuse("no privacy loss".into()))?;
+        let implied =
+            zcdp::epsilon(more, &asked.delta).map_err(|error| misuse(error.to_string()))?;
+        if implied.get() <= asked.epsilon.to_f64_down() {
             return Err(Error::Refused(format!(
-                "the budget of dataset \"{}\" is rho = {}, fixed when it was first used, and cannot be raised to \
-                 epsilon = {} at delta = {}, which is rho = {}",
+                "the budget of dataset \"{}\" is rho = {}, fixed when it was first used (epsilon = {implied} at delta = {}), \
+                 and cannot be raised to epsilon = {}",
                 self.dataset,
                 in_words(earlier, f64::floor),
-                loss.epsilon,
-                loss.delta,
-                in_words((asked * UNITS) as u64, f64::ceil)
+                asked.delta,
+                asked.epsilon
             )));
         }
         Ok(())

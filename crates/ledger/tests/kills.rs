@@ -60,7 +60,7 @@ async fn open(path: &Path) -> Result<Ledger, Error> {
         epsilon: "8".parse().unwrap(),
         delta: "1e-5".parse().unwrap(),
     });
-    Ledger::open(path, "wards", budget, None, now()).await
+    Ledger::open(path, "wards", budget, &[], now()).await
 }
 
 /// Charges one context after the other until one is refused or fails, and settles every third. Says what was returned.

@@ -68,7 +68,7 @@ async fn open(path: &Path) -> Ledger {
 }
 
 async fn open_under(path: &Path, budget: Budget) -> Result<Ledger, Error> {
-    Ledger::open(path, "wards", budget, None, now()).await
+    Ledger::open(path, "wards", budget, &[], now()).await
 }
 
 /// Runs SQL behind the ledger's back.
@@ -351,10 +351,8 @@ async fn a_settled_charge_costs_less_once_and_frees_as_much_of_its_job() {
     let (_folder, path) = place();
     let ledger = open(&path).await;
     ledger.reserve(JOB, &cost(20), 5, now()).await.unwrap();
-    ledger
-        .charge(JOB, context(0), &cost(20), now())
-        .await
-        .unwrap();
+    let charged = ledger.charge(JOB, context(0), &cost(20), now()).await;
+    let first = *charged.unwrap().ledger_head();
     ledger
         .charge(JOB, context(1), &cost(20), now())
         .await
@@ -387,6 +385,8 @@ async fn a_settled_charge_costs_less_once_and_frees_as_much_of_its_job() {
         .await
         .unwrap();
     assert_eq!(again.cost(), &cost(20));
+    assert_ne!(again.ledger_head(), &ledger.head().await.unwrap());
+    assert_eq!(again.ledger_head(), &first);
     ledger.reserve(JOB, &cost(20), 5, now()).await.unwrap();
     ledger
         .reserve(OTHER_JOB, &cost(1), 25, now())
@@ -442,7 +442,7 @@ async fn a_charge_is_not_settled_twice_nor_to_more_nor_where_there_is_none() {
     }
     assert_eq!(ledger.spent().await.unwrap(), cost(20));
     // Another dataset's charge is none of this one's.
-    let clinics = Ledger::open(&path, "clinics", budget(), None, now())
+    let clinics = Ledger::open(&path, "clinics", budget(), &[], now())
         .await
         .unwrap();
     let refused = clinics.settle(context(0), &settled(cost(20)), now()).await;
@@ -521,7 +521,7 @@ async fn datasets_have_budgets_of_their_own_in_one_file() {
         .charge(JOB, context(0), &cost(100), now())
         .await
         .unwrap();
-    let clinics = Ledger::open(&path, "clinics", Budget::Private(loss("4")), None, now())
+    let clinics = Ledger::open(&path, "clinics", Budget::Private(loss("4")), &[], now())
         .await
         .unwrap();
     clinics
@@ -538,7 +538,7 @@ async fn datasets_have_budgets_of_their_own_in_one_file() {
 #[tokio::test]
 async fn use_without_privacy_is_marked_for_ever() {
     let (_folder, path) = place();
-    let bare = Ledger::open(&path, "wards", Budget::NoPrivacy, None, now())
+    let bare = Ledger::open(&path, "wards", Budget::NoPrivacy, &[], now())
         .await
         .unwrap();
     let charged = bare
@@ -563,7 +563,7 @@ async fn use_without_privacy_is_marked_for_ever() {
         Err(Error::Misuse(_))
     ));
     drop(private);
-    let again = Ledger::open(&path, "wards", Budget::NoPrivacy, None, now())
+    let again = Ledger::open(&path, "wards", Budget::NoPrivacy, &[], now())
         .await
         .unwrap();
     let limit = again.standing().await.unwrap().limit;
@@ -651,7 +651,7 @@ async fn a_chain_that_lost_its_end_is_noticed_by_whoever_saw_it_longer() {
     assert!(said.contains("went back"), "{said}");
     // A shorter chain is whole in itself: only its head tells, to those who have seen it.
     assert_ne!(open(&path).await.head().await.unwrap(), head);
-    let opened = Ledger::open(&path, "wards", budget(), Some(head), now()).await;
+    let opened = Ledger::open(&path, "wards", budget(), &[head], now()).await;
     let said = opened.err().unwrap().to_string();
     assert!(said.contains("Put the newest ledger back"), "{said}");
 }
@@ -679,7 +679,7 @@ async fn other_files_and_names_are_refused() {
         "not a database, but long enough to be taken for one".repeat(20),
     )
     .unwrap();
-    let opened = Ledger::open(&path, "wards", Budget::NoPrivacy, None, now()).await;
+    let opened = Ledger::open(&path, "wards", Budget::NoPrivacy, &[], now()).await;
     assert!(
         matches!(opened, Err(Error::Malformed(_))),
         "{:?}",
@@ -687,7 +687,7 @@ async fn other_files_and_names_are_refused() {
     );
     let fresh = folder.path().join("fresh.sqlite");
     assert!(matches!(
-        Ledger::open(&fresh, "", Budget::NoPrivacy, None, now()).await,
+        Ledger::open(&fresh, "", Budget::NoPrivacy, &[], now()).await,
         Err(Error::Misuse(_))
     ));
     for nothing in [("0", "1e-5"), ("1", "0"), ("1", "1")] {
@@ -696,13 +696,13 @@ async fn other_files_and_names_are_refused() {
             delta: nothing.1.parse().unwrap(),
         };
         assert!(matches!(
-            Ledger::open(&fresh, "x", Budget::Private(nothing), None, now()).await,
+            Ledger::open(&fresh, "x", Budget::Private(nothing), &[], now()).await,
             Err(Error::Misuse(_))
         ));
     }
     let absent = folder.path().join("absent/ledger.sqlite");
     assert!(matches!(
-        Ledger::open(&absent, "x", Budget::NoPrivacy, None, now()).await,
+        Ledger::open(&absent, "x", Budget::NoPrivacy, &[], now()).await,
         Err(Error::Fault(_))
     ));
 }

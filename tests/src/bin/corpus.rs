@@ -264,7 +264,7 @@ fn ledger() {
     let path = folder.path().join("ledger.sqlite");
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
-        let ledger = Ledger::open(&path, "records", budget(), None, now())
+        let ledger = Ledger::open(&path, "records", budget(), &[], now())
             .await
             .unwrap();
         let whole = SamplingRate::WHOLE;

@@ -73,7 +73,7 @@ pub fn ledger(data: &[u8]) -> bool {
     let path = folder.path().join("ledger.sqlite");
     fs::write(&path, data).unwrap();
     runtime().block_on(async {
-        let Ok(ledger) = Ledger::open(&path, "records", budget(), None, now()).await else {
+        let Ok(ledger) = Ledger::open(&path, "records", budget(), &[], now()).await else {
             return false;
         };
         let Ok(standing) = ledger.standing().await else {

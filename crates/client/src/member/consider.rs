@@ -8,10 +8,9 @@ use ciphertune_policy::{Policy, Unit};
 use ciphertune_round::{Admission, Digest, Job, Signed};
 use ciphertune_wire::proto::{self, Event, JobState};
 
-use serde_json::Value;
-
 use super::{Engagement, LEDGER_HEAD, Member, Outcome, outcome};
 use crate::{
+    budget::head_in,
     desk::Desk,
     error::{Error, Result},
     learner::Start,
@@ -284,14 +283,23 @@ impl Member {
             let id = *job.digest().as_bytes();
             let reserved = ledger.reserve(id, &attempt, attempts, SystemTime::now());
             let path = self.site.home().ledger();
-            self.site.disk().commits(&path, reserved).await?;
-            let head = ledger.head().await?;
+            let head = self.site.disk().commits(&path, reserved).await?;
+            let without_privacy = ledger.standing().await?.without_privacy;
+            if without_privacy {
+                self.tell(Happening::Warning {
+                    said: format!(
+                        "dataset {:?} was used without privacy before: no promise covers what was released then",
+                        self.options.dataset
+                    ),
+                });
+            }
             self.note(
                 "reserve",
                 [
                     ("job", job.digest().to_string().into()),
                     ("attempts", attempts.into()),
                     ("cost", attempt.units().into()),
+                    ("without_privacy", without_privacy.into()),
                     (LEDGER_HEAD, Digest::from_bytes(head).to_string().into()),
                 ],
             )?;
@@ -305,14 +313,11 @@ impl Member {
             (Unit::None, _) | (_, None) => Budget::NoPrivacy,
             (_, Some(loss)) => Budget::Private(loss),
         };
-        let seen = self.log.latest(LEDGER_HEAD);
-        let seen = match seen.as_ref().and_then(Value::as_str) {
-            Some(hex) => Some(*Digest::from_hex(hex)?.as_bytes()),
-            None => None,
-        };
+        let seen = self.log.all(LEDGER_HEAD);
+        let seen = seen.iter().map(head_in).collect::<Result<Vec<_>>>()?;
         let path = self.site.home().ledger();
         let now = SystemTime::now();
-        let opened = Ledger::open(&path, &self.options.dataset, budget, seen, now);
+        let opened = Ledger::open(&path, &self.options.dataset, budget, &seen, now);
         self.site.disk().commits(&path, opened).await
     }
 

@@ -15,6 +15,7 @@ use crate::{
 
 /// A roster that was checked, and is the one of this context.
 pub(super) struct Accepted {
+    pub signed: Signed<Roster>,
     pub digest: Digest,
     pub sum: Digest,
     pub contributors: Vec<Contributor>,
@@ -32,17 +33,22 @@ impl Accepted {
 #[derive(Default)]
 pub(super) struct Heard {
     pub roster: Option<Signed<Roster>>,
-    echoes: BTreeMap<ShareIndex, Digest>,
+    echoes: BTreeMap<ShareIndex, Signed<Echo>>,
     releases: BTreeMap<ShareIndex, Release>,
 }
 
 impl Heard {
     /// How many distinct members that hold shares echoed this roster.
     pub(super) fn echoes(&self, roster: &Accepted) -> usize {
+        self.echoes_of(roster).count()
+    }
+
+    /// They, as they were signed.
+    pub(super) fn echoes_of(&self, roster: &Accepted) -> impl Iterator<Item = &Signed<Echo>> {
+        let digest = roster.digest;
         self.echoes
             .values()
-            .filter(|echoed| **echoed == roster.digest)
-            .count()
+            .filter(move |echo| echo.roster == digest)
     }
 
     /// How many members released their share of the sum of keys for this roster.
@@ -89,7 +95,7 @@ impl Member {
                     && let Some(seat) = seat_of(echo.signer())
                     && vetted.is_holder(seat)
                 {
-                    heard.echoes.entry(seat).or_insert(echo.roster);
+                    heard.echoes.entry(seat).or_insert(echo);
                 }
             }
             EventKind::Release => {

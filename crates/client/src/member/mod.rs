@@ -1,6 +1,6 @@
 //! A member's run: answer jobs, then follow each round through its phases, one file a phase.
 //!
-//! consider (a job) → catch up (if a round was missed) → vet (a plan) → contribute → open (which listens, and releases)
+//! consider (a job) → catch up (if a round was missed) → vet (a plan) → contribute → open (which listens, settles, and releases)
 //! → agree; and hand over the model to a fellow that missed it.
 
 mod agree;
@@ -11,6 +11,7 @@ mod hand_over;
 mod heard;
 mod open;
 mod release;
+mod settle;
 mod vet;
 
 use std::{
@@ -34,6 +35,7 @@ use ciphertune_wire::{
 use serde_json::{Map, Value};
 
 use crate::{
+    budget::LEDGER_HEAD,
     desk::Desk,
     error::{Error, Result},
     inbox::{Backlog, Inbox, kind},
@@ -49,10 +51,6 @@ use vet::Vetted;
 
 /// Who hears what happens.
 pub type Observer = Box<dyn FnMut(&Happening) + Send>;
-
-/// The audit log's field for the ledger's head after what is noted. The latest one is held to the ledger when that is
-/// opened.
-const LEDGER_HEAD: &str = "ledger_head";
 
 /// How a member runs.
 #[derive(Clone, Debug)]

@@ -81,6 +81,7 @@ impl Member {
         while heard.echoes(&roster) < vetted.plan.threshold {
             self.listen(engaged, vetted, &mut heard, kept).await?;
         }
+        self.settle(engaged, vetted, &roster, &heard).await?;
         seconds.wait = started.elapsed().as_secs_f64();
 
         let started = Instant::now();

@@ -52,6 +52,7 @@ impl Member {
             digest,
             sum: roster.sum,
             contributors,
+            signed: roster,
         })
     }
 

@@ -1,6 +1,7 @@
 //! `ciphertune`: what members, researchers, officers and auditors run.
 
 mod audit;
+mod budget;
 mod job;
 mod join;
 mod output;
@@ -47,6 +48,9 @@ enum Command {
     /// What a schedule costs in differential privacy, and how much noise an epsilon needs.
     #[command(subcommand)]
     Privacy(privacy::Command),
+    /// What this member's datasets have left of their privacy budgets, what each round cost, what would still fit.
+    #[command(subcommand)]
+    Budget(budget::Command),
     /// Check an audit log.
     #[command(subcommand)]
     Audit(audit::Command),
@@ -86,6 +90,7 @@ fn run(command: Command, common: &Common) -> Result<ExitCode> {
         Command::Policy(command) => command.run(common),
         Command::Params(command) => command.run(common),
         Command::Privacy(command) => command.run(common),
+        Command::Budget(command) => output::on_runtime(command.run(common)),
         Command::Audit(command) => command.run(common),
     }
 }
