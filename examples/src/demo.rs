@@ -279,6 +279,10 @@ impl<'a> Run<'a> {
             option("--training", training_of(member).into());
             option("--dataset", format!("{}-records", member.name).into());
             option("--threads", threads.clone().into());
+            option(
+                "--measure-every",
+                self.setup.measure_every.to_string().into(),
+            );
             option("--dangerous-plaintext", self.setup.plaintext().into());
             if number == 0 {
                 option("--validation", validation_of(member).into());
@@ -470,7 +474,7 @@ impl<'a> Run<'a> {
         let corpus = &self.setup.corpus;
         Ok(Summary {
             completed: ended.is_some_and(|ended| ended.completed)
-                && rounds.len() == options.rounds as usize,
+                && rounds.len() == self.setup.job.rounds as usize,
             reason: ended.map_or("the job did not end".into(), |ended| ended.reason.clone()),
             smoke_run: options.data.is_none() || options.model.is_none(),
             job: self

@@ -1,7 +1,11 @@
 //! The command line.
 
-use std::{num::NonZeroUsize, path::PathBuf};
+use std::{
+    num::{NonZeroU32, NonZeroUsize},
+    path::PathBuf,
+};
 
+use ciphertune_policy::Decimal;
 use clap::{Args, Parser, Subcommand};
 
 /// A whole federation on this machine: an authority, a server, members with their own processes, keys, data and
@@ -28,9 +32,9 @@ pub struct Options {
     /// A backbone in Hugging Face's layout: config.json, model.safetensors, tokenizer.json.
     #[arg(long, value_name = "DIR")]
     pub model: Option<PathBuf>,
-    /// Rounds.
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
-    pub rounds: u32,
+    /// Rounds. [default: 10; 100 where the policy hides single records, and a round is one step]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub rounds: Option<u32>,
     /// Members.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = members)]
     pub members: usize,
@@ -41,6 +45,13 @@ pub struct Options {
     /// The federation's policy. [default: laboratory-no-privacy, WITHOUT differential privacy]
     #[arg(long, value_name = "FILE")]
     pub policy: Option<PathBuf>,
+    /// The probability with which each record enters a round's batch, where the policy hides single records.
+    /// [default: 0.1]
+    #[arg(long, value_name = "Q")]
+    pub sampling_rate: Option<Decimal>,
+    /// Measure the model after every Nth round, and after the last. [default: 1; 5 where a round is one step]
+    #[arg(long, value_name = "N")]
+    pub measure_every: Option<NonZeroU32>,
     /// A new or empty folder for everything that the run leaves. [default: a temporary one, named at the end]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
@@ -116,6 +127,9 @@ pub enum Party {
         /// Threads that seal, check and open.
         #[arg(long)]
         threads: NonZeroUsize,
+        /// Rounds from one measurement to the next.
+        #[arg(long)]
+        measure_every: NonZeroU32,
         /// DANGEROUS: where to write what is sealed and what was opened, for the comparison.
         #[arg(long)]
         dangerous_plaintext: PathBuf,
@@ -141,6 +155,7 @@ mod tests {
         let refused = |arguments: &[&str]| Arguments::try_parse_from(arguments).is_err();
         assert!(refused(&["demo", "--members", "1"]));
         assert!(refused(&["demo", "--rounds", "0"]));
+        assert!(refused(&["demo", "--sampling-rate", "a tenth"]));
         assert!(!refused(&["demo", "--members", "3", "--rounds", "1"]));
     }
 }

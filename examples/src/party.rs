@@ -7,6 +7,7 @@ use std::{
     fs,
     io::{self, Read as _, Write as _},
     net::SocketAddr,
+    num::NonZeroU32,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -67,6 +68,7 @@ pub fn play(party: Party) -> ExitCode {
                     dataset: "vectors".into(),
                     one_job: true,
                     threads,
+                    measure_every: NonZeroU32::MIN,
                     dangerous_plaintext: None,
                 };
                 take_part(home, Vectors::of(number), options).await
@@ -78,6 +80,7 @@ pub fn play(party: Party) -> ExitCode {
                 validation,
                 dataset,
                 threads,
+                measure_every,
                 dangerous_plaintext,
             } => match load(model, training, validation).await {
                 Ok(tuner) => {
@@ -85,6 +88,7 @@ pub fn play(party: Party) -> ExitCode {
                         dataset,
                         one_job: true,
                         threads,
+                        measure_every,
                         dangerous_plaintext: Some(dangerous_plaintext),
                     };
                     take_part(home, tuner, options).await

@@ -4,6 +4,7 @@
 use std::{
     fs,
     net::TcpListener,
+    num::NonZeroU32,
     path::{Path, PathBuf},
 };
 
@@ -12,9 +13,9 @@ use ciphertune_client::{
     learner::Learner as _,
     tuning::{Tuner, Tuning},
 };
-use ciphertune_policy::Policy;
+use ciphertune_policy::{Decimal, Policy, Unit};
 use ciphertune_round::{Digest, Job};
-use ciphertune_tune::{spec::TrainingSpec, task::Route};
+use ciphertune_tune::{optimiser::OptimiserSpec, spec::TrainingSpec, task::Route};
 
 use crate::{
     corpus::{self, Corpus},
@@ -27,6 +28,13 @@ use crate::{
 /// The policy when none is named.
 const LABORATORY: &str = include_str!("../../policies/laboratory-no-privacy.toml");
 
+/// Rounds of local training, and rounds that are one step each.
+const ROUNDS: u32 = 10;
+const STEPS: u32 = 100;
+/// Measuring takes longer than a step.
+const STEPS_MEASURED: NonZeroU32 = NonZeroU32::new(5).unwrap();
+/// One record in ten enters a batch.
+const SAMPLING_RATE: &str = "0.1";
 const VALUE_BITS: u32 = 16;
 const OPEN_SECONDS: u64 = 120;
 const AGREE_SECONDS: u64 = 120;
@@ -49,6 +57,8 @@ pub struct Setup {
     pub federation: Federation,
     /// The job, still to be signed.
     pub job: Job,
+    /// Rounds from one measurement of the model to the next.
+    pub measure_every: NonZeroU32,
 }
 
 impl Setup {
@@ -106,6 +116,10 @@ impl Setup {
             corpus,
             policy: policy.names().collect::<Vec<_>>().join(" + "),
             federation,
+            measure_every: options.measure_every.unwrap_or(match policy.unit() {
+                Unit::Record => STEPS_MEASURED,
+                _ => NonZeroU32::MIN,
+            }),
             job,
         })
     }
@@ -151,35 +165,52 @@ fn draft(
     corpus: &Corpus,
     tuner: &Tuner,
 ) -> Result<(Digest, Job)> {
+    let batches = match policy.unit() {
+        Unit::Record => Some(Batches::of(options, corpus)?),
+        unit if options.sampling_rate.is_some() => {
+            return Err(Error::Usage(format!(
+                "--sampling-rate is for policies that hide single records; this one's unit is {unit}"
+            )));
+        }
+        _ => None,
+    };
+    let rounds = options
+        .rounds
+        .unwrap_or(if batches.is_some() { STEPS } else { ROUNDS });
     let tuning = Tuning {
         template: corpus.template.clone(),
         labels: corpus.labels.clone(),
         route: Route::Classifier,
         training: TrainingSpec {
-            rounds: options.rounds,
+            rounds,
             seed: options.seed,
-            ..if options.model.is_none() {
+            ..if batches.is_some() {
+                one_step_a_round()
+            } else if options.model.is_none() {
                 headlines::training()
             } else {
                 TrainingSpec::default()
             }
         },
     };
-    let first_model = tuner.first_model(&tuning)?;
+    let start = tuner.start(&tuning, policy.unit())?;
     let draft = Draft {
         name: "demo".into(),
-        rounds: options.rounds,
+        rounds,
         max_attempts: 1,
         members: options.members,
         committee: None,
         value_bits: VALUE_BITS,
+        sampling_rate: batches.as_ref().map(|batches| batches.rate),
+        nominal_batch: batches.as_ref().map(|batches| batches.nominal),
+        max_examples: batches.as_ref().map(|batches| batches.most),
         contribute_seconds: options.deadline,
         open_seconds: OPEN_SECONDS,
         agree_seconds: AGREE_SECONDS,
         tuning,
     };
     let backbone = tuner.backbone();
-    let job = draft.job(federation::NAME, policy, backbone, &first_model)?;
+    let job = draft.job(federation::NAME, policy, backbone, &start)?;
     let terms = job
         .terms(policy, options.members, options.members)
         .map_err(|error| Error::Refused(error.to_string()))?;
@@ -187,6 +218,43 @@ fn draft(
         .admit(&job.proposal(&terms))
         .map_err(|refusal| Error::Refused(refusal.to_string()))?;
     Ok((backbone, job))
+}
+
+/// How rounds draw their batches.
+struct Batches {
+    rate: Decimal,
+    nominal: u32,
+    most: u32,
+}
+
+impl Batches {
+    /// The nominal batch is what the coins give on average, as all members' numbers of records are public here.
+    fn of(options: &Options, corpus: &Corpus) -> Result<Self> {
+        let rate = match options.sampling_rate {
+            Some(rate) => rate,
+            None => SAMPLING_RATE.parse()?,
+        };
+        let records = corpus.members.iter().map(Vec::len);
+        let nominal = (rate.to_f64_down() * records.clone().sum::<usize>() as f64).round();
+        Ok(Self {
+            rate,
+            nominal: (nominal as u32).max(1),
+            most: records.max().unwrap_or(0) as u32,
+        })
+    }
+}
+
+/// Adam as it served best along noised gradients of a sentence encoder, one step a round.
+fn one_step_a_round() -> TrainingSpec {
+    TrainingSpec {
+        optimiser: OptimiserSpec::AdamW {
+            beta1: 0.9,
+            beta2: 0.99,
+            epsilon: 1e-8,
+            weight_decay: 0.0,
+        },
+        ..TrainingSpec::default()
+    }
 }
 
 /// `out`, which must be new or empty, or a temporary folder, which stays.

@@ -100,10 +100,13 @@ pub struct Round {
     pub bytes_down: f64,
     /// Mean over members.
     pub seconds: Seconds,
-    /// Mean over members of the update's length before clipping.
+    /// Mean over members of the update's length before clipping, at record level of the longest gradient's.
     pub update_norm: Option<f64>,
-    /// Members whose update was clipped.
-    pub clipped: usize,
+    /// Mean over members of the share of what was clipped that was longer than the clip norm: updates, or at record level
+    /// the batch's gradients.
+    pub clipped_share: Option<f64>,
+    /// Mean over members of the share of coordinates that were quantised to 0.
+    pub zeroed_share: Option<f64>,
     /// The opened sum of every member is, bit for bit, the plain sum of what was sealed.
     pub sum_equals_plaintext: bool,
     /// ε spent so far, worst case over members; none without differential privacy.
@@ -179,7 +182,8 @@ pub fn rounds(tally: &Tally, names: &[String]) -> Vec<Round> {
                 open: seconds(|s| s.open),
             },
             update_norm: mean(&|report| report.update_norm),
-            clipped: reports.values().filter(|report| report.clipped).count(),
+            clipped_share: mean(&|report| report.clipped_share),
+            zeroed_share: mean(&|report| report.zeroed_share),
             sum_equals_plaintext: tally.equal.get(round).copied().unwrap_or(false),
             epsilon: reports
                 .values()

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use ciphertune_policy::Unit;
+
 use crate::summary::{Round, Summary};
 
 const COLUMNS: [(&str, usize); 13] = [
@@ -33,7 +35,7 @@ pub fn render(summary: &Summary) -> String {
         "\nBytes and seconds are a member's, mean over members; bytes include TLS. Majority class {:.1} %{}.\n\
          Backbone {} ({} numbers trained), {} members × {} records, {} for validation.\n\
          Peak memory: server {}, member {}. {:.1} s from the job to its end.\n\
-         Privacy: {}.",
+         {}Privacy: {}.",
         100.0 * summary.majority_class,
         summary.start.map_or(String::new(), |start| format!(
             ", untrained model {:.1} %",
@@ -47,9 +49,26 @@ pub fn render(summary: &Summary) -> String {
         bytes(summary.peak_memory.server),
         bytes(summary.peak_memory.member),
         summary.seconds,
+        clipping(summary),
         summary.privacy.said,
     );
     text
+}
+
+/// What clipping did to single records, over all rounds; these figures stay with the members in production.
+fn clipping(summary: &Summary) -> String {
+    let mean = |of: fn(&Round) -> Option<f64>| {
+        let shares: Vec<f64> = summary.rounds.iter().filter_map(of).collect();
+        100.0 * shares.iter().sum::<f64>() / shares.len().max(1) as f64
+    };
+    match summary.privacy.unit {
+        Unit::Record => format!(
+            "Of the records' gradients {:.1} % were clipped, and {:.1} % of their coordinates rounded to 0.\n",
+            mean(|round| round.clipped_share),
+            mean(|round| round.zeroed_share),
+        ),
+        _ => String::new(),
+    }
 }
 
 fn row(round: &Round) -> [String; 13] {

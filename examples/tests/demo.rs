@@ -167,6 +167,35 @@ fn a_private_policy_is_paid_for_round_by_round() {
 }
 
 #[test]
+fn a_policy_that_hides_records_takes_one_step_a_round() {
+    let folder = tempfile::tempdir().unwrap();
+    let policy = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../policies/record-epsilon-8.toml"
+    );
+    let (output, summary) = run_into(
+        &folder.path().join("out"),
+        &["--rounds", "3", "--policy", policy],
+    );
+    let rounds = summary["rounds"].as_array().unwrap();
+    assert_eq!(rounds.len(), 3);
+    for round in rounds {
+        assert_eq!(round["sum_equals_plaintext"], true);
+        assert!((0.0..=1.0).contains(&round["clipped_share"].as_f64().unwrap()));
+        assert!(round["zeroed_share"].as_f64().unwrap() < 0.9);
+    }
+    assert_eq!(summary["privacy"]["unit"], "record");
+    let spent = summary["privacy"]["epsilon"].as_f64().unwrap();
+    assert!(0.9 * 8.0 < spent && spent <= 8.0, "{spent}");
+    // Four virtual tokens and a classifier of three labels.
+    assert_eq!(summary["parameters"], 4 * 128 + 3 * (128 + 1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("gradients"), "{said}");
+    let (code, said) = refused(&["--sampling-rate", "0.1"]);
+    assert_eq!(code, Some(2), "{said}");
+}
+
+#[test]
 fn a_malformed_line_is_named_with_its_file() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("bank.txt");

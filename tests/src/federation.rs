@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    num::NonZeroU32,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::{Duration, SystemTime},
@@ -31,7 +32,7 @@ use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle, time::timeout};
 use crate::{
     front::{Front, Lies, Papers, stand_before},
     keys::{self, Holder, passphrase},
-    learner::{Vectors, backbone, first_model},
+    learner::{Vectors, backbone, start},
     tap::Tap,
 };
 
@@ -87,6 +88,43 @@ tasks = ["classification"]
 metrics = []
 "#;
 
+/// A policy that hides single records: C = 3, at least two contributors.
+pub const RECORD: &str = r#"
+schema = 1
+name = "record"
+[privacy]
+unit = "record"
+adjacency = "zero-out"
+epsilon = "8"
+delta = "1e-5"
+clip_norm = "3"
+placement = "distributed"
+rounds = 10
+[budget]
+epsilon = "16"
+delta = "2e-5"
+[aggregation]
+min_contributors = 2
+colluders = 0
+[model]
+backbones = ["any"]
+encoders = ["embedding"]
+tasks = ["classification"]
+[releases]
+metrics = []
+"#;
+
+/// What a job at record level says of its batches.
+#[derive(Clone, Copy, Debug)]
+pub struct Batches {
+    /// q.
+    pub sampling_rate: &'static str,
+    /// What the sum is divided by.
+    pub nominal_batch: u32,
+    /// The most records of a member.
+    pub max_examples: u32,
+}
+
 /// What is wished for: a job without what follows from the policy.
 #[derive(Clone, Debug)]
 pub struct Wish {
@@ -102,6 +140,8 @@ pub struct Wish {
     pub committee: Option<usize>,
     /// Bits for one integer.
     pub value_bits: u32,
+    /// At record level.
+    pub batches: Option<Batches>,
     /// Seconds for contributing, for opening, for agreeing.
     pub seconds: [u64; 3],
 }
@@ -116,7 +156,20 @@ impl Wish {
             max_attempts: 1,
             committee: None,
             value_bits: 12,
+            batches: None,
             seconds: [60, 60, 60],
+        }
+    }
+
+    /// At record level: q = ¼ of up to 40 records, a nominal batch of 20.
+    pub fn of_batches(members: usize, dimension: usize) -> Self {
+        Self {
+            batches: Some(Batches {
+                sampling_rate: "0.25",
+                nominal_batch: 20,
+                max_examples: 40,
+            }),
+            ..Self::of(members, dimension)
         }
     }
 
@@ -132,6 +185,9 @@ impl Wish {
             members: self.members,
             committee: self.committee,
             value_bits: self.value_bits,
+            sampling_rate: self.batches.map(|it| it.sampling_rate.parse().unwrap()),
+            nominal_batch: self.batches.map(|it| it.nominal_batch),
+            max_examples: self.batches.map(|it| it.max_examples),
             contribute_seconds: self.seconds[0],
             open_seconds: self.seconds[1],
             agree_seconds: self.seconds[2],
@@ -143,7 +199,8 @@ impl Wish {
             },
         };
         let policy = Policy::parse(policy)?;
-        draft.job(NAME, &policy, backbone(), &first_model(self.dimension))
+        let start = start(self.dimension, policy.unit());
+        draft.job(NAME, &policy, backbone(), &start)
     }
 }
 
@@ -394,6 +451,7 @@ impl Federation {
             dataset: DATASET.into(),
             one_job: true,
             threads: all_cores(),
+            measure_every: NonZeroU32::MIN,
             dangerous_plaintext: None,
         });
         let (stop, stopped) = oneshot::channel::<()>();

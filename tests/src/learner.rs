@@ -11,8 +11,10 @@ use std::{
 
 use ciphertune_client::{
     Error, Result,
-    learner::{Evaluation, Learner, Progress, Update},
+    learner::{Evaluation, Learner, Progress, Start, Update},
 };
+use ciphertune_dp::{ExampleSum, PoissonBatch};
+use ciphertune_policy::Unit;
 use ciphertune_round::{Digest, Job};
 
 /// What stands for a backbone.
@@ -28,6 +30,32 @@ pub fn first_model(dimension: usize) -> Vec<f32> {
 /// What member `member` gives in `round`: a vector of length `norm`.
 pub fn update(member: usize, round: u32, dimension: usize, norm: f64) -> Vec<f32> {
     vector(1_000 * u64::from(round) + member as u64, dimension, norm)
+}
+
+/// What a job of a unit starts from: at record level with a moment of zero for each parameter.
+pub fn start(dimension: usize, unit: Unit) -> Start {
+    let mut start = Start::of_updates(first_model(dimension));
+    if unit == Unit::Record {
+        start.state.resize(2 * dimension, 0.0);
+    }
+    start
+}
+
+/// The gradient of one record of a member: the same in every round, of length `norm`.
+pub fn gradient(member: usize, record: usize, dimension: usize, norm: f64) -> Vec<f32> {
+    vector(
+        1_000_000 * (member as u64 + 1) + record as u64,
+        dimension,
+        norm,
+    )
+}
+
+/// The state θ ‖ b after a step along a mean: b ← b/2 + mean, θ ← θ − b/4.
+pub fn stepped(state: &[f32], mean: &[f32]) -> Vec<f32> {
+    let (model, moments) = state.split_at(mean.len());
+    let moments: Vec<f32> = moments.iter().zip(mean).map(|(b, d)| 0.5 * b + d).collect();
+    let model = model.iter().zip(&moments).map(|(x, b)| x - 0.25 * b);
+    model.chain(moments.iter().copied()).collect()
 }
 
 /// A pseudo-random vector, uniform in a cube and scaled to a length (SplitMix64; Steele, Lea, Flood 2014).
@@ -75,15 +103,21 @@ impl Gate {
     }
 }
 
-/// One member's.
+/// One member's: updates, or at record level gradients of records.
 #[derive(Clone)]
 pub struct Vectors {
     /// Which member, from 0.
     pub member: usize,
     /// d.
     pub dimension: usize,
-    /// Length of each update.
+    /// Length of each update, or gradient.
     pub norm: f64,
+    /// Records at record level.
+    pub records: usize,
+    /// The round after which its state differs in the last bit of its last number.
+    pub differs_after: Option<u32>,
+    /// Of the job that was prepared.
+    pub unit: Unit,
     /// What training waits for, from which round on.
     pub gate: Option<(u32, Gate)>,
     /// What the evaluation of a new model waits for.
@@ -97,6 +131,9 @@ impl Vectors {
             member,
             dimension,
             norm: 1.0,
+            records: 40,
+            differs_after: None,
+            unit: Unit::None,
             gate: None,
             evaluation: None,
         }
@@ -105,6 +142,19 @@ impl Vectors {
     /// With updates of this length.
     pub fn long(self, norm: f64) -> Self {
         Self { norm, ..self }
+    }
+
+    /// With so many records.
+    pub fn with_records(self, records: usize) -> Self {
+        Self { records, ..self }
+    }
+
+    /// With a state that is one bit off after `round`.
+    pub fn differing_after(self, round: u32) -> Self {
+        Self {
+            differs_after: Some(round),
+            ..self
+        }
     }
 
     /// Behind a gate.
@@ -139,8 +189,13 @@ impl Learner for Vectors {
         backbone()
     }
 
-    fn prepare(&mut self, _: &Job) -> Result<Vec<f32>> {
-        Ok(first_model(self.dimension))
+    fn prepare(&mut self, job: &Job) -> Result<Start> {
+        self.unit = job.mechanism.unit;
+        Ok(start(self.dimension, self.unit))
+    }
+
+    fn records(&self) -> usize {
+        self.records
     }
 
     fn train(
@@ -150,21 +205,63 @@ impl Learner for Vectors {
         _: &mut dyn FnMut(Progress),
         stop: &AtomicBool,
     ) -> Result<Update> {
-        if let Some((_, gate)) = self.gate.as_ref().filter(|(from, _)| round >= *from) {
-            gate.pass(stop)?;
-        }
+        self.pass(round, stop)?;
         Ok(Update {
             delta: self.update(round),
             loss: None,
         })
     }
 
-    fn evaluate(&mut self, model: &[f32]) -> Result<Option<Evaluation>> {
+    fn add_gradients(
+        &mut self,
+        _: &[f32],
+        round: u32,
+        batch: &PoissonBatch,
+        sum: &mut ExampleSum,
+        progress: &mut dyn FnMut(Progress),
+        stop: &AtomicBool,
+    ) -> Result<Option<f64>> {
+        self.pass(round, stop)?;
+        for (step, record) in (1..).zip(batch.records()) {
+            sum.add(&gradient(self.member, *record, self.dimension, self.norm))?;
+            progress(Progress {
+                step,
+                steps: batch.records().len(),
+                loss: 0.0,
+            });
+        }
+        Ok(None)
+    }
+
+    fn step(&mut self, state: &[f32], mean: Vec<f32>, round: u32) -> Result<Vec<f32>> {
+        let mut next = match self.unit {
+            Unit::Record => stepped(state, &mean),
+            _ => state.iter().zip(mean).map(|(x, d)| x + d).collect(),
+        };
+        if self.differs_after == Some(round)
+            && let Some(last) = next.last_mut()
+        {
+            *last = f32::from_bits(last.to_bits() ^ 1);
+        }
+        Ok(next)
+    }
+
+    fn evaluate(&mut self, state: &[f32]) -> Result<Option<Evaluation>> {
         if let Some(gate) = &self.evaluation
-            && *model != first_model(self.dimension)
+            && *state != start(self.dimension, self.unit).state
         {
             gate.pass(&AtomicBool::new(false))?;
         }
         Ok(None)
+    }
+}
+
+impl Vectors {
+    /// Waits for the gate, if there is one in this round.
+    fn pass(&self, round: u32, stop: &AtomicBool) -> Result<()> {
+        match self.gate.as_ref().filter(|(from, _)| round >= *from) {
+            Some((_, gate)) => gate.pass(stop),
+            None => Ok(()),
+        }
     }
 }

@@ -100,7 +100,7 @@ async fn finish_with(
         let outcome = run.end().await.unwrap();
         assert!(outcome.completed, "{}: {:?}", outcome.reason, run.voided());
         let model = federation.model(*member, job).expect("a model");
-        let same = model.parameters.iter().zip(expected);
+        let same = model.state.iter().zip(expected);
         assert!(
             same.clone().count() == DIMENSION
                 && same.clone().all(|(a, b)| a.to_bits() == b.to_bits()),
@@ -390,7 +390,7 @@ async fn a_member_that_missed_two_rounds_follows_what_their_committees_agreed_on
     let expected = average(&[&without, &without, &everybody]);
     finish_with(&run.federation, &run.job, &mut run.others, &expected).await;
     let model = run.federation.model(LATE, &run.job).unwrap();
-    assert!(model.parameters == expected);
+    assert!(model.state == expected);
     let happened = run.late.happenings();
     assert!(happened.contains(&Happening::CatchingUp { from: 0, to: 2 }));
     run.server.stop().await;

@@ -155,7 +155,7 @@ async fn examine(
 fn all_have_the_model_of(federation: &Federation, members: usize, job: &Digest, rounds: u32) {
     let models: Vec<_> = (0..members)
         .map(|member| federation.model(member, job).expect("a model"))
-        .map(|model| (model.parameters, model.round, model.agreed))
+        .map(|model| (model.state, model.round, model.agreed))
         .collect();
     assert!(models.iter().all(|model| *model == models[0]));
     assert_eq!(models[0].1, rounds);

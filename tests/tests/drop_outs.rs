@@ -33,7 +33,7 @@ async fn ends_with_the_average_of(
         assert!(outcome.completed, "{}: {:?}", outcome.reason, run.voided());
         assert_eq!(run.reports()[0].contributors, contributors.len());
         let model = federation.model(*member, job).expect("a model");
-        assert!(model.parameters == expected, "member {member}");
+        assert!(model.state == expected, "member {member}");
     }
 }
 

@@ -78,11 +78,12 @@ async fn without_noise(wish: Wish) {
         assert!(outcome.completed, "{}: {:?}", outcome.reason, run.voided());
         let model = federation.model(member, &job).expect("a model");
         assert_eq!(model.round, wish.rounds);
-        let first = first_difference(&model.parameters, &expected);
+        let first = first_difference(&model.state, &expected);
         assert_eq!(first, None, "member {member} of {members}, d = {dimension}");
         for report in run.reports() {
             assert_eq!(report.contributors, members);
-            assert_eq!(report.clipped, norm(member) > CLIP as f64);
+            let clipped = norm(member) > CLIP as f64;
+            assert_eq!(report.clipped_share, Some(f64::from(u8::from(clipped))));
             assert_eq!(report.epsilon, None);
         }
     }
@@ -194,7 +195,7 @@ async fn with_noise(members: usize, dimension: usize) {
             "member {member}, d = {dimension}"
         );
         let model = federation.model(member, &digest).expect("a model");
-        assert_eq!(first_difference(&model.parameters, &expected), None);
+        assert_eq!(first_difference(&model.state, &expected), None);
         let [report] = &run.reports()[..] else {
             panic!("one round");
         };

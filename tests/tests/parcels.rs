@@ -87,7 +87,7 @@ impl Missed {
             let outcome = run.end().await.unwrap();
             assert!(outcome.completed, "{}: {:?}", outcome.reason, run.voided());
             let model = self.federation.model(*member, &self.job).expect("a model");
-            assert!(model.parameters == expected, "member {member}");
+            assert!(model.state == expected, "member {member}");
         }
     }
 
@@ -118,7 +118,7 @@ async fn a_member_that_missed_a_round_gets_its_model_and_takes_part_in_the_next(
     assert!(outcome.completed, "{}", outcome.reason);
     missed.others_finish_with(&[0, 1, 2, 3]).await;
     let model = missed.federation.model(LATE, &missed.job).unwrap();
-    assert!(model.parameters == expected(&[0, 1, 2, 3]));
+    assert!(model.state == expected(&[0, 1, 2, 3]));
 
     assert!(
         missed

@@ -12,7 +12,10 @@ use ciphertune_ledger::Cost;
 use ciphertune_policy::Policy;
 use ciphertune_round::{Envelope, Job, Object as _, OneTimeKeyOffer, Plan};
 use ciphertune_tests::{
-    federation::{Federation, INSTITUTION, LABORATORY, Wish, changed, is_over, until, until_job},
+    federation::{
+        Batches, Federation, INSTITUTION, LABORATORY, RECORD, Wish, changed, is_over, until,
+        until_job,
+    },
     front::{Lies, Put},
     keys::passphrase,
     learner::{Gate, Vectors},
@@ -233,6 +236,80 @@ async fn a_job_of_a_laboratory_is_refused_where_privacy_is_promised() {
             "{said}"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_hides_another_unit_than_the_policy_is_refused() {
+    let records = Wish::of_batches(3, DIMENSION).job(RECORD).unwrap();
+    let institutions = Wish::of(3, DIMENSION).job(INSTITUTION).unwrap();
+    for (policy, job, said) in [
+        (
+            INSTITUTION,
+            records,
+            "asked for record, allowed is institution",
+        ),
+        (
+            RECORD,
+            institutions,
+            "asked for institution, allowed is record",
+        ),
+    ] {
+        for refusal in refusal_of_job(policy, &[None; 3], job).await {
+            assert!(refusal.contains(said), "{refusal}");
+        }
+    }
+}
+
+#[test]
+fn a_job_file_says_how_batches_are_drawn_where_records_are_hidden_and_nowhere_else() {
+    let wish = Wish::of_batches(3, DIMENSION);
+    let batches = wish.batches.unwrap();
+    let refused = |policy: &str, batches: Option<Batches>| {
+        let wish = Wish {
+            batches,
+            ..wish.clone()
+        };
+        wish.job(policy).unwrap_err().to_string()
+    };
+    assert!(refused(RECORD, None).contains("no sampling_rate"));
+    for sampling_rate in ["0", "1.5"] {
+        let batches = Batches {
+            sampling_rate,
+            ..batches
+        };
+        let said = refused(RECORD, Some(batches));
+        assert!(said.contains("a probability above 0 and up to 1"), "{said}");
+    }
+    let nominal_batch = 0;
+    let said = refused(
+        RECORD,
+        Some(Batches {
+            nominal_batch,
+            ..batches
+        }),
+    );
+    assert!(said.contains("at least 1"), "{said}");
+    for (policy, unit) in [(INSTITUTION, "institution"), (LABORATORY, "none")] {
+        let said = refused(policy, Some(batches));
+        let want =
+            format!("sampling_rate belongs to jobs at record level; the policy's unit is {unit}");
+        assert!(said.contains(&want), "{said}");
+    }
+    // More records a sum is wider by as many bits, and rarer records want less noise.
+    let job = wish.job(RECORD).unwrap().mechanism;
+    assert_eq!(
+        (job.max_examples, job.value_bits, job.nominal_batch),
+        (40, 12 + 6, 20)
+    );
+    let whole = Wish {
+        batches: Some(Batches {
+            sampling_rate: "1",
+            ..batches
+        }),
+        ..wish
+    };
+    let whole = whole.job(RECORD).unwrap().mechanism;
+    assert!(job.noise_multiplier < whole.noise_multiplier);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,13 +7,14 @@ use ciphertune_dp::{
     Mechanism as Derived, MechanismSpec, SamplingRate,
     accounting::{self, Accountant},
 };
-use ciphertune_policy::{Adjacency, Decimal, Placement, Policy, Unit};
+use ciphertune_policy::{Adjacency, Decimal, Loss, Placement, Policy, Unit};
 use ciphertune_round::{Deadlines, Digest, Job, Mechanism, Object as _};
 use rand_core::Rng as _;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, Result},
+    learner::Start,
     model,
     tuning::{CLASSIFICATION, Tuning},
 };
@@ -35,9 +36,20 @@ pub struct Draft {
     /// everybody in a round holds one.
     #[serde(default)]
     pub committee: Option<usize>,
-    /// Bits for one noised integer, sign included: more is finer, and more bytes. With much noise it grows by itself.
+    /// Bits for one noised integer, sign included: more is finer, and more bytes. With much noise it grows by itself; at
+    /// record level these are one record's, and a sum of many takes more.
     #[serde(default = "sixteen")]
     pub value_bits: u32,
+    /// Record level, and there only: the probability with which each record enters a round's batch, on its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sampling_rate: Option<Decimal>,
+    /// Record level: what the opened sum of a round is divided by, a public number: the sampling rate times all records
+    /// of the federation, as far as they are publicly known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nominal_batch: Option<u32>,
+    /// Record level: no member has more records than this; one that has refuses the job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_examples: Option<u32>,
     /// Seconds for training, sealing and sending.
     pub contribute_seconds: u64,
     /// Seconds for echo and release.
@@ -68,8 +80,8 @@ impl Draft {
         toml::from_str(text).map_err(|error| Error::malformed("job file", error))
     }
 
-    /// The job: mechanism and thresholds from `policy`, first model from the seed (`first_model` is what
-    /// [`Tuner::first_model`](crate::tuning::Tuner::first_model) gives), a fresh nonce.
+    /// The job: mechanism and thresholds from `policy`, first state from the seed (`start` is what
+    /// [`Tuner::start`](crate::tuning::Tuner::start) gives for the policy's unit), a fresh nonce.
     ///
     /// # Errors
     /// [`Error::Refused`] when the policy leaves no such mechanism, or a number does not fit; as [`Job::parse`] where the
@@ -79,7 +91,7 @@ impl Draft {
         federation: &str,
         policy: &Policy,
         backbone: Digest,
-        first_model: &[f32],
+        start: &Start,
     ) -> Result<Job> {
         let min_contributors = policy.min_contributors() as usize;
         let colluders = policy.colluders() as usize;
@@ -94,7 +106,7 @@ impl Draft {
             value_bits: mechanism.value_bits,
             min_contributors,
             colluders,
-            dimension: first_model.len(),
+            dimension: start.dimension,
             max_examples: mechanism.max_examples,
         })?;
         let mut nonce = [0; 32];
@@ -109,7 +121,8 @@ impl Draft {
             task: CLASSIFICATION.into(),
             encoder: self.tuning.training.encoder.kind().into(),
             mechanism,
-            dimension: first_model.len() as u64,
+            dimension: start.dimension as u64,
+            state: start.state.len() as u64,
             value_bound: derived.value_bound(),
             rounds: self.rounds,
             max_attempts: self.max_attempts,
@@ -122,7 +135,7 @@ impl Draft {
                 open: Duration::from_secs(self.open_seconds),
                 agree: Duration::from_secs(self.agree_seconds),
             },
-            initial_model: model::digest(first_model),
+            initial_model: model::digest(&start.state),
             expected_members: self.members,
             nonce,
         };
@@ -166,35 +179,80 @@ impl Draft {
             delta: None,
             value_bits: self.value_bits,
             max_examples: 1,
+            sampling_rate: Decimal::ONE,
+            nominal_batch: 1,
         };
-        match (unit, policy.job_limit()) {
-            (Unit::None, _) => Ok(base),
-            (Unit::Record, _) => Err(Error::Refused(
-                "record-level jobs are not supported by this version: use a policy with unit = \"institution\", or \
-                 unit = \"none\" in a laboratory"
-                    .into(),
-            )),
-            (Unit::Institution, None) => Err(Error::Refused("the policy states no epsilon".into())),
-            (Unit::Institution, Some(loss)) => {
-                let attempts = self
-                    .rounds
-                    .checked_mul(self.max_attempts)
-                    .ok_or_else(|| Error::Refused("rounds × max_attempts is beyond any budget".into()))?;
-                Ok(Mechanism {
-                    // By the curves that ledgers are charged: what is drafted fits a budget as large.
-                    noise_multiplier: accounting::calibrate(
-                        Accountant::Rdp,
-                        &loss.epsilon,
-                        &loss.delta,
-                        SamplingRate::WHOLE,
-                        attempts,
-                        base.adjacency,
-                    )?,
-                    epsilon: Some(loss.epsilon),
-                    delta: Some(loss.delta),
-                    ..base
-                })
-            }
+        let base = match unit {
+            Unit::Record => self.with_batches(base)?,
+            _ => self.without_batches(base)?,
+        };
+        let (epsilon, delta) = match (unit, policy.job_limit()) {
+            (Unit::None, _) => return Ok(base),
+            (_, Some(Loss { epsilon, delta })) => (epsilon, delta),
+            (_, None) => return Err(Error::Refused("the policy states no epsilon".into())),
+        };
+        let attempts = self
+            .rounds
+            .checked_mul(self.max_attempts)
+            .ok_or_else(|| Error::Refused("rounds × max_attempts is beyond any budget".into()))?;
+        // By the curves that ledgers are charged: what is drafted fits a budget as large.
+        let noise_multiplier = accounting::calibrate(
+            Accountant::Rdp,
+            &epsilon,
+            &delta,
+            SamplingRate::new(base.sampling_rate)?,
+            attempts,
+            base.adjacency,
+        )?;
+        Ok(Mechanism {
+            noise_multiplier,
+            epsilon: Some(epsilon),
+            delta: Some(delta),
+            ..base
+        })
+    }
+
+    /// What a job at record level says of its batches.
+    fn with_batches(&self, base: Mechanism) -> Result<Mechanism> {
+        let missing = |key: &str| {
+            Error::Refused(format!(
+                "the policy hides single records, and the job file has no {key}: sampling_rate, nominal_batch and \
+                 max_examples say how a round draws them"
+            ))
+        };
+        let sampling_rate = self.sampling_rate.ok_or_else(|| missing("sampling_rate"))?;
+        SamplingRate::new(sampling_rate)?;
+        let nominal_batch = self.nominal_batch.ok_or_else(|| missing("nominal_batch"))?;
+        let max_examples = self.max_examples.ok_or_else(|| missing("max_examples"))?;
+        if nominal_batch == 0 || max_examples == 0 {
+            return Err(Error::Refused(
+                "nominal_batch and max_examples are at least 1".into(),
+            ));
+        }
+        Ok(Mechanism {
+            // A sum of up to 2^k integers takes k bits more.
+            value_bits: self
+                .value_bits
+                .saturating_add(u32::BITS - (max_examples - 1).leading_zeros()),
+            max_examples: max_examples as usize,
+            sampling_rate,
+            nominal_batch,
+            ..base
+        })
+    }
+
+    fn without_batches(&self, base: Mechanism) -> Result<Mechanism> {
+        let stated = [
+            ("sampling_rate", self.sampling_rate.is_some()),
+            ("nominal_batch", self.nominal_batch.is_some()),
+            ("max_examples", self.max_examples.is_some()),
+        ];
+        match stated.iter().find(|(_, is_stated)| *is_stated) {
+            Some((key, _)) => Err(Error::Refused(format!(
+                "{key} belongs to jobs at record level; the policy's unit is {}",
+                base.unit
+            ))),
+            None => Ok(base),
         }
     }
 }

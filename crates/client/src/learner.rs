@@ -3,24 +3,28 @@
 
 use std::sync::atomic::AtomicBool;
 
+use ciphertune_dp::{ExampleSum, PoissonBatch};
 use ciphertune_round::{Digest, Job};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// One member's local work. Called from a thread of its own; may block.
 pub trait Learner: Send + 'static {
     /// Digest of the frozen backbone that this member has.
     fn backbone(&self) -> Digest;
 
-    /// Gets ready for a job and returns its first model θ₀ ∈ R^d, derived from the seed in the job's specification:
-    /// the same on every member.
+    /// Gets ready for a job and returns what it starts from, derived from the seed in the job's specification: the same
+    /// on every member.
     ///
     /// # Errors
-    /// [`Error::Refused`](crate::Error::Refused) when the specification is not one that this learner can follow, or
-    /// names another task or encoder than the job does.
-    fn prepare(&mut self, job: &Job) -> Result<Vec<f32>>;
+    /// [`Error::Refused`] when the specification is not one that this learner can follow, or names another task or
+    /// encoder than the job does.
+    fn prepare(&mut self, job: &Job) -> Result<Start>;
 
-    /// Trains from θ and returns Δθ = θ_local − θ. Ends early with [`Error::Stopped`](crate::Error::Stopped) once
+    /// How many records the member has for the job that was prepared. Stays on this machine.
+    fn records(&self) -> usize;
+
+    /// Units institution and none: trains from θ and returns Δθ = θ_local − θ. Ends early with [`Error::Stopped`] once
     /// `stop` is set.
     fn train(
         &mut self,
@@ -30,18 +34,71 @@ pub trait Learner: Send + 'static {
         stop: &AtomicBool,
     ) -> Result<Update>;
 
-    /// Evaluates θ on the member's own validation data; `None` when it has none.
-    fn evaluate(&mut self, model: &[f32]) -> Result<Option<Evaluation>>;
+    /// Unit record: gives `sum` the own gradient of each record in `batch`, at the state, one after the other, and
+    /// returns their mean loss, or `None` for an empty batch. Ends early as [`Learner::train`] does.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] by a learner whose updates have no records behind them.
+    fn add_gradients(
+        &mut self,
+        _state: &[f32],
+        _round: u32,
+        _batch: &PoissonBatch,
+        _sum: &mut ExampleSum,
+        _progress: &mut dyn FnMut(Progress),
+        _stop: &AtomicBool,
+    ) -> Result<Option<f64>> {
+        Err(Error::Refused(
+            "this learner knows no single records".into(),
+        ))
+    }
+
+    /// The state after round `round`, from the one before it and the released mean: the same bits on every member, so
+    /// arithmetic in a fixed order and nothing of this member's data.
+    ///
+    /// Units institution and none: θ + mean, elementwise in f32, one IEEE addition each, which is what this does unless
+    /// it is implemented otherwise. Unit record: one step of the job's optimiser.
+    fn step(&mut self, state: &[f32], mean: Vec<f32>, _round: u32) -> Result<Vec<f32>> {
+        Ok(moved(state, mean))
+    }
+
+    /// Evaluates a state on the member's own validation data; `None` when it has none.
+    fn evaluate(&mut self, state: &[f32]) -> Result<Option<Evaluation>>;
+}
+
+/// θ + mean, in the mean's own memory.
+pub(crate) fn moved(model: &[f32], mut mean: Vec<f32>) -> Vec<f32> {
+    mean.iter_mut().zip(model).for_each(|(d, x)| *d += x);
+    mean
+}
+
+/// What a job starts from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Start {
+    /// What members agree on before round 1: θ₀, and at record level the optimiser's moments after it.
+    pub state: Vec<f32>,
+    /// d: the length of an update, or at record level of one record's gradient.
+    pub dimension: usize,
+}
+
+impl Start {
+    /// Of updates of θ₀ ∈ R^d.
+    pub fn of_updates(model: Vec<f32>) -> Self {
+        Self {
+            dimension: model.len(),
+            state: model,
+        }
+    }
 }
 
 /// Where training stands.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Progress {
-    /// Steps done.
+    /// Steps done; at record level, records of the batch.
     pub step: usize,
     /// Steps in all.
     pub steps: usize,
-    /// Loss of the last batch. Stays on this machine.
+    /// Loss of the last batch; at record level, of the last record. Stays on this machine.
     pub loss: f64,
 }
 

@@ -141,8 +141,8 @@ pub fn attempts_of(job: &Job) -> u64 {
 }
 
 /// q: the probability with which a unit is part of a round.
-fn sampling_rate(_job: &Job) -> Result<SamplingRate> {
-    Ok(SamplingRate::WHOLE)
+fn sampling_rate(job: &Job) -> Result<SamplingRate> {
+    Ok(SamplingRate::new(job.mechanism.sampling_rate)?)
 }
 
 /// ε at δ of so many attempts, in each of which the fewest members answered, rounded up; the sampler's distance is booked

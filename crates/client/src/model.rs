@@ -1,4 +1,6 @@
-//! A member's copy of a job's model: θ, the last finished round, and what was agreed on. One file, replaced whole.
+//! A member's copy of a job's model: its state, the last finished round, and what was agreed on. One file, replaced whole.
+//!
+//! The state is θ, and at record level the moments of the optimiser that moves it after θ: members agree on all of it.
 
 use std::{borrow::Cow, collections::HashMap, path::Path, sync::Arc};
 
@@ -12,15 +14,15 @@ use crate::{
     error::{Error, Result},
 };
 
-const TENSOR: &str = "theta";
+const TENSOR: &str = "state";
 const KEY: &str = "agreement_key";
 const ROUND: &str = "round";
 const AGREED: &str = "agreed";
 
-/// θ after a round.
+/// The state after a round.
 pub struct Model {
-    /// θ ∈ R^d.
-    pub parameters: Vec<f32>,
+    /// θ ∈ R^d; at record level, and the optimiser's moments.
+    pub state: Vec<f32>,
     /// The last finished round; 0 before the first.
     pub round: u32,
     /// What the next plan must name: the job's first model before round 1, then the keyed digest agreed on.
@@ -31,10 +33,10 @@ pub struct Model {
 
 impl Model {
     /// A job's first model.
-    pub fn first(parameters: Vec<f32>) -> Self {
+    pub fn first(state: Vec<f32>) -> Self {
         Self {
-            agreed: digest(&parameters),
-            parameters,
+            agreed: digest(&state),
+            state,
             round: 0,
             key: None,
         }
@@ -58,12 +60,12 @@ impl Model {
                 .ok_or_else(|| malformed(&format!("no {name}")))
         };
         let tensors = SafeTensors::deserialize(&bytes).map_err(|error| malformed(&error))?;
-        let theta = tensors.tensor(TENSOR).map_err(|error| malformed(&error))?;
-        if theta.dtype() != Dtype::F32 {
-            return Err(malformed(&"theta is not f32"));
+        let state = tensors.tensor(TENSOR).map_err(|error| malformed(&error))?;
+        if state.dtype() != Dtype::F32 {
+            return Err(malformed(&"state is not f32"));
         }
         Ok(Some(Self {
-            parameters: theta
+            state: state
                 .data()
                 .chunks_exact(4)
                 .filter_map(|word| word.try_into().ok().map(f32::from_le_bytes))
@@ -79,11 +81,10 @@ impl Model {
 
     /// Writes the file durably.
     pub fn write(&self, disk: &Disk, path: &Path) -> Result<()> {
-        let bytes = little_endian(&self.parameters);
+        let bytes = little_endian(&self.state);
         let failed = |error| Error::fault("writing the model", error);
-        let theta =
-            TensorView::new(Dtype::F32, vec![self.parameters.len()], &bytes).map_err(failed)?;
-        let mut tensors = vec![(TENSOR, theta)];
+        let state = TensorView::new(Dtype::F32, vec![self.state.len()], &bytes).map_err(failed)?;
+        let mut tensors = vec![(TENSOR, state)];
         if let Some(key) = &self.key {
             let bytes = key.expose();
             let key = TensorView::new(Dtype::U8, vec![bytes.len()], bytes).map_err(failed)?;
@@ -98,23 +99,23 @@ impl Model {
     }
 }
 
-/// SHA-256(`ciphertune/1/model` ‖ 0x00 ‖ θ as little-endian f32).
-pub fn digest(parameters: &[f32]) -> Digest {
+/// SHA-256(`ciphertune/1/model` ‖ 0x00 ‖ the state as little-endian f32).
+pub fn digest(state: &[f32]) -> Digest {
     let mut hasher = Hasher::default();
     hasher.update(label::MODEL.as_bytes());
     hasher.update(&[0]);
-    for part in parameters.chunks(16 << 10) {
+    for part in state.chunks(16 << 10) {
         hasher.update(&little_endian(part));
     }
     hasher.finish()
 }
 
-/// θ as it is written: no copy where the machine's own order is that.
-fn little_endian(parameters: &[f32]) -> Cow<'_, [u8]> {
+/// A state as it is written: no copy where the machine's own order is that.
+fn little_endian(state: &[f32]) -> Cow<'_, [u8]> {
     if cfg!(target_endian = "little") {
-        Cow::Borrowed(bytemuck::cast_slice(parameters))
+        Cow::Borrowed(bytemuck::cast_slice(state))
     } else {
-        parameters.iter().flat_map(|x| x.to_le_bytes()).collect()
+        state.iter().flat_map(|x| x.to_le_bytes()).collect()
     }
 }
 
@@ -133,7 +134,7 @@ mod tests {
             model.key = key;
             model.write(&Disk::default(), &path).unwrap();
             let read = Model::read(&path).unwrap().unwrap();
-            assert_eq!(read.parameters, model.parameters);
+            assert_eq!(read.state, model.state);
             assert_eq!((read.round, read.agreed), (3, model.agreed));
             let bytes = |model: &Model| model.key.as_ref().map(|key| key.expose().to_vec());
             assert_eq!(bytes(&read), bytes(&model));

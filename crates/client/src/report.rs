@@ -8,7 +8,7 @@ use crate::learner::Evaluation;
 /// Seconds spent in each step of a round.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Seconds {
-    /// Local training.
+    /// Local training; at record level, clipping of each gradient included.
     pub train: f64,
     /// Clipping, quantising, noise and the ledger.
     pub privatise: f64,
@@ -33,12 +33,14 @@ pub struct RoundReport {
     pub contributors: usize,
     /// Mean training loss at home.
     pub training_loss: Option<f64>,
-    /// The opened model on the member's own validation data.
+    /// The opened model on the member's own validation data; `None` without any, or in a round whose turn it is not.
     pub validation: Option<Evaluation>,
-    /// L2 norm of the update before clipping; `None` for a contribution that was sealed in an earlier life.
+    /// L2 norm of the update before clipping, at record level of the longest gradient; `None` for a contribution that was
+    /// sealed in an earlier life.
     pub update_norm: Option<f64>,
-    /// Whether it was clipped.
-    pub clipped: bool,
+    /// Share of what was clipped that was longer than the clip norm: 0 or 1 of one update, at record level of the batch's
+    /// gradients. Likewise.
+    pub clipped_share: Option<f64>,
     /// Share of coordinates that were quantised to 0, likewise.
     pub zeroed_share: Option<f64>,
     /// Bytes that left this machine in the round, TLS included.

@@ -2,10 +2,12 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::atomic::AtomicBool,
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use candle_core::Device;
+use ciphertune_dp::{ExampleSum, PoissonBatch};
+use ciphertune_policy::Unit;
 use ciphertune_round::{Digest, Job};
 use ciphertune_tune::{
     backbone::{self, Backbone},
@@ -20,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, Result},
-    learner::{Evaluation, Learner, Progress, Update},
+    learner::{Evaluation, Learner, Progress, Start, Update, moved},
 };
 
 /// The name of the one kind of task, as policies know it.
@@ -73,6 +75,7 @@ pub struct Tuner {
 
 struct Prepared {
     tuning: Tuning,
+    unit: Unit,
     training: Encoded,
     validation: Option<Encoded>,
 }
@@ -107,10 +110,16 @@ impl Tuner {
         })
     }
 
-    /// The length of the update that a specification leads to, and its first model.
-    pub fn first_model(&self, tuning: &Tuning) -> Result<Vec<f32>> {
-        let seed = tuning.training.seed;
-        Ok(self.trainer(tuning)?.initial_parameters(seed)?)
+    /// What a job of this specification and unit starts from.
+    pub fn start(&self, tuning: &Tuning, unit: Unit) -> Result<Start> {
+        let (trainer, seed) = (self.trainer(tuning)?, tuning.training.seed);
+        Ok(match unit {
+            Unit::Record => Start {
+                dimension: trainer.gradient_dimension(),
+                state: trainer.initial_state(seed)?,
+            },
+            _ => Start::of_updates(trainer.initial_parameters(seed)?),
+        })
     }
 
     fn trainer(&self, tuning: &Tuning) -> Result<Trainer<'_>> {
@@ -139,7 +148,7 @@ impl Learner for Tuner {
         Digest::from_bytes(self.backbone.digest())
     }
 
-    fn prepare(&mut self, job: &Job) -> Result<Vec<f32>> {
+    fn prepare(&mut self, job: &Job) -> Result<Start> {
         let tuning = Tuning::from_json(&job.tuning)?;
         if job.task != CLASSIFICATION || job.encoder != tuning.training.encoder.kind() {
             return Err(Error::Refused(format!(
@@ -149,7 +158,8 @@ impl Learner for Tuner {
                 tuning.training.encoder.kind()
             )));
         }
-        let model = self.first_model(&tuning)?;
+        let unit = job.mechanism.unit;
+        let start = self.start(&tuning, unit)?;
         let (training, validation) = {
             let data = self
                 .training
@@ -165,10 +175,15 @@ impl Learner for Tuner {
         };
         self.prepared = Some(Prepared {
             tuning,
+            unit,
             training,
             validation,
         });
-        Ok(model)
+        Ok(start)
+    }
+
+    fn records(&self) -> usize {
+        self.prepared.as_ref().map_or(0, |it| it.training.len())
     }
 
     fn train(
@@ -196,18 +211,72 @@ impl Learner for Tuner {
         })
     }
 
-    fn evaluate(&mut self, model: &[f32]) -> Result<Option<Evaluation>> {
+    fn add_gradients(
+        &mut self,
+        state: &[f32],
+        _: u32,
+        batch: &PoissonBatch,
+        sum: &mut ExampleSum,
+        progress: &mut dyn FnMut(Progress),
+        stop: &AtomicBool,
+    ) -> Result<Option<f64>> {
+        let prepared = self.prepared()?;
+        let mut trainer = self.trainer(&prepared.tuning)?;
+        let records = batch.records();
+        let parameters = parameters(&trainer, state)?;
+        let (mut step, mut losses) = (0, 0.0);
+        trainer.record_gradients(parameters, &prepared.training, records, |_, gradient| {
+            if stop.load(Ordering::Relaxed) {
+                return Err(Error::Stopped);
+            }
+            sum.add(&gradient.values)?;
+            step += 1;
+            losses += gradient.loss;
+            progress(Progress {
+                step,
+                steps: records.len(),
+                loss: gradient.loss,
+            });
+            Ok(())
+        })?;
+        Ok((step > 0).then(|| losses / step as f64))
+    }
+
+    fn step(&mut self, state: &[f32], mean: Vec<f32>, round: u32) -> Result<Vec<f32>> {
+        let prepared = self.prepared()?;
+        match prepared.unit {
+            Unit::Record => {
+                // The engine counts steps from 0, the protocol rounds from 1.
+                let steps = u64::from(round.saturating_sub(1));
+                let trainer = self.trainer(&prepared.tuning)?;
+                Ok(trainer.apply_release(state, &mean, steps)?)
+            }
+            _ => Ok(moved(state, mean)),
+        }
+    }
+
+    fn evaluate(&mut self, state: &[f32]) -> Result<Option<Evaluation>> {
         let prepared = self.prepared()?;
         let Some(validation) = &prepared.validation else {
             return Ok(None);
         };
-        let found = self
-            .trainer(&prepared.tuning)?
-            .evaluate(model, validation)?;
+        let mut trainer = self.trainer(&prepared.tuning)?;
+        let found = trainer.evaluate(parameters(&trainer, state)?, validation)?;
         Ok(Some(Evaluation {
             loss: found.loss,
             accuracy: found.accuracy,
             examples: validation.len(),
         }))
     }
+}
+
+/// θ, which stands first in a state.
+fn parameters<'s>(trainer: &Trainer<'_>, state: &'s [f32]) -> Result<&'s [f32]> {
+    let dimension = trainer.dimension();
+    state.get(..dimension).ok_or_else(|| {
+        Error::Misuse(format!(
+            "a state of {} numbers for a model of {dimension}",
+            state.len()
+        ))
+    })
 }

@@ -4,6 +4,9 @@
 //! update: [f32; d] ──► Clipped (‖v‖₂² ≤ D2sq, on integers) ──► Noised (v + N_ℤ(0, σ_i²)^d) ──► …sealed, summed, opened… ──► Release
 //! ```
 //!
+//! At record level the update is a sum: a [`PoissonBatch`] of records, each one's gradient clipped on its own in an
+//! [`ExampleSum`].
+//!
 //! Each arrow is a type only the step before it can make. Everything a guarantee rests on ([`Mechanism`]: the scale,
 //! D2sq, σ_i², B) is an integer or an exact rational; floats propose a vector and integers decide whether it is inside
 //! the bound. Only accounting is floating point, rounded against us, with a bound on its error.
@@ -13,6 +16,7 @@
 //! for the noise that an ε needs.
 
 pub mod accounting;
+mod batch;
 mod calibration;
 mod clip;
 mod mechanism;
@@ -24,6 +28,7 @@ mod release;
 mod schedule;
 pub mod zcdp;
 
+pub use batch::PoissonBatch;
 pub use clip::{ClipReport, Clipped, ExampleSum};
 pub use mechanism::{Mechanism, MechanismSpec};
 pub use noise::Noised;

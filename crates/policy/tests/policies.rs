@@ -65,7 +65,8 @@ fn each_document_is_read_and_admits_its_own_limit_and_nothing_beyond() {
             "default",
             "hospital",
             "institution-research",
-            "laboratory-no-privacy"
+            "laboratory-no-privacy",
+            "record-epsilon-8"
         ]
     );
     for (file, policy) in &documents {

@@ -14,7 +14,7 @@ use crate::{
     signed::{Object, decode, text},
 };
 
-/// The longest update: 2⁴⁰ numbers would be 2 TB; this is 2³².
+/// The longest update, and the longest state: 2⁴⁰ numbers would be 2 TB; this is 2³².
 pub const MAX_DIMENSION: u64 = 1 << 32;
 
 /// The numbers of the privacy mechanism, as the job's author reckons them. Each member reckons anew.
@@ -38,6 +38,11 @@ pub struct Mechanism {
     pub value_bits: u32,
     /// Unit record: the most examples that one member sums; 1 for the other units.
     pub max_examples: usize,
+    /// q: the probability with which each record enters a batch, on its own; 0 < q ≤ 1, and 1 for units other than record.
+    pub sampling_rate: Decimal,
+    /// Unit record: the public number that the opened sum is divided by, whatever the batches' true sizes; 1 for the
+    /// other units, whose sum is divided by the number of contributors.
+    pub nominal_batch: u32,
 }
 
 /// One deadline a phase, counted from the phase's start.
@@ -68,8 +73,11 @@ pub struct Job {
     pub encoder: String,
     /// The privacy mechanism.
     pub mechanism: Mechanism,
-    /// d: length of the update.
+    /// d: length of the update; unit record: of one record's gradient.
     pub dimension: u64,
+    /// Length of what members agree on after a round: the model, and at record level the optimiser's moments after it.
+    /// d for the other units.
+    pub state: u64,
     /// B: bound on one integer of one contribution.
     pub value_bound: u64,
     /// Rounds.
@@ -86,7 +94,7 @@ pub struct Job {
     pub committee: Option<usize>,
     /// How long each phase may take.
     pub deadlines: Deadlines,
-    /// Digest of the first model, which is derived from the seed in `tuning`.
+    /// Digest of the first state, which is derived from the seed in `tuning`.
     pub initial_model: Digest,
     /// How many admissions the server waits for before round 1.
     pub expected_members: usize,
@@ -130,6 +138,18 @@ impl Object for Job {
         if raw.dimension == 0 || raw.dimension > MAX_DIMENSION {
             return Err(malformed(NAME, format!("dimension = {}", raw.dimension)));
         }
+        let mechanism = parse_mechanism(mechanism)?;
+        let state = match raw.state {
+            0 => raw.dimension,
+            _ if mechanism.unit != Unit::Record => {
+                return Err(malformed(
+                    NAME,
+                    format!("a state with unit {}", mechanism.unit),
+                ));
+            }
+            state @ 1..=MAX_DIMENSION => state,
+            state => return Err(malformed(NAME, format!("state = {state}"))),
+        };
         Ok(Self {
             federation: text(NAME, "federation", raw.federation, 64)?,
             name: text(NAME, "name", raw.name, 256)?,
@@ -137,8 +157,9 @@ impl Object for Job {
             tuning: text(NAME, "tuning", raw.tuning, 64 << 10)?,
             task: text(NAME, "task", raw.task, 64)?,
             encoder: text(NAME, "encoder", raw.encoder, 64)?,
-            mechanism: parse_mechanism(mechanism)?,
+            mechanism,
             dimension: raw.dimension,
+            state,
             value_bound: raw.value_bound,
             rounds: count("rounds", raw.rounds)?,
             max_attempts: count("max_attempts", raw.max_attempts)?,
@@ -165,6 +186,7 @@ impl Object for Job {
 
     fn serialise(&self) -> Vec<u8> {
         let mechanism = &self.mechanism;
+        let at_record_level = mechanism.unit == Unit::Record;
         let decimal =
             |value: &Option<Decimal>| value.as_ref().map(ToString::to_string).unwrap_or_default();
         message::Job {
@@ -182,6 +204,16 @@ impl Object for Job {
                 delta: decimal(&mechanism.delta),
                 value_bits: mechanism.value_bits,
                 max_examples: mechanism.max_examples as u32,
+                sampling_rate: if at_record_level {
+                    mechanism.sampling_rate.to_string()
+                } else {
+                    String::new()
+                },
+                nominal_batch: if at_record_level {
+                    mechanism.nominal_batch
+                } else {
+                    0
+                },
             }),
             dimension: self.dimension,
             value_bound: self.value_bound,
@@ -199,6 +231,11 @@ impl Object for Job {
             task: self.task.clone(),
             encoder: self.encoder.clone(),
             committee: self.committee.unwrap_or(0) as u32,
+            state: if self.state == self.dimension {
+                0
+            } else {
+                self.state
+            },
         }
         .encode_to_vec()
     }
@@ -216,8 +253,25 @@ fn parse_mechanism(raw: message::Mechanism) -> Result<Mechanism> {
         value => decimal(field, value).map(Some),
     };
     let word = |error: ciphertune_policy::Error| malformed(NAME, error.to_string());
+    let unit = raw.unit.parse().map_err(word)?;
+    let (sampling_rate, nominal_batch) = match unit {
+        Unit::Record => {
+            let rate = decimal("sampling_rate", &raw.sampling_rate)?;
+            if rate.is_zero() || rate > Decimal::ONE {
+                return Err(malformed(NAME, format!("sampling_rate = {rate}")));
+            }
+            if raw.nominal_batch == 0 {
+                return Err(malformed(NAME, "nominal_batch = 0"));
+            }
+            (rate, raw.nominal_batch)
+        }
+        _ if raw.sampling_rate.is_empty() && raw.nominal_batch == 0 && raw.max_examples == 1 => {
+            (Decimal::ONE, 1)
+        }
+        unit => return Err(malformed(NAME, format!("batches with unit {unit}"))),
+    };
     Ok(Mechanism {
-        unit: raw.unit.parse().map_err(word)?,
+        unit,
         adjacency: raw.adjacency.parse().map_err(word)?,
         placement: raw.placement.parse().map_err(word)?,
         clip_norm: decimal("clip_norm", &raw.clip_norm)?,
@@ -232,5 +286,123 @@ fn parse_mechanism(raw: message::Mechanism) -> Result<Mechanism> {
             0 => return Err(malformed(NAME, "max_examples = 0")),
             examples => examples as usize,
         },
+        sampling_rate,
+        nominal_batch,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(unit: Unit) -> Job {
+        let private = unit != Unit::None;
+        Job {
+            federation: "lab".into(),
+            name: "batches".into(),
+            backbone: Digest::sha256(b"backbone"),
+            tuning: "{}".into(),
+            task: "classification".into(),
+            encoder: "embedding".into(),
+            mechanism: Mechanism {
+                unit,
+                adjacency: Adjacency::ZeroOut,
+                placement: Placement::Distributed,
+                clip_norm: Decimal::ONE,
+                noise_multiplier: if private { Decimal::ONE } else { Decimal::ZERO },
+                epsilon: private.then_some(Decimal::ONE),
+                delta: private.then(|| "1e-5".parse().unwrap()),
+                value_bits: 12,
+                max_examples: 1,
+                sampling_rate: Decimal::ONE,
+                nominal_batch: 1,
+            },
+            dimension: 5,
+            state: 5,
+            value_bound: 2047,
+            rounds: 1,
+            max_attempts: 1,
+            min_contributors: 3,
+            colluders: 0,
+            threshold: None,
+            committee: None,
+            deadlines: Deadlines {
+                contribute: Duration::from_secs(1),
+                open: Duration::from_secs(1),
+                agree: Duration::from_secs(1),
+            },
+            initial_model: Digest::sha256(b"model"),
+            expected_members: 3,
+            nonce: [0; 32],
+        }
+    }
+
+    fn at_record_level() -> Job {
+        let mut job = job(Unit::Record);
+        job.mechanism.max_examples = 600;
+        job.mechanism.sampling_rate = "0.1".parse().unwrap();
+        job.mechanism.nominal_batch = 180;
+        job.state = 15;
+        job
+    }
+
+    /// What is said of a job whose bytes were changed.
+    fn refused(job: &Job, change: impl FnOnce(&mut message::Job)) -> String {
+        let mut raw = message::Job::decode(job.serialise().as_slice()).unwrap();
+        change(&mut raw);
+        Job::parse(&raw.encode_to_vec()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn jobs_of_every_unit_survive_their_bytes() {
+        for job in [
+            job(Unit::None),
+            job(Unit::Institution),
+            job(Unit::Record),
+            at_record_level(),
+        ] {
+            assert_eq!(Job::parse(&job.serialise()).unwrap(), job);
+        }
+        // Other units say nothing of batches: as short as they ever were.
+        let raw = message::Job::decode(job(Unit::Institution).serialise().as_slice()).unwrap();
+        let mechanism = raw.mechanism.unwrap();
+        assert_eq!(
+            (mechanism.sampling_rate.as_str(), mechanism.nominal_batch),
+            ("", 0)
+        );
+        assert_eq!(raw.state, 0);
+    }
+
+    #[test]
+    fn a_sampling_rate_that_is_missing_or_no_probability_above_0_is_refused() {
+        for rate in ["", "0", "1.0001", "2", "-0.1", "0,1", "nan"] {
+            let said = refused(&at_record_level(), |raw| {
+                raw.mechanism.as_mut().unwrap().sampling_rate = rate.into();
+            });
+            assert!(said.contains("sampling_rate"), "{rate:?}: {said}");
+        }
+        let said = refused(&at_record_level(), |raw| {
+            raw.mechanism.as_mut().unwrap().nominal_batch = 0;
+        });
+        assert!(said.contains("nominal_batch = 0"), "{said}");
+    }
+
+    #[test]
+    fn batches_and_moments_belong_to_unit_record_alone() {
+        for unit in [Unit::None, Unit::Institution] {
+            let changes: [fn(&mut message::Mechanism); 3] = [
+                |raw| raw.sampling_rate = "0.1".into(),
+                |raw| raw.nominal_batch = 1,
+                |raw| raw.max_examples = 2,
+            ];
+            for change in changes {
+                let said = refused(&job(unit), |raw| change(raw.mechanism.as_mut().unwrap()));
+                assert!(said.contains("batches with unit"), "{said}");
+            }
+            let said = refused(&job(unit), |raw| raw.state = 15);
+            assert!(said.contains("a state with unit"), "{said}");
+        }
+        let said = refused(&at_record_level(), |raw| raw.state = MAX_DIMENSION + 1);
+        assert!(said.contains("state = 4294967297"), "{said}");
+    }
 }

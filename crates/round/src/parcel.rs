@@ -13,7 +13,7 @@ use crate::{
     signed::{Object, decode},
 };
 
-/// Bytes of the agreement's key, which stands before the parameters in a parcel.
+/// Bytes of the agreement's key, which stands before the state in a parcel.
 pub const AGREEMENT_KEY_BYTES: usize = 32;
 
 /// Bytes that sealing adds: X-Wing's encapsulated key and the authentication tag.
@@ -99,9 +99,9 @@ pub struct Parcel {
 }
 
 impl Parcel {
-    /// Bytes of a sealed parcel with a model of `dimension` parameters.
-    pub fn sealed_bytes(dimension: u64) -> u64 {
-        dimension
+    /// Bytes of a sealed parcel with a state of `length` numbers.
+    pub fn sealed_bytes(length: u64) -> u64 {
+        length
             .saturating_mul(size_of::<f32>() as u64)
             .saturating_add((SEAL_BYTES + AGREEMENT_KEY_BYTES) as u64)
     }

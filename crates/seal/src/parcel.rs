@@ -4,8 +4,8 @@ use zeroize::Zeroizing;
 
 use crate::{AgreementKey, Check, Error, OneTimeKey, Result, SealingKey};
 
-/// Seals θ, and the key of the agreement on it, to the member that asked: encapsulated key ‖ ciphertext ‖ tag over
-/// key ‖ θ as little-endian f32, bound to the digest of the request (and so to its context, model and sender).
+/// Seals a state, and the key of the agreement on it, to the member that asked: encapsulated key ‖ ciphertext ‖ tag over
+/// key ‖ state as little-endian f32, bound to the digest of the request (and so to its context, model and sender).
 ///
 /// # Errors
 /// [`Error::Fault`] when HPKE does not seal.

@@ -190,7 +190,7 @@ pub(crate) async fn take_parcel(
     const DOING: &str = "writing a parcel";
     let context = parcel.context;
     let look = |machine: &crate::phase::Machine| {
-        let bytes = Parcel::sealed_bytes(machine.job().dimension);
+        let bytes = Parcel::sealed_bytes(machine.job().state);
         machine.parcel_place(&parcel).map(|place| (place, bytes))
     };
     coordinator.with_context(&context, look).await?; // a stranger to the request gets no turn

@@ -5,7 +5,8 @@
 //! Read in this order: [`backbone`] (the frozen model), [`encoder`] (what is trained),
 //! [`head`] (pooling and the classifier), [`parameters`] (all of it as one vector); then
 //! [`data`], [`template`], [`tokenizer`] and [`task`] (records to tokens), [`batch`],
-//! [`optimiser`], [`spec`] (every choice), and [`trainer`] (one member's local work).
+//! [`optimiser`], [`spec`] (every choice), and [`trainer`] (one member's local work; with record-level
+//! privacy, its records' own gradients and the step along what is released).
 
 pub mod backbone;
 pub mod batch;
@@ -30,3 +31,4 @@ pub mod trainer;
 pub mod verbalizer;
 
 pub use error::{Error, Result};
+pub use model::RecordGradient;

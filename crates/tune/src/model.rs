@@ -24,6 +24,14 @@ pub(crate) struct Model<'a> {
     answer: Answer,
 }
 
+/// What one record gives at θ. It is of that record alone: no `Debug`.
+pub struct RecordGradient {
+    /// Its gradient, in prompt space: ∂ℓ/∂P row-major, then the classifier's.
+    pub values: Vec<f32>,
+    /// Its own loss.
+    pub loss: f64,
+}
+
 /// How answers are scored.
 enum Answer {
     /// log softmax of a layer over pooled hidden states.
@@ -140,7 +148,7 @@ impl<'a> Model<'a> {
     ///
     /// Each example gets a copy of the prompt of its own as a leaf, and the losses are
     /// summed: one backward pass gives every ∂ℓ_b/∂P.
-    pub(crate) fn record_gradients(&self, examples: &[&Example]) -> Result<Vec<Vec<f32>>> {
+    pub(crate) fn record_gradients(&self, examples: &[&Example]) -> Result<Vec<RecordGradient>> {
         let leaf = Var::from_tensor(&self.prompts(examples.len())?.detach().contiguous()?)?;
         let labels: Vec<u32> = examples.iter().map(|e| e.label as u32).collect();
         let (losses, head) = match &self.answer {
@@ -156,6 +164,7 @@ impl<'a> Model<'a> {
             }
             Answer::Verbalizer(_) => (self.losses_after(leaf.as_tensor(), examples)?, None),
         };
+        let each_loss = losses.detach().to_vec1::<f32>()?;
         let gradients = losses.sum_all()?.backward()?;
         let gradient = gradients.get(&leaf).ok_or_else(|| {
             Error::Fault("no gradient reached the prompts: an operation without one".to_owned())
@@ -170,7 +179,13 @@ impl<'a> Model<'a> {
                 records[b].extend_from_slice(slope);
             }
         }
-        Ok(records)
+        let pairs = records.into_iter().zip(each_loss);
+        Ok(pairs
+            .map(|(values, loss)| RecordGradient {
+                values,
+                loss: loss.into(),
+            })
+            .collect())
     }
 
     fn losses_after(&self, prompts: &Tensor, examples: &[&Example]) -> Result<Tensor> {

@@ -67,6 +67,14 @@ impl OptimiserSpec {
             Self::Sgd { momentum } => fraction("momentum", momentum),
         }
     }
+
+    /// How many numbers its state holds for each parameter.
+    pub fn moments(&self) -> usize {
+        match self {
+            Self::AdamW { .. } => 2,
+            Self::Sgd { .. } => 1,
+        }
+    }
 }
 
 fn in_range(name: &str, value: f64, ok: bool) -> Result<()> {
@@ -143,6 +151,43 @@ impl Optimiser {
             second,
             powers: (1.0, 1.0),
         })
+    }
+
+    /// The state after `steps` steps, from the moments that [`Optimiser::moments`] gave then.
+    ///
+    /// # Errors
+    /// As [`OptimiserSpec::check`]; [`Error::Misuse`] for moments of another length than
+    /// [`OptimiserSpec::moments`] runs of `length`.
+    pub fn resumed(
+        spec: OptimiserSpec,
+        length: usize,
+        moments: &[f32],
+        steps: u64,
+    ) -> Result<Self> {
+        let mut optimiser = Self::new(spec, length)?;
+        if moments.len() != length * spec.moments() {
+            return Err(Error::Misuse(format!(
+                "{} moments for {length} parameters",
+                moments.len()
+            )));
+        }
+        let (first, second) = moments.split_at(length);
+        optimiser.first.copy_from_slice(first);
+        optimiser.second.copy_from_slice(second);
+        optimiser.steps = steps;
+        if let OptimiserSpec::AdamW { beta1, beta2, .. } = spec {
+            // One multiplication a step, as steps themselves do it: the same bits.
+            for _ in 0..steps {
+                optimiser.powers.0 *= beta1;
+                optimiser.powers.1 *= beta2;
+            }
+        }
+        Ok(optimiser)
+    }
+
+    /// Adam's m and v, or SGD's momentum.
+    pub fn moments(&self) -> impl Iterator<Item = f32> {
+        self.first.iter().chain(&self.second).copied()
     }
 
     /// Steps taken so far.
@@ -289,6 +334,26 @@ mod tests {
             assert!((f64::from(p[i]) - q[i]).abs() < 1e-4, "{p:?} {q:?}");
         }
         assert_eq!(optimiser.steps(), 50);
+    }
+
+    #[test]
+    fn an_optimiser_resumed_from_its_moments_takes_the_same_steps() {
+        for spec in [adamw(0.01), OptimiserSpec::Sgd { momentum: 0.5 }] {
+            let mut straight = Optimiser::new(spec, 2).unwrap();
+            let (mut p, mut q) = ([1.0_f32, -2.0], [1.0_f32, -2.0]);
+            let mut moments = vec![0.0; 2 * spec.moments()];
+            for step in 0..20_u64 {
+                let gradient = [0.3 - 0.1 * step as f32, 0.7];
+                straight.step(&mut p, &gradient, &[(2, 0.1)]).unwrap();
+                let mut resumed = Optimiser::resumed(spec, 2, &moments, step).unwrap();
+                resumed.step(&mut q, &gradient, &[(2, 0.1)]).unwrap();
+                moments = resumed.moments().collect();
+                assert_eq!(p.map(f32::to_bits), q.map(f32::to_bits), "step {step}");
+                assert!(straight.moments().eq(moments.iter().copied()));
+            }
+            let short = Optimiser::resumed(spec, 2, &moments[1..], 1);
+            assert!(matches!(short, Err(Error::Misuse(_))));
+        }
     }
 
     #[test]

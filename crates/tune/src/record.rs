@@ -1,70 +1,106 @@
 //! Record-level privacy: every record's own gradient, and a step along what was released.
+//!
+//! What members share from round to round is the *state*: θ, and after it the optimiser's moments. A round is a step, so
+//! the state and the number of the round are all that the next step needs.
 
 use crate::batch::evaluation_order;
+use crate::model::RecordGradient;
 use crate::optimiser::Optimiser;
 use crate::task::Encoded;
 use crate::trainer::{Trainer, select};
 use crate::{Error, Result};
 
 impl Trainer<'_> {
-    /// Each record's own gradient at `parameters`, in θ's order: of its loss for its copy of
-    /// the prompt embeddings, then for the classifier. What record-level privacy clips, sums
-    /// and noises. Records come back in the order of `indices`, a batch at a time inside.
+    /// The length of a record's gradient, in prompt space: V·H, and a classifier's
+    /// labels·(H + 1).
+    ///
+    pub fn gradient_dimension(&self) -> usize {
+        self.prompt_dimension() + self.classifier_dimension()
+    }
+
+    /// V·H.
+    fn prompt_dimension(&self) -> usize {
+        self.encoder().virtual_tokens() * self.model.backbone().hidden()
+    }
+
+    /// The state before the first step: [`Trainer::initial_parameters`] of `seed`, and
+    /// moments of zero.
     ///
     /// # Errors
-    /// [`Error::Refused`] for an encoder other than the embeddings themselves;
-    /// [`Error::Misuse`] for an index or a `parameters` that does not fit.
-    pub fn record_gradients(
+    /// [`Error::Fault`] if the tensor library fails.
+    pub fn initial_state(&self, seed: u64) -> Result<Vec<f32>> {
+        let mut state = self.initial_parameters(seed)?;
+        state.resize(self.state_dimension(), 0.0);
+        Ok(state)
+    }
+
+    /// The length of the state.
+    pub fn state_dimension(&self) -> usize {
+        self.dimension() * (1 + self.spec().optimiser.moments())
+    }
+
+    /// Each record's own gradient at `parameters`: of its loss for its copy of the prompt
+    /// embeddings, then for the classifier. What record-level privacy clips, sums and noises:
+    /// `each` gets one after the other, a batch at a time of those of equal length, so that
+    /// never more than a batch of them is held.
+    ///
+    /// # Errors
+    /// What `each` says ends it; [`Error::Misuse`] for an index or a `parameters` that does not
+    /// fit.
+    pub fn record_gradients<E: From<Error>>(
         &mut self,
         parameters: &[f32],
         data: &Encoded,
         indices: &[usize],
-    ) -> Result<Vec<Vec<f32>>> {
-        self.demand_prompt_space()?;
+        mut each: impl FnMut(usize, RecordGradient) -> Result<(), E>,
+    ) -> Result<(), E> {
         if let Some(index) = indices.iter().find(|&&i| i >= data.len()) {
-            return Err(Error::Misuse(format!("record {index} of {}", data.len())));
+            return Err(Error::Misuse(format!("record {index} of {}", data.len())).into());
         }
         self.model.trainable().assign(parameters)?;
         let lengths: Vec<usize> = indices
             .iter()
             .map(|&i| data.examples()[i].ids.len())
             .collect();
-        let mut gradients = vec![Vec::new(); indices.len()];
         for batch in evaluation_order(&lengths, self.spec().batch_size) {
             let chosen: Vec<usize> = batch.iter().map(|&at| indices[at]).collect();
-            let each = self.model.record_gradients(&select(data, &chosen))?;
-            for (at, gradient) in batch.into_iter().zip(each) {
-                gradients[at] = gradient;
+            let gradients = self.model.record_gradients(&select(data, &chosen))?;
+            for (index, gradient) in chosen.into_iter().zip(gradients) {
+                each(index, gradient)?;
             }
         }
-        Ok(gradients)
+        Ok(())
     }
 
-    /// One step of the optimiser along a released gradient (a mean over the policy's nominal
-    /// batch, noise and all), in place, alike for every member: scalar arithmetic in a fixed
-    /// order, on the CPU, whatever device trains. `state` starts as [`Optimiser::new`] of the
-    /// specification's optimiser and goes from release to release.
+    /// The state after one step of the optimiser along a released gradient in prompt space (a
+    /// mean over the nominal batch, noise and all), pulled back through the encoder; alike for
+    /// every member: scalar arithmetic in a fixed order, on the CPU, whatever device trains.
+    /// `steps` were taken before.
     ///
     /// # Errors
-    /// [`Error::Refused`] for an encoder other than the embeddings themselves;
-    /// [`Error::Misuse`] for lengths that differ; [`Error::Fault`] for a gradient not finite.
-    pub fn apply_release(
-        &self,
-        parameters: &mut [f32],
-        gradient: &[f32],
-        state: &mut Optimiser,
-    ) -> Result<()> {
-        self.demand_prompt_space()?;
-        state.step(parameters, gradient, &self.rates(state.steps(), 1))
-    }
-
-    fn demand_prompt_space(&self) -> Result<()> {
-        match self.spec().encoder.kind() {
-            "embedding" => Ok(()),
-            kind => Err(Error::Refused(format!(
-                "per-record gradients are taken for the embedding encoder, not {kind}"
-            ))),
+    /// [`Error::Refused`] for a gradient that is not finite; [`Error::Misuse`] for lengths
+    /// that do not fit.
+    pub fn apply_release(&self, state: &[f32], gradient: &[f32], steps: u64) -> Result<Vec<f32>> {
+        if state.len() != self.state_dimension() || gradient.len() != self.gradient_dimension() {
+            return Err(Error::Misuse(format!(
+                "a state of {} numbers, not {}, or a gradient of {}, not {}",
+                state.len(),
+                self.state_dimension(),
+                gradient.len(),
+                self.gradient_dimension()
+            )));
         }
+        let (parameters, moments) = state.split_at(self.dimension());
+        let (prompt, classifier) = gradient.split_at(self.prompt_dimension());
+        let encoder = &parameters[..self.dimension() - self.classifier_dimension()];
+        let mut slope = self.encoder().pull_back(encoder, prompt)?;
+        slope.extend_from_slice(classifier);
+        let mut next = parameters.to_vec();
+        let spec = self.spec().optimiser;
+        let mut optimiser = Optimiser::resumed(spec, next.len(), moments, steps)?;
+        optimiser.step(&mut next, &slope, &self.rates(steps, 1))?;
+        next.extend(optimiser.moments());
+        Ok(next)
     }
 }
 
@@ -96,6 +132,22 @@ mod tests {
         Toy::new(64, 16, 32)
     }
 
+    /// In the order of `indices`.
+    fn gradients(
+        trainer: &mut Trainer<'_>,
+        theta: &[f32],
+        data: &Encoded,
+        indices: &[usize],
+    ) -> Result<Vec<RecordGradient>> {
+        let mut found = Vec::new();
+        trainer.record_gradients(theta, data, indices, |index, gradient| {
+            found.push((index, gradient));
+            Ok::<_, Error>(())
+        })?;
+        found.sort_by_key(|(index, _)| indices.iter().position(|at| at == index));
+        Ok(found.into_iter().map(|(_, gradient)| gradient).collect())
+    }
+
     #[test]
     fn a_records_gradient_is_the_gradient_of_it_alone() {
         let toy = toy();
@@ -108,12 +160,14 @@ mod tests {
                 .iter_mut()
                 .for_each(|t| *t += random.uniform(1, 0.2)[0]);
             let indices = [41, 0, 13, 37, 5, 6, 7, 8, 59, 3];
-            let each = trainer.record_gradients(&theta, &data, &indices).unwrap();
-            for (gradient, index) in each.iter().zip(indices) {
-                let (_, alone) = trainer.gradient(&select(&data, &[index])).unwrap();
-                assert_eq!(gradient.len(), trainer.dimension());
+            let each = gradients(&mut trainer, &theta, &data, &indices).unwrap();
+            assert_eq!(each.len(), indices.len());
+            for (found, index) in each.iter().zip(indices) {
+                let (loss, alone) = trainer.gradient(&select(&data, &[index])).unwrap();
+                assert!((found.loss - loss).abs() < 1e-5);
+                assert_eq!(found.values.len(), trainer.gradient_dimension());
                 assert!(alone.iter().any(|&a| a.abs() > 1e-3));
-                for (g, a) in gradient.iter().zip(alone) {
+                for (g, a) in found.values.iter().zip(alone) {
                     assert!((g - a).abs() < 1e-5, "{route:?}, record {index}: {g} {a}");
                 }
             }
@@ -122,25 +176,30 @@ mod tests {
 
     #[test]
     fn steps_along_summed_record_gradients_lower_the_loss_and_repeat() {
+        for encoder in [EncoderSpec::Words, EncoderSpec::Mlp { hidden: 12 }] {
+            steps_lower_the_loss(encoder);
+        }
+    }
+
+    fn steps_lower_the_loss(encoder: EncoderSpec) {
         let toy = toy();
-        let mut trainer = trainer(&toy, EncoderSpec::Words, Route::Classifier);
+        let mut trainer = trainer(&toy, encoder, Route::Classifier);
         let data = trainer.encode(&headlines()).unwrap();
         let all: Vec<usize> = (0..data.len()).collect();
         let mut run = || {
-            let mut theta = trainer.initial_parameters(2).unwrap();
-            let mut state = Optimiser::new(trainer.spec().optimiser, theta.len()).unwrap();
-            for _ in 0..20 {
-                let mut mean = vec![0_f32; theta.len()];
-                for gradient in trainer.record_gradients(&theta, &data, &all).unwrap() {
+            let mut state = trainer.initial_state(2).unwrap();
+            let dimension = trainer.dimension();
+            for step in 0..20 {
+                let mut mean = vec![0_f32; trainer.gradient_dimension()];
+                for gradient in gradients(&mut trainer, &state[..dimension], &data, &all).unwrap() {
                     mean.iter_mut()
-                        .zip(gradient)
+                        .zip(gradient.values)
                         .for_each(|(m, g)| *m += g / 60.0);
                 }
-                trainer
-                    .apply_release(&mut theta, &mean, &mut state)
-                    .unwrap();
+                state = trainer.apply_release(&state, &mean, step).unwrap();
             }
-            theta
+            state.truncate(dimension);
+            state
         };
         let theta = run();
         assert_eq!(theta, run());
@@ -153,22 +212,55 @@ mod tests {
     #[test]
     fn record_gradients_are_refused_where_they_are_not_defined() {
         let toy = toy();
-        let mut mlp = trainer(&toy, EncoderSpec::Mlp { hidden: 12 }, Route::Classifier);
-        let data = mlp.encode(&headlines()).unwrap();
-        let theta = mlp.initial_parameters(2).unwrap();
-        let refused = mlp.record_gradients(&theta, &data, &[0]);
-        assert!(
-            matches!(refused, Err(Error::Refused(_))),
-            "{:?}",
-            refused.err()
-        );
         let mut plain = trainer(&toy, EncoderSpec::Words, Route::Classifier);
+        let data = plain.encode(&headlines()).unwrap();
         let theta = plain.initial_parameters(2).unwrap();
-        let outside = plain.record_gradients(&theta, &data, &[60]);
-        assert!(
-            matches!(outside, Err(Error::Misuse(_))),
-            "{:?}",
-            outside.err()
-        );
+        let outside = gradients(&mut plain, &theta, &data, &[60]);
+        assert!(matches!(outside, Err(Error::Misuse(_))));
+        // What ends the visits ends the work.
+        let mut visits = 0;
+        let stopped = plain.record_gradients(&theta, &data, &[0, 1, 2], |_, _| {
+            visits += 1;
+            Err(Error::Stopped)
+        });
+        assert!(matches!(stopped, Err(Error::Stopped)) && visits == 1);
+    }
+
+    #[test]
+    fn a_step_has_these_bits_on_every_machine_and_fits_its_state_alone() {
+        let toy = toy();
+        let trainer = trainer(&toy, EncoderSpec::Words, Route::Classifier);
+        let dimension = trainer.dimension();
+        let state: Vec<f32> = (0..trainer.state_dimension())
+            .map(|at| (at % 97) as f32 / 97.0 + 0.01)
+            .collect();
+        let gradient: Vec<f32> = (0..dimension)
+            .map(|at| (at % 13) as f32 / 7.0 - 0.9)
+            .collect();
+        let next = trainer.apply_release(&state, &gradient, 6).unwrap();
+        assert_eq!(next.len(), state.len());
+        let places = [0, 1, dimension - 1, dimension, 2 * dimension + 5];
+        let bits = places.map(|place| next[place].to_bits());
+        // Worked out in Python, every operation in double and rounded to single at once, which
+        // for + − × ÷ √ is the single operation itself (Figueroa 1995: 53 ≥ 2·24 + 2).
+        let expected = [
+            0x3C2B_0644,
+            0x3CA8_6BC0,
+            0x3C9E_F0E9,
+            0xBD7F_C48B,
+            0x3DD2_5C5A,
+        ];
+        assert_eq!(bits, expected, "{bits:#010X?}");
+        let misuse = |state: &[f32], gradient: &[f32]| {
+            matches!(
+                trainer.apply_release(state, gradient, 6),
+                Err(Error::Misuse(_))
+            )
+        };
+        assert!(misuse(&state[1..], &gradient) && misuse(&state, &gradient[1..]));
+        let mut endless = gradient.clone();
+        endless[3] = f32::INFINITY;
+        let refused = trainer.apply_release(&state, &endless, 6);
+        assert!(matches!(refused, Err(Error::Refused(_))));
     }
 }

@@ -25,15 +25,15 @@ pub struct TrainingSpec {
     pub prompt_rate: f64,
     /// Learning rate of the classifier's.
     pub classifier_rate: f64,
-    /// The optimiser; its state is fresh in every round.
+    /// The optimiser; its state is fresh in every round, but goes from round to round at record level.
     pub optimiser: OptimiserSpec,
     /// How the learning rates move over all rounds.
     pub schedule: Schedule,
     /// The rounds that the schedule spans.
     pub rounds: u32,
-    /// Examples a step.
+    /// Examples a step; at record level, where coins decide who is in one, examples computed at a time.
     pub batch_size: usize,
-    /// Passes over the member's data a round.
+    /// Passes over the member's data a round; without meaning at record level, as is `proximal`.
     pub local_epochs: u32,
     /// FedProx's μ: the loss gains μ/2·‖θ − θ_global‖² (Li et al. 2020, eq. 2); 0: FedAvg.
     pub proximal: f64,

@@ -8,6 +8,7 @@ use std::{
 
 use ciphertune_client::{
     draft::Draft,
+    learner::Start,
     model::Model,
     report::{Happening, RoundReport, Seconds},
     researcher::Researcher,
@@ -59,7 +60,7 @@ pub fn measure(options: &SocketOptions) -> Result<Measured> {
         federation::NAME,
         &Policy::parse(POLICY)?,
         backbone(),
-        &first_model(dimension),
+        &Start::of_updates(first_model(dimension)),
     )?;
     let runtime =
         tokio::runtime::Runtime::new().map_err(|error| Error::fault("starting", error))?;
@@ -76,6 +77,9 @@ fn draft(options: &SocketOptions) -> Draft {
         members: options.members,
         committee: None,
         value_bits: options.value_bits,
+        sampling_rate: None,
+        nominal_batch: None,
+        max_examples: None,
         contribute_seconds: PATIENCE.as_secs(),
         open_seconds: PATIENCE.as_secs(),
         agree_seconds: PATIENCE.as_secs(),
@@ -212,7 +216,7 @@ fn hold_to_plaintext(federation: &Federation, job: &Job, digest: &Digest) -> Res
     for member in &federation.members {
         let path = member.home.job(digest).join("model.safetensors");
         let model = Model::read(&path)?;
-        if model.is_none_or(|model| model.parameters != expected) {
+        if model.is_none_or(|model| model.state != expected) {
             return Err(Error::Refused(format!(
                 "{}'s model is not that of the plain vectors",
                 member.name

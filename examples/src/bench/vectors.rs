@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicBool;
 
 use ciphertune_client::{
     Result,
-    learner::{Evaluation, Learner, Progress, Update},
+    learner::{Evaluation, Learner, Progress, Start, Update},
     mechanism::Reckoned,
 };
 use ciphertune_round::{Digest, Job};
@@ -67,10 +67,14 @@ impl Learner for Vectors {
         backbone()
     }
 
-    fn prepare(&mut self, job: &Job) -> Result<Vec<f32>> {
+    fn prepare(&mut self, job: &Job) -> Result<Start> {
         self.dimension = job.dimension as usize;
         self.unit = unit(job)?;
-        Ok(first_model(self.dimension))
+        Ok(Start::of_updates(first_model(self.dimension)))
+    }
+
+    fn records(&self) -> usize {
+        0
     }
 
     fn train(

@@ -3,7 +3,7 @@
 //!
 //! It says on standard output what attempts it left, in words, and how it ended.
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{num::NonZeroU32, path::PathBuf, process::ExitCode, sync::Arc};
 
 use ciphertune_client::{
     disk::Disk,
@@ -37,6 +37,7 @@ async fn main() -> ExitCode {
         dataset: DATASET.into(),
         one_job: true,
         threads: all_cores(),
+        measure_every: NonZeroU32::MIN,
         dangerous_plaintext: Some(PathBuf::from(plaintext)),
     };
     let observer = Box::new(|happening: &Happening| {

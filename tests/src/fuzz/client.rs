@@ -2,7 +2,9 @@
 
 use std::{fs, sync::OnceLock};
 
-use ciphertune_client::{disk::Disk, draft::Draft, model, model::Model, tuning::Tuning};
+use ciphertune_client::{
+    disk::Disk, draft::Draft, learner::Start, model, model::Model, tuning::Tuning,
+};
 use ciphertune_policy::Policy;
 use ciphertune_round::{Digest, Job, Object as _};
 
@@ -17,7 +19,8 @@ pub fn draft(data: &[u8]) -> bool {
     let Some(Ok(draft)) = text(data).map(Draft::from_toml) else {
         return false;
     };
-    let Ok(job) = draft.job("lab", policy, Digest::sha256(b"backbone"), &[0.0; 4]) else {
+    let start = Start::of_updates(vec![0.0; 4]);
+    let Ok(job) = draft.job("lab", policy, Digest::sha256(b"backbone"), &start) else {
         return false;
     };
     let read = Job::parse(&job.serialise()).expect("a job that was drafted is taken");
@@ -46,14 +49,11 @@ pub fn model(data: &[u8]) -> bool {
     let Ok(Some(read)) = Model::read(&path) else {
         return false;
     };
-    assert!(read.parameters.len() <= data.len() / 4);
+    assert!(read.state.len() <= data.len() / 4);
     read.write(&Disk::default(), &path).unwrap();
     let again = Model::read(&path).unwrap().unwrap();
-    // By their bytes: parameters may be NaN.
-    assert_eq!(
-        model::digest(&again.parameters),
-        model::digest(&read.parameters)
-    );
+    // By their bytes: numbers may be NaN.
+    assert_eq!(model::digest(&again.state), model::digest(&read.state));
     assert!(again.round == read.round && again.agreed == read.agreed);
     true
 }

@@ -268,7 +268,7 @@ async fn a_share_of_the_sum_of_keys_that_is_kept_back_is_not_needed() {
     let expected = average();
     for (member, run) in members.iter_mut().enumerate() {
         assert!(run.end().await.unwrap().completed, "{:?}", run.voided());
-        assert!(federation.model(member, &job).unwrap().parameters == expected);
+        assert!(federation.model(member, &job).unwrap().state == expected);
     }
     server.stop().await;
 }
@@ -361,7 +361,7 @@ async fn replayed(lies: Lies, mut federation: Federation, said: [usize; 2], word
         assert_eq!(federation.refused(member), said);
         assert_eq!(federation.log(member, "opened").len(), 1);
         let model = federation.model(member, &job).expect("round 1's model");
-        assert!(model.round == 1 && model.parameters == average());
+        assert!(model.round == 1 && model.state == average());
     }
     let counted = [Put::Echo, Put::Release].map(|put| front.count(put));
     assert_eq!(counted, said, "echoes and releases of both rounds");

@@ -220,7 +220,7 @@ fn the_honest_have_the_average(federation: &Federation, members: &[Member], job:
     for (member, run) in members.iter().enumerate() {
         assert_eq!(run.reports().len(), 1, "{:?}", run.voided());
         let model = federation.model(member, job).expect("a model");
-        assert!(model.parameters == average(), "member {member}");
+        assert!(model.state == average(), "member {member}");
     }
 }
 

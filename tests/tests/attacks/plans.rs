@@ -291,7 +291,7 @@ async fn a_plan_that_is_sent_again_is_not_followed_again() {
     let (_, job) = federation.submit(&Wish::of(3, DIMENSION)).await;
     for (member, run) in members.iter_mut().enumerate() {
         assert!(run.end().await.unwrap().completed, "{:?}", run.voided());
-        assert!(federation.model(member, &job).unwrap().parameters == average());
+        assert!(federation.model(member, &job).unwrap().state == average());
         assert_eq!(federation.log(member, "plan").len(), 1);
         keys_of_contexts_are_erased(&federation, member, 1);
     }

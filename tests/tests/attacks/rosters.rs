@@ -322,7 +322,7 @@ async fn of_two_rosters_the_one_with_enough_echoes_is_opened_and_the_other_never
         assert_eq!(federation.log(member, "release").len(), 1);
     }
     let models = [0, 1].map(|member| federation.model(member, &job).expect("a model"));
-    assert!(models[0].parameters == models[1].parameters);
+    assert!(models[0].state == models[1].state);
     // The third has one echo of its roster, and whatever was released for the other is sealed under that.
     left_with(
         &federation,

@@ -118,7 +118,7 @@ async fn a_disk_taken_after_the_round_opens_nothing_and_one_taken_during_it_does
     gate.open();
     for (member, run) in members.iter_mut().enumerate() {
         assert!(run.end().await.unwrap().completed, "{:?}", run.voided());
-        assert!(federation.model(member, &job).unwrap().parameters == average());
+        assert!(federation.model(member, &job).unwrap().state == average());
     }
     let after = copied(&federation, 0);
 

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use ciphertune_dp::Release as Released;
 use ciphertune_identity::Role;
-use ciphertune_round::{Agreement, Digest, ShareIndex, Signed};
+use ciphertune_policy::Unit;
+use ciphertune_round::{Agreement, Digest, Mechanism, ShareIndex, Signed};
 use ciphertune_wire::proto::{DirectoryRequest, EventKind, PutSignedRequest};
 
 use super::{Engagement, Member, open::Opened, vet::Vetted};
@@ -28,14 +30,15 @@ impl Member {
         self.inbox.put_back(std::mem::take(&mut opened.kept));
         let report = draft(vetted, &opened);
         let Opened { released, key, .. } = opened;
-        let parameters = apply(&engaged.model.parameters, released.mean());
+        let mean = mean(&released, &engaged.job.mechanism);
         drop(released); // twice the model's size
-        let model = model::digest(&parameters);
+        let state = self.step(engaged, vetted.plan.round, mean).await?;
+        let model = model::digest(&state);
         let key = key.agreement_key()?;
         let agreed = key.agreement(&vetted.context, &model);
         let opening = KeptOpening {
             model: Model {
-                parameters,
+                state,
                 round: vetted.plan.round,
                 agreed,
                 key: Some(key.into()),
@@ -48,6 +51,33 @@ impl Member {
         };
         vetted.attempt.keep_opening(&opening)?;
         self.conclude(engaged, vetted, opening).await
+    }
+
+    /// The state after the round. The learner's thread borrows the one before: no second copy of a large model.
+    async fn step(
+        &mut self,
+        engaged: &mut Engagement,
+        round: u32,
+        mean: Vec<f32>,
+    ) -> Result<Vec<f32>> {
+        let state = std::mem::take(&mut engaged.model.state);
+        let (before, stepped) = self
+            .with_learner(move |learner| {
+                let stepped = learner.step(&state, mean, round);
+                Ok((state, stepped))
+            })
+            .await?;
+        let length = before.len();
+        engaged.model.state = before;
+        let stepped = stepped?;
+        if stepped.len() == length {
+            Ok(stepped)
+        } else {
+            Err(Error::Misuse(format!(
+                "the learner made a state of {} numbers out of {length}",
+                stepped.len()
+            )))
+        }
     }
 
     /// Says which model came out, waits until enough say the same, and makes it the job's.
@@ -142,17 +172,22 @@ impl Member {
         .await
     }
 
-    /// Evaluates the new model at home and notes the round for the person who runs this member.
+    /// Measures the new model at home, if it is its turn, and notes the round for the person who runs this member.
     async fn report(
         &mut self,
         engaged: &mut Engagement,
         draft: RoundReport,
         model: &Model,
     ) -> Result<RoundReport> {
-        let parameters = model.parameters.clone();
-        let validation = self
-            .with_learner(move |learner| learner.evaluate(&parameters))
-            .await?;
+        let due =
+            model.round % self.options.measure_every == 0 || model.round == engaged.job.rounds;
+        let validation = if due {
+            let state = model.state.clone();
+            self.with_learner(move |learner| learner.evaluate(&state))
+                .await?
+        } else {
+            None
+        };
         let (up, down) = (self.meter.up(), self.meter.down());
         let (up_before, down_before) = std::mem::replace(&mut engaged.bytes, (up, down));
         let report = RoundReport {
@@ -180,7 +215,7 @@ fn draft(vetted: &Vetted, opened: &Opened) -> RoundReport {
         training_loss: opened.local.training_loss,
         validation: None,
         update_norm: clip.map(|clip| clip.norm_before),
-        clipped: clip.is_some_and(|clip| clip.clipped),
+        clipped_share: clip.map(|clip| clip.clipped_share),
         zeroed_share: clip.map(|clip| clip.zeroed_share),
         bytes_up: 0,
         bytes_down: 0,
@@ -193,7 +228,13 @@ fn draft(vetted: &Vetted, opened: &Opened) -> RoundReport {
     }
 }
 
-/// θ + Δ, elementwise in f32: one IEEE addition each, the same bits on every machine.
-fn apply(model: &[f32], mean: impl Iterator<Item = f32>) -> Vec<f32> {
-    model.iter().zip(mean).map(|(x, d)| x + d).collect()
+/// The opened sum divided by a public number: the contributors, or at record level the nominal batch, never what was
+/// drawn.
+fn mean(released: &Released, mechanism: &Mechanism) -> Vec<f32> {
+    match mechanism.unit {
+        Unit::Record => released
+            .divided_by(mechanism.nominal_batch.into())
+            .collect(),
+        _ => released.mean().collect(),
+    }
 }

@@ -75,13 +75,13 @@ impl Member {
         let request = self.ask(plan, agreed_in, &key).await?;
         let parcel = self.await_parcel(engaged, plan, &request).await?;
         let opened = self
-            .fetch_parcel(plan, &attempt, key, &request, &parcel)
+            .fetch_parcel(engaged, plan, &attempt, key, &request, &parcel)
             .await;
-        let held = opened.map(|(agreement, parameters)| {
-            let found = agreement.agreement(&agreed_in, &model::digest(&parameters));
-            (found == plan.model).then_some((agreement, parameters))
+        let held = opened.map(|(agreement, state)| {
+            let found = agreement.agreement(&agreed_in, &model::digest(&state));
+            (found == plan.model).then_some((agreement, state))
         });
-        let (agreement, parameters) = match held {
+        let (agreement, state) = match held {
             Ok(Some(held)) => held,
             // What the server altered fails before this: its sender signed the digest.
             Ok(None) | Err(Error::Refused(_) | Error::Malformed { .. }) => {
@@ -110,7 +110,7 @@ impl Member {
             ],
         )?;
         engaged.model = Model {
-            parameters,
+            state,
             round: plan.round - 1,
             agreed: plan.model,
             key: Some(agreement.into()),
@@ -296,6 +296,7 @@ impl Member {
 
     async fn fetch_parcel(
         &mut self,
+        engaged: &Engagement,
         plan: &Signed<Plan>,
         attempt: &Attempt,
         key: OneTimeKey,
@@ -303,7 +304,7 @@ impl Member {
         parcel: &Signed<Parcel>,
     ) -> Result<(AgreementKey, Vec<f32>)> {
         let path = attempt.download(PARCEL);
-        let bytes = Parcel::sealed_bytes(plan.dimension);
+        let bytes = Parcel::sealed_bytes(engaged.job.state);
         fetch(&self.client, plan.context(), Wanted::Parcel, bytes, &path)
             .await
             .map_err(|error| match error {
@@ -311,7 +312,10 @@ impl Member {
                 Error::Refused(said) => Error::Void(said),
                 error => error,
             })?;
-        let (request, sealed, length) = (request.digest(), parcel.sealed, plan.length()?);
+        let (request, sealed) = (request.digest(), parcel.sealed);
+        let length = usize::try_from(engaged.job.state).map_err(|_| {
+            Error::Refused(format!("{} numbers do not fit here", engaged.job.state))
+        })?;
         blocking(move || {
             let bytes = disk::read(&path)?.unwrap_or_default();
             if Digest::sha256(&bytes) != sealed {

@@ -13,14 +13,17 @@ use crate::{
     budget::head_in,
     desk::Desk,
     error::{Error, Result},
+    learner::Start,
     mechanism::{Reckoned, attempts_of},
     model::{self, Model},
     report::Happening,
     transfer::retry,
 };
 
-/// A noise-to-signal ratio above this is unlikely to train anything, and is warned of.
-const HOPELESS_RATIO: f64 = 100.0;
+/// Noise so many times as long as one clipped update is unlikely to let anything be trained.
+const HOPELESS_UPDATES: f64 = 100.0;
+/// Likewise, as long as all the clipped gradients of a nominal batch, were they of one direction.
+const HOPELESS_BATCHES: f64 = 10.0;
 
 /// All that others are told when data or backbone do not fit a job. More would let a researcher ask questions about
 /// labels, columns and lines by submitting jobs.
@@ -198,7 +201,7 @@ impl Member {
             .map_err(|refusal| Error::Refused(refusal.to_string()))?;
         Reckoned::demand_enough_noise(&job, terms.min_contributors, terms.colluders)?;
         let reckoned = Reckoned::of(&job, job.min_contributors, job.colluders)?;
-        let parameters = match self.prepare(&job).await {
+        let state = match self.prepare(&job).await {
             Err(error @ (Error::Refused(_) | Error::Malformed { .. } | Error::Misuse(_))) => {
                 // The words may name files, lines, labels: they are for this member's eyes.
                 self.tell(Happening::Warning {
@@ -213,15 +216,9 @@ impl Member {
             self.site.home().job(&job.digest()),
             self.site.disk().clone(),
         )?;
-        let model = Model::read(&desk.model())?.unwrap_or_else(|| Model::first(parameters));
-        let ratio = reckoned.mechanism.noise_to_signal();
-        if ratio > HOPELESS_RATIO {
-            self.tell(Happening::Warning {
-                said: format!(
-                    "the noise is {ratio:.0} times as long as one clipped update: with {cohort} members this will \
-                     hardly train; record-level privacy, a smaller encoder or more members would"
-                ),
-            });
+        let model = Model::read(&desk.model())?.unwrap_or_else(|| Model::first(state));
+        if let Some(said) = hopeless(&job, reckoned.mechanism.noise_to_signal()) {
+            self.tell(Happening::Warning { said });
         }
         Ok(Engagement {
             bytes: (self.meter.up(), self.meter.down()),
@@ -234,16 +231,17 @@ impl Member {
         })
     }
 
-    /// Has the learner get ready, and holds its backbone and first model to the job's.
+    /// Has the learner get ready, and holds its backbone, first state and number of records to the job's.
     async fn prepare(&mut self, job: &Signed<Job>) -> Result<Vec<f32>> {
         let wanted = job.value().clone();
-        let (backbone, parameters) = self
+        let (backbone, start, records) = self
             .with_learner(move |learner| {
                 let backbone = learner.backbone();
                 if backbone != wanted.backbone {
-                    return Ok((backbone, Vec::new()));
+                    return Ok((backbone, Start::of_updates(Vec::new()), 0));
                 }
-                Ok((backbone, learner.prepare(&wanted)?))
+                let start = learner.prepare(&wanted)?;
+                Ok((backbone, start, learner.records()))
             })
             .await?;
         if backbone != job.backbone {
@@ -253,16 +251,23 @@ impl Member {
                 backbone.short()
             )));
         }
-        if parameters.len() as u64 != job.dimension
-            || model::digest(&parameters) != job.initial_model
+        let lengths = (start.dimension as u64, start.state.len() as u64);
+        if lengths != (job.dimension, job.state) || model::digest(&start.state) != job.initial_model
         {
             return Err(Error::Refused(format!(
-                "the job's first model ({} numbers) is not what its seed gives here ({} numbers)",
-                job.dimension,
-                parameters.len()
+                "the job's first model ({} numbers, updates of {}) is not what its seed gives here ({} numbers, updates \
+                 of {})",
+                job.state, job.dimension, lengths.1, lengths.0
             )));
         }
-        Ok(parameters)
+        let stated = &job.mechanism;
+        if stated.unit == Unit::Record && records > stated.max_examples {
+            return Err(Error::Refused(format!(
+                "this member has {records} records, and the job reckons with {} at most: a batch is never truncated",
+                stated.max_examples
+            )));
+        }
+        Ok(start.state)
     }
 
     /// Opens the dataset's ledger under the policy's lifetime budget and reserves the job's worst case.
@@ -320,12 +325,29 @@ impl Member {
         if engaged.model.round > 0 {
             return Ok(());
         }
-        let parameters = engaged.model.parameters.clone();
+        let state = engaged.model.state.clone();
         let validation = self
-            .with_learner(move |learner| learner.evaluate(&parameters))
+            .with_learner(move |learner| learner.evaluate(&state))
             .await?;
         self.tell(Happening::Started { validation });
         Ok(())
+    }
+}
+
+/// What is to be said of a job whose noise, so many clips long, will drown what it sums.
+fn hopeless(job: &Job, clips: f64) -> Option<String> {
+    let batch = f64::from(job.mechanism.nominal_batch);
+    match job.mechanism.unit {
+        Unit::Record if clips > HOPELESS_BATCHES * batch => Some(format!(
+            "the noise is {clips:.0} times as long as one clipped gradient, and a nominal batch has {batch}: this will \
+             hardly train; fewer rounds, a larger batch or fewer virtual tokens would"
+        )),
+        Unit::Institution if clips > HOPELESS_UPDATES => Some(format!(
+            "the noise is {clips:.0} times as long as one clipped update: with {} members this will hardly train; \
+             record-level privacy, a smaller encoder or more members would",
+            job.expected_members
+        )),
+        _ => None,
     }
 }
 

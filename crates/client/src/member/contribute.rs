@@ -4,11 +4,16 @@ use std::{
     fs::File,
     io::{BufWriter, Write},
     path::Path,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Instant, SystemTime},
 };
 
-use ciphertune_dp::{ClipReport, Clipped, Mechanism, Noised};
+use ciphertune_dp::{
+    ClipReport, Clipped, ExampleSum, Mechanism, Noised, PoissonBatch, SamplingRate,
+};
 use ciphertune_gauss::Entropy;
 use ciphertune_ledger::Charged;
 use ciphertune_policy::Unit;
@@ -23,7 +28,7 @@ use crate::{
     desk::Kept,
     error::{Error, Result},
     inbox::{Backlog, kind},
-    learner::{Progress, Update},
+    learner::{Learner, Progress},
     report::{Happening, Seconds},
     transfer::{send_body, send_shares},
 };
@@ -44,6 +49,21 @@ pub(super) struct Contributed {
 pub(super) struct Local {
     pub training_loss: Option<f64>,
     pub clip: Option<ClipReport>,
+}
+
+/// What training gave.
+struct Trained {
+    work: Work,
+    /// Mean training loss.
+    loss: Option<f64>,
+}
+
+/// What is still to be noised. Only [`noise`] makes of it what can be sealed.
+enum Work {
+    /// One update, still to be clipped.
+    Update(Vec<f32>),
+    /// A batch of records' gradients, each clipped on its own.
+    Batch(Box<ExampleSum>),
 }
 
 /// Above this share of coordinates quantised to 0 the member is warned.
@@ -68,12 +88,12 @@ impl Member {
             }
             None => {
                 let started = Instant::now();
-                let update = self.train(engaged, vetted).await?;
+                let trained = self.train(engaged, vetted).await?;
                 seconds.train = started.elapsed().as_secs_f64();
-                local.training_loss = update.loss;
+                local.training_loss = trained.loss;
 
                 let started = Instant::now();
-                let (noised, report) = self.privatise(engaged, update.delta).await?;
+                let (noised, report) = self.privatise(engaged, trained.work).await?;
                 local.clip = Some(report);
                 let charged = self.charge(engaged, vetted).await?;
                 seconds.privatise = started.elapsed().as_secs_f64();
@@ -118,7 +138,8 @@ impl Member {
     }
 
     /// Trains on a thread of its own, while events are listened to: a void attempt stops it.
-    async fn train(&mut self, engaged: &Engagement, vetted: &Vetted) -> Result<Update> {
+    async fn train(&mut self, engaged: &Engagement, vetted: &Vetted) -> Result<Trained> {
+        let rate = SamplingRate::new(engaged.job.mechanism.sampling_rate)?;
         let mut learner = self
             .learner
             .take()
@@ -126,18 +147,34 @@ impl Member {
         let (told, mut hearing) = mpsc::unbounded_channel::<Progress>();
         let stop = Arc::clone(&self.stop);
         stop.store(false, Ordering::Relaxed);
-        let model = engaged.model.parameters.clone();
-        let round = vetted.plan.round;
+        let state = engaged.model.state.clone();
+        let (mechanism, round) = (engaged.reckoned.mechanism.clone(), vetted.plan.round);
         let mut training = tokio::task::spawn_blocking(move || {
             let mut progress = |at: Progress| {
                 let _ = told.send(at); // nobody listens any more: training goes on regardless
             };
-            let update = learner.train(&model, round, &mut progress, &stop);
-            (learner, update)
+            let work = match mechanism.spec().unit {
+                Unit::Record => sum_batch(
+                    &mut *learner,
+                    &state,
+                    round,
+                    &mechanism,
+                    rate,
+                    &mut progress,
+                    &stop,
+                ),
+                _ => learner
+                    .train(&state, round, &mut progress, &stop)
+                    .map(|update| Trained {
+                        work: Work::Update(update.delta),
+                        loss: update.loss,
+                    }),
+            };
+            (learner, work)
         });
         let mut kept = Backlog::default();
         let mut over = None;
-        let (learner, update) = loop {
+        let (learner, trained) = loop {
             tokio::select! {
                 done = &mut training => break done.map_err(|error| Error::fault("training", error))?,
                 Some(at) = hearing.recv() => {
@@ -164,10 +201,17 @@ impl Member {
             }
         };
         self.learner = Some(learner);
+        while let Ok(at) = hearing.try_recv() {
+            self.tell(Happening::Training {
+                step: at.step,
+                steps: at.steps,
+                loss: at.loss,
+            });
+        }
         self.inbox.put_back(kept);
         match over {
             Some(reason) => Err(Error::Void(reason)),
-            None => update,
+            None => trained,
         }
     }
 
@@ -175,14 +219,14 @@ impl Member {
     async fn privatise(
         &mut self,
         engaged: &Engagement,
-        delta: Vec<f32>,
+        work: Work,
     ) -> Result<(Noised, ClipReport)> {
         let mechanism = engaged.reckoned.mechanism.clone();
-        let (noised, report) = blocking(move || noise(&delta, &mechanism)).await?;
+        let (noised, report) = blocking(move || noise(work, &mechanism)).await?;
         if report.zeroed_share > MOST_ZEROED {
             self.tell(Happening::Warning {
                 said: format!(
-                    "{:.0} % of the update's coordinates were rounded to 0: clip less, or allow more value bits",
+                    "{:.0} % of the coordinates that were clipped were rounded to 0: clip less, or allow more value bits",
                     report.zeroed_share * 100.0
                 ),
             });
@@ -293,8 +337,38 @@ impl Member {
     }
 }
 
-fn noise(delta: &[f32], mechanism: &Mechanism) -> Result<(Noised, ClipReport)> {
-    let (clipped, report) = Clipped::new(delta, mechanism)?;
+/// Draws a batch by coins of the operating system's entropy, for this attempt alone, and sums its records' gradients. One
+/// that is empty is a sum like any other.
+fn sum_batch(
+    learner: &mut dyn Learner,
+    state: &[f32],
+    round: u32,
+    mechanism: &Mechanism,
+    rate: SamplingRate,
+    progress: &mut dyn FnMut(Progress),
+    stop: &AtomicBool,
+) -> Result<Trained> {
+    let mut entropy = Entropy::from_os().map_err(|error| Error::fault("entropy", error))?;
+    let batch = PoissonBatch::draw(learner.records(), rate, &mut entropy);
+    let mut sum = ExampleSum::new(mechanism);
+    let loss = learner.add_gradients(state, round, &batch, &mut sum, progress, stop)?;
+    if sum.examples() == batch.records().len() {
+        Ok(Trained {
+            work: Work::Batch(Box::new(sum)),
+            loss,
+        })
+    } else {
+        Err(Error::Misuse(
+            "the learner summed other records than were drawn".into(),
+        ))
+    }
+}
+
+fn noise(work: Work, mechanism: &Mechanism) -> Result<(Noised, ClipReport)> {
+    let (clipped, report) = match work {
+        Work::Update(delta) => Clipped::new(&delta, mechanism)?,
+        Work::Batch(sum) => sum.finish(),
+    };
     let noised = if mechanism.spec().unit == Unit::None {
         clipped.without_privacy(mechanism)?
     } else {

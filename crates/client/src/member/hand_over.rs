@@ -147,7 +147,7 @@ impl Answer {
         };
         let mut entropy = Entropy::from_os().map_err(|error| Error::fault("entropy", error))?;
         let request = self.request.digest();
-        let sealed = seal_parcel(&self.to, &request, &key, &model.parameters, &mut entropy)?;
+        let sealed = seal_parcel(&self.to, &request, &key, &model.state, &mut entropy)?;
         let parcel = Parcel {
             context: self.request.context,
             request,

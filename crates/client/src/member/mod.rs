@@ -15,7 +15,7 @@ mod settle;
 mod vet;
 
 use std::{
-    num::NonZeroUsize,
+    num::{NonZeroU32, NonZeroUsize},
     path::PathBuf,
     sync::{
         Arc,
@@ -62,6 +62,9 @@ pub struct Options {
     /// Threads that seal, check and open: [`all_cores`] unless an operator says otherwise. Training has threads of its
     /// own (RAYON_NUM_THREADS).
     pub threads: NonZeroUsize,
+    /// Rounds from one measurement on the member's validation data to the next: where a round is one step, measuring
+    /// takes longer than the step. The last round's model is measured in any case.
+    pub measure_every: NonZeroU32,
     /// DANGEROUS: writes the noised integers before they are sealed, and the opened sum, to this folder, so that a
     /// demonstration or a test can hold the one to the other. Never in production: it undoes the sealing.
     pub dangerous_plaintext: Option<PathBuf>,

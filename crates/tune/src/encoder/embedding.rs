@@ -78,6 +78,19 @@ impl Encoder for Embedding {
         Ok(self.weight.as_tensor().clone())
     }
 
+    /// P = θ: J is the identity.
+    fn pull_back(&self, parameters: &[f32], gradient: &[f32]) -> Result<Vec<f32>> {
+        let length = self.weight.elem_count();
+        if parameters.len() != length || gradient.len() != length {
+            return Err(Error::Misuse(format!(
+                "{} parameters and a gradient of {} for a prompt of {length}",
+                parameters.len(),
+                gradient.len()
+            )));
+        }
+        Ok(gradient.to_vec())
+    }
+
     fn parameters(&self) -> Vec<(String, Var)> {
         vec![(Self::WEIGHT.to_owned(), self.weight.clone())]
     }

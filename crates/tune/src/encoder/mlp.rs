@@ -119,6 +119,59 @@ impl Encoder for Mlp {
         Ok(rows)
     }
 
+    /// Forward and backward in f64, rounded to f32 at the end.
+    fn pull_back(&self, parameters: &[f32], gradient: &[f32]) -> Result<Vec<f32>> {
+        let rows = self.virtual_tokens();
+        let prompt = rows * self.layers[2].weight.dims()[0];
+        let all = self.embedding.elem_count()
+            + (self.layers.iter())
+                .map(|layer| layer.weight.elem_count() + layer.bias.elem_count())
+                .sum::<usize>();
+        if parameters.len() != all || gradient.len() != prompt {
+            return Err(Error::Misuse(format!(
+                "{} parameters and a gradient of {} for {all} parameters of a prompt of {prompt}",
+                parameters.len(),
+                gradient.len()
+            )));
+        }
+        let wide = |values: &[f32]| -> Vec<f64> { values.iter().map(|&x| x.into()).collect() };
+        let (embedding, mut rest) = parameters.split_at(self.embedding.elem_count());
+        let mut inputs = vec![wide(embedding)];
+        let mut layers = Vec::new();
+        for layer in &self.layers {
+            let (weight, after) = rest.split_at(layer.weight.elem_count());
+            let (bias, after) = after.split_at(layer.bias.elem_count());
+            rest = after;
+            let layer = Plain {
+                weight: wide(weight),
+                bias: wide(bias),
+            };
+            // Of what the last layer gives, nothing is wanted.
+            if inputs.len() < self.layers.len() {
+                let mut outputs = layer.forward(&inputs[inputs.len() - 1], rows);
+                outputs.iter_mut().for_each(|z| *z = z.max(0.0));
+                inputs.push(outputs);
+            }
+            layers.push(layer);
+        }
+        let mut slope = wide(gradient);
+        // Of the last layer's bias and weight, of the one's before, …: then turned round.
+        let mut reversed = Vec::with_capacity(2 * layers.len() + 1);
+        for (at, layer) in layers.iter().enumerate().rev() {
+            let (bias, weight, back) = layer.pull_back(&inputs[at], &slope, rows);
+            reversed.extend([bias, weight]);
+            slope = back;
+            if at > 0 {
+                // ReLU passes a slope on where it passed its input on.
+                let passed = slope.iter_mut().zip(&inputs[at]);
+                passed.for_each(|(s, &a)| *s = if a > 0.0 { *s } else { 0.0 });
+            }
+        }
+        reversed.push(slope);
+        let pulled = reversed.into_iter().rev().flatten();
+        Ok(pulled.map(|x| x as f32).collect())
+    }
+
     fn parameters(&self) -> Vec<(String, Var)> {
         let mut named = vec![(
             "encoder.embedding.weight".to_owned(),
@@ -134,6 +187,49 @@ impl Encoder for Mlp {
             named.push((format!("encoder.mlp_head.{index}.bias"), bias.clone()));
         }
         named
+    }
+}
+
+/// A layer's numbers, row-major: W `[outputs, inputs]`, b `[outputs]`.
+struct Plain {
+    weight: Vec<f64>,
+    bias: Vec<f64>,
+}
+
+impl Plain {
+    fn inputs(&self) -> usize {
+        self.weight.len() / self.bias.len()
+    }
+
+    /// a·Wᵀ + b, for each row of a.
+    fn forward(&self, a: &[f64], rows: usize) -> Vec<f64> {
+        let mut out = Vec::with_capacity(rows * self.bias.len());
+        for a in a.chunks_exact(self.inputs()) {
+            for (w, b) in self.weight.chunks_exact(self.inputs()).zip(&self.bias) {
+                out.push(a.iter().zip(w).fold(*b, |sum, (a, w)| sum + a * w));
+            }
+        }
+        out
+    }
+
+    /// With G the slope of what came out: Σ G over rows, Gᵀ·a, and G·W.
+    fn pull_back(&self, a: &[f64], g: &[f64], rows: usize) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
+        let (outputs, inputs) = (self.bias.len(), self.inputs());
+        let mut bias = vec![0.0; outputs];
+        let mut weight = vec![0.0; self.weight.len()];
+        let mut back = vec![0.0; rows * inputs];
+        let rows = g.chunks_exact(outputs).zip(a.chunks_exact(inputs));
+        for ((g, a), back) in rows.zip(back.chunks_exact_mut(inputs)) {
+            for (output, &g) in g.iter().enumerate() {
+                bias[output] += g;
+                let run = output * inputs..(output + 1) * inputs;
+                let sums = weight[run.clone()].iter_mut().zip(a);
+                sums.for_each(|(sum, a)| *sum += g * a);
+                let sums = back.iter_mut().zip(&self.weight[run]);
+                sums.for_each(|(sum, w)| *sum += g * w);
+            }
+        }
+        (bias, weight, back)
     }
 }
 
@@ -163,6 +259,60 @@ mod tests {
                 .expect("prompts")
         };
         assert_eq!(prompts(&encoder), prompts(&again));
+    }
+
+    #[test]
+    fn what_is_pulled_back_is_the_gradient_that_the_tensor_library_finds() {
+        let encoder = Mlp::random(3, 8, 5, 1, &Device::Cpu).expect("an encoder");
+        let gradient: Vec<f32> = (0..24).map(|at| (at % 7) as f32 / 7.0 - 0.4).collect();
+        let theta: Vec<f32> = (encoder.parameters().iter())
+            .flat_map(|(_, it)| it.flatten_all().and_then(|it| it.to_vec1::<f32>()).unwrap())
+            .collect();
+        let pulled = encoder.pull_back(&theta, &gradient).expect("a gradient");
+        let weights = Tensor::from_slice(&gradient, (3, 8), &Device::Cpu).unwrap();
+        let loss = (encoder.forward().unwrap() * weights)
+            .unwrap()
+            .sum_all()
+            .unwrap();
+        let gradients = loss.backward().unwrap();
+        let found: Vec<f32> = (encoder.parameters().iter())
+            .flat_map(|(_, it)| {
+                let gradient = gradients.get(it).expect("a gradient").flatten_all();
+                gradient.and_then(|it| it.to_vec1::<f32>()).unwrap()
+            })
+            .collect();
+        assert_eq!(pulled.len(), found.len());
+        assert!(found.iter().any(|x| x.abs() > 1e-2));
+        for (pulled, found) in pulled.iter().zip(&found) {
+            assert!((pulled - found).abs() < 1e-5, "{pulled} {found}");
+        }
+        let misuse = |theta: &[f32], gradient: &[f32]| {
+            matches!(encoder.pull_back(theta, gradient), Err(Error::Misuse(_)))
+        };
+        assert!(misuse(&theta[1..], &gradient) && misuse(&theta, &gradient[1..]));
+    }
+
+    #[test]
+    fn what_is_pulled_back_has_these_bits_on_every_machine() {
+        let encoder = Mlp::random(2, 3, 2, 1, &Device::Cpu).expect("an encoder");
+        let theta: Vec<f32> = (0..29)
+            .map(|at| (at * 7 % 23) as f32 / 23.0 - 0.4)
+            .collect();
+        let gradient: Vec<f32> = (0..6).map(|at| (at * 5 % 11) as f32 / 11.0 - 0.5).collect();
+        let pulled = encoder.pull_back(&theta, &gradient).expect("a gradient");
+        let bits = [0, 3, 6, 12, 14, 18, 20, 27].map(|at: usize| pulled[at].to_bits());
+        // Worked out in Python's doubles, operation by operation in the same order.
+        let expected = [
+            0x3C54_A0C3,
+            0xBCB3_A220,
+            0xBD8A_7090,
+            0xBD89_E150,
+            0x3DC2_9AEE,
+            0x3E86_5FEC,
+            0xBDB0_D23A,
+            0x3E8B_A2E9,
+        ];
+        assert_eq!(bits, expected, "{bits:#010X?}");
     }
 
     #[test]

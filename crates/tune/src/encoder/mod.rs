@@ -23,6 +23,14 @@ pub trait Encoder: Send + Sync {
     /// [`Error::Fault`] if the tensor library fails.
     fn forward(&self) -> Result<Tensor>;
 
+    /// Jᵀ·G with J = ∂P/∂θ at `parameters` (as [`Encoder::parameters`] lays them out) and G
+    /// `[V, H]`, a gradient of the prompt, both row-major: the same bits on every machine, so
+    /// scalar arithmetic in a fixed order, without fused multiply–add, whatever device trains.
+    ///
+    /// # Errors
+    /// [`Error::Misuse`] for lengths that do not fit.
+    fn pull_back(&self, parameters: &[f32], gradient: &[f32]) -> Result<Vec<f32>>;
+
     /// θ by name, as PEFT names it, in the order of PEFT's `state_dict`.
     fn parameters(&self) -> Vec<(String, Var)>;
 }

@@ -6,6 +6,7 @@ use ciphertune_client::{
     Error, Result,
     budget::{self, Asked, Budgets, Dataset, Fit, Opened, Spent},
     draft::Draft,
+    learner::Start,
     mechanism::Reckoned,
     site::Site,
 };
@@ -191,7 +192,7 @@ impl Plan {
 /// What a job costs that is drafted under a policy.
 fn of_draft(draft: &Draft, policy: &Policy, members: Option<usize>) -> Result<Asked> {
     // The cost does not hang on the model.
-    let any = [0.0; 1_000];
+    let any = Start::of_updates(vec![0.0; 1_000]);
     let job = draft.job("plan", policy, Digest::sha256(b""), &any)?;
     let reckoned = Reckoned::of(&job, job.min_contributors, job.colluders)?;
     let contributors = members.unwrap_or(draft.members);

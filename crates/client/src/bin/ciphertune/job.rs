@@ -22,7 +22,7 @@ use crate::{
 pub enum Job {
     /// Derive a job's numbers from the federation's policy, sign it, submit it.
     Submit {
-        /// The job's TOML file.
+        /// The job's TOML file. Where the policy hides single records, it says sampling_rate, nominal_batch and max_examples.
         file: PathBuf,
         /// The backbone's folder: for its digest and the first model.
         #[arg(long, value_name = "DIR")]
@@ -55,9 +55,10 @@ impl Job {
             Self::Submit { file, model } => {
                 let draft = Draft::from_toml(&output::read(&file)?)?;
                 let tuner = Tuner::for_draft(&model)?;
-                let first = tuner.first_model(&draft.tuning)?;
+                let policy = site.policy()?;
+                let start = tuner.start(&draft.tuning, policy.unit())?;
                 let federation = site.manifest().federation().to_string();
-                let job = draft.job(&federation, &site.policy()?, tuner.backbone(), &first)?;
+                let job = draft.job(&federation, &policy, tuner.backbone(), &start)?;
                 let digest = Researcher::connect(site).await?.submit(job).await?;
                 if common.json {
                     output::json(&json!({"job": digest.to_string()}))?;

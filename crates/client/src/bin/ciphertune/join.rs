@@ -1,6 +1,11 @@
 //! `ciphertune join`: a member's one command.
 
-use std::{num::NonZeroUsize, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    num::{NonZeroU32, NonZeroUsize},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
 
 use ciphertune_client::{
     Result,
@@ -43,6 +48,9 @@ pub struct Join {
     /// Threads that seal, check and open; all cores unless given. Training takes RAYON_NUM_THREADS.
     #[arg(long, value_name = "N", default_value_t = member::all_cores(), hide_default_value = true)]
     threads: NonZeroUsize,
+    /// Measure the model on the validation data after every Nth round, and after the last.
+    #[arg(long, value_name = "N", default_value_t = NonZeroU32::MIN)]
+    measure_every: NonZeroU32,
 }
 
 impl Join {
@@ -73,6 +81,7 @@ impl Join {
             dataset: self.dataset,
             one_job: self.one_job,
             threads: self.threads,
+            measure_every: self.measure_every,
             dangerous_plaintext: None,
         };
         let observer = if common.json { machine() } else { human() };

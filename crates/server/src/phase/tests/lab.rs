@@ -6,7 +6,7 @@ use std::{
 };
 
 use ciphertune_identity::{Authority, Manifest, Name, Party, Role, SigningKey, Validity};
-use ciphertune_policy::{Adjacency, Placement, Unit};
+use ciphertune_policy::{Adjacency, Decimal, Placement, Unit};
 use ciphertune_round::{
     Admission, Agreement, Context, Deadlines, Digest, Echo, Envelope, Header, Job, Mechanism,
     OneTimeKeyOffer, PUBLIC_KEY_BYTES, PolicyDocument, Release, Signed, Signer as _,
@@ -284,8 +284,11 @@ pub(super) fn job(members: usize, rounds: u32, max_attempts: u32) -> Job {
             delta: None,
             value_bits: 12,
             max_examples: 1,
+            sampling_rate: Decimal::ONE,
+            nominal_batch: 1,
         },
         dimension: 5,
+        state: 5,
         value_bound: 2047,
         rounds,
         max_attempts,
