@@ -9,7 +9,7 @@ use std::{
 
 use ciphertune_client::report::Happening;
 use ciphertune_tests::{
-    federation::{Federation, INSTITUTION, LABORATORY, Server, Wish},
+    federation::{Federation, INSTITUTION, LABORATORY, RECORD, Server, Wish},
     learner::{Gate, Vectors},
     tap::{Call, Tap, fields},
 };
@@ -277,16 +277,14 @@ fn shapes(tap: &Tap, federation: &Federation, member: usize) -> Vec<Shape> {
     shapes
 }
 
-/// One round with noise: member 0 gives a vector of this length.
-async fn sent_with(norm: f64) -> Vec<Shape> {
-    let mut federation = Federation::found(3, INSTITUTION).await;
+/// A round of three members, of whom this is the first.
+async fn sent_by(first: Vectors, wish: &Wish, policy: &str) -> Vec<Shape> {
+    let mut federation = Federation::found(3, policy).await;
     let (server, tap) = federation.serve_tapped().await;
-    let mut runs: Vec<_> = [norm, 1.0, 1.0]
-        .into_iter()
-        .enumerate()
-        .map(|(member, norm)| federation.join(Vectors::of(member, DIMENSION).long(norm)))
-        .collect();
-    federation.submit(&Wish::of(3, DIMENSION)).await;
+    let others = [1, 2].map(|member| Vectors::of(member, DIMENSION));
+    let learners = [first].into_iter().chain(others);
+    let mut runs: Vec<_> = learners.map(|learner| federation.join(learner)).collect();
+    federation.submit(wish).await;
     for run in &mut runs {
         assert!(run.end().await.unwrap().completed, "{:?}", run.voided());
     }
@@ -296,7 +294,19 @@ async fn sent_with(norm: f64) -> Vec<Shape> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_members_data_changes_neither_which_calls_it_makes_nor_the_length_of_any_field() {
-    let (nothing, much) = (sent_with(0.0).await, sent_with(1e6).await);
+    let (first, wish) = (Vectors::of(0, DIMENSION), Wish::of(3, DIMENSION));
+    let nothing = sent_by(first.clone().long(0.0), &wish, INSTITUTION).await;
+    let much = sent_by(first.long(1e6), &wish, INSTITUTION).await;
     assert!(nothing.len() > 10);
     assert_eq!(nothing, much);
+}
+
+/// How many records a member has, and so how many are in a batch, is its own affair: one record, or forty.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batchs_size_changes_neither_which_calls_a_member_makes_nor_the_length_of_any_field() {
+    let (first, wish) = (Vectors::of(0, DIMENSION), Wish::of_batches(3, DIMENSION));
+    let one = sent_by(first.clone().with_records(1), &wish, RECORD).await;
+    let forty = sent_by(first.with_records(40), &wish, RECORD).await;
+    assert!(one.len() > 10);
+    assert_eq!(one, forty);
 }
