@@ -47,7 +47,11 @@ const TABLE: &[(&str, &[&str], &[&str])] = &[
         &["tokio", "tonic", "candle*", "tfhe*"],
     ),
     ("tune", &[], &["tokio", "tonic", "tfhe*"]),
-    ("ledger", &[], &["tonic", "candle*", "tfhe*"]),
+    (
+        "ledger",
+        &["policy", "gauss", "dp"],
+        &["tonic", "candle*", "tfhe*"],
+    ),
     ("audit", &[], &["tonic", "candle*", "tfhe*", "tokio"]),
     (
         "identity",
