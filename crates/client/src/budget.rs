@@ -37,6 +37,9 @@ pub struct Dataset {
 /// A budget, and where it stands.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Opened {
+    /// (ε, δ) as the policy wrote them.
+    #[serde(skip)]
+    pub loss: Loss,
     /// ε of the dataset's whole life: what is promised.
     pub epsilon: f64,
     /// δ of it.
@@ -68,7 +71,9 @@ pub struct Spent {
     pub round: Option<u64>,
     /// Its attempt at the round, likewise.
     pub attempt: Option<u64>,
-    /// What was charged before anything left, in units of 2⁻⁴⁰ at the budget's order; `None` without privacy.
+    /// Whether it was without privacy.
+    pub without_privacy: bool,
+    /// What was charged before anything left, in units of 2⁻⁴⁰ at the budget's order; `None` while none is open.
     pub charged: Option<u64>,
     /// What it was lowered to; `None`: the charge stands.
     pub settled: Option<u64>,
@@ -81,6 +86,9 @@ pub struct Spent {
 pub struct Fit {
     /// The dataset.
     pub dataset: String,
+    /// (ε, δ) of its budget as the policy writes them.
+    #[serde(skip)]
+    pub loss: Loss,
     /// ε of its budget.
     pub epsilon: f64,
     /// δ of its budget.
@@ -198,7 +206,8 @@ impl Budgets {
             round: place.map(|(round, _)| *round),
             attempt: place.map(|(_, attempt)| *attempt),
             context,
-            charged: cost.filter(|_| entry.cost != Cost::ZERO),
+            without_privacy: entry.cost == Cost::ZERO,
+            charged: cost,
             settled: None,
             roster: None,
         }
@@ -234,6 +243,7 @@ pub fn plan(budgets: Option<&Budgets>, dataset: &str, budget: Loss, asked: &Aske
     let fit = left / attempt.max(1);
     Ok(Fit {
         dataset: dataset.to_owned(),
+        loss: limit.loss(),
         epsilon: nearest(&limit.loss().epsilon),
         delta: nearest(&limit.loss().delta),
         order: limit.order(),
@@ -257,6 +267,7 @@ fn opened(standing: &Standing, limit: &Limit) -> Result<Opened> {
     );
     let so_far = rdp::epsilon(limit.order(), (spent as f64 / UNITS).next_up(), &delta)?;
     Ok(Opened {
+        loss: limit.loss(),
         epsilon: nearest(&epsilon),
         delta: nearest(&delta),
         order: limit.order(),

@@ -145,7 +145,7 @@ async fn what_is_left_is_shown_for_each_dataset() {
     let words = said(&budget(home.path(), &["show"]));
     let percent = |units: u64| format!("{:.2} %", units as f64 / limit.units() as f64 * 100.0);
     assert!(
-        words.starts_with("wards: epsilon = 16 at delta = 0.00002 for its whole life; "),
+        words.starts_with("wards: epsilon = 16 at delta = 2e-5 for its whole life; "),
         "{words}"
     );
     assert!(
@@ -175,6 +175,7 @@ async fn history_says_what_each_round_cost_and_why() {
         );
         assert_eq!(one["time"], 1_700_000_000_000_u64);
     }
+    assert!(spent.iter().all(|one| one["without_privacy"] == false));
     assert!(spent[1]["settled"].is_null() && spent[1]["roster"].is_null());
 
     let words = said(&budget(home.path(), &["history"]));
@@ -359,4 +360,18 @@ async fn a_ledger_that_is_missing_changed_or_too_old_is_said_to_be() {
         other.status.code() == Some(1) && words.contains("is not a ledger"),
         "{words}"
     );
+}
+
+#[test]
+fn what_an_earlier_version_charged_is_not_called_without_privacy() {
+    let home = tempfile::tempdir().unwrap();
+    let earlier = root().join("tests/corpus/ledger/valid-three-entries");
+    std::fs::copy(earlier, home.path().join("ledger.sqlite")).unwrap();
+    let words = said(&budget(home.path(), &["history"]));
+    assert!(
+        words.contains("records: no job has opened its budget"),
+        "{words}"
+    );
+    assert!(words.contains("charged by an earlier version"), "{words}");
+    assert!(!words.to_lowercase().contains("without privacy"), "{words}");
 }

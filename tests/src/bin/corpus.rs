@@ -459,6 +459,14 @@ fn client() {
         "job.toml",
         toml::to_string(&draft).unwrap().as_bytes(),
     );
+    let vectors = Vectors::read();
+    let said = ["plan", "roster", "echo of north", "echo of south"];
+    let certificate: Vec<u8> = said
+        .iter()
+        .map(|name| vectors.envelope(name).encode())
+        .flat_map(|one| [&(one.len() as u32).to_be_bytes()[..], &one].concat())
+        .collect();
+    keep("quorum", "two-echoes", &certificate);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.safetensors");
     Model::first(vec![0.5, -1.25, f32::MIN_POSITIVE])

@@ -1,14 +1,17 @@
-//! Job files, tuning specifications, models.
+//! Job files, tuning specifications, models, certificates of a quorum.
 
 use std::{fs, sync::OnceLock};
 
 use ciphertune_client::{
-    disk::Disk, draft::Draft, learner::Start, model, model::Model, tuning::Tuning,
+    disk::Disk, draft::Draft, learner::Start, model, model::Model, quorum::Certificate,
+    tuning::Tuning,
 };
+use ciphertune_identity::Manifest;
 use ciphertune_policy::Policy;
 use ciphertune_round::{Digest, Job, Object as _};
 
 use super::{scratch, text};
+use crate::vectors::Vectors;
 
 /// A researcher's job file, up to the job that it leads to.
 pub fn draft(data: &[u8]) -> bool {
@@ -55,5 +58,18 @@ pub fn model(data: &[u8]) -> bool {
     // By their bytes: numbers may be NaN.
     assert_eq!(model::digest(&again.state), model::digest(&read.state));
     assert!(again.round == read.round && again.agreed == read.agreed);
+    true
+}
+
+/// The certificate that a roster is the one of its context, as a member keeps it for auditors.
+pub fn quorum(data: &[u8]) -> bool {
+    static MANIFEST: OnceLock<Manifest> = OnceLock::new();
+    let manifest = MANIFEST
+        .get_or_init(|| Manifest::parse(Vectors::read().envelope("manifest").payload()).unwrap());
+    let Ok(certificate) = Certificate::parse(data, manifest) else {
+        return false;
+    };
+    let again = Certificate::parse(&certificate.to_bytes(), manifest).unwrap();
+    assert!(again.digest() == certificate.digest());
     true
 }

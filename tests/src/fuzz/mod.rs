@@ -59,7 +59,7 @@ targets! {
     wire:
         message 100_000, refusal 100_000;
     client:
-        draft 20_000, tuning 100_000, model 5_000;
+        draft 20_000, tuning 100_000, model 5_000, quorum 20_000;
     tune:
         csv 20_000, json_lines 100_000, sentence_label 100_000, template 100_000, tokenizer 5_000,
         backbone 4_000, adapter 4_000;

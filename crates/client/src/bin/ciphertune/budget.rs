@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use ciphertune_client::{
     Error, Result,
-    budget::{self, Asked, Budgets, Dataset, Fit, Opened, Spent},
+    budget::{self, Asked, Budgets, Dataset, Fit, Spent},
     draft::Draft,
     learner::Start,
     mechanism::Reckoned,
@@ -12,7 +12,7 @@ use ciphertune_client::{
 };
 use ciphertune_dp::{FrozenSchedule, SamplingRate, rdp::Curve};
 use ciphertune_ledger::Cost;
-use ciphertune_policy::{Adjacency, Decimal, Policy};
+use ciphertune_policy::{Adjacency, Decimal, Loss, Policy};
 use ciphertune_round::Digest;
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -74,8 +74,7 @@ impl Command {
         let budgets = Budgets::read(&common.home).await?;
         match self {
             Self::Show { dataset } => {
-                for name in asked_for(budgets.as_ref(), dataset)? {
-                    let (budgets, name) = name;
+                for (budgets, name) in asked_for(budgets.as_ref(), dataset)? {
                     let shown = budgets.show(&name)?;
                     if common.json {
                         output::json(&shown)?;
@@ -224,29 +223,21 @@ const WITHOUT_PRIVACY: &str =
 
 fn in_words(shown: &Dataset) -> String {
     let mut words = match &shown.budget {
-        None => format!("{}: no budget was opened\n", shown.dataset),
+        None => format!("{}: no job has opened its budget\n", shown.dataset),
         Some(budget) => {
-            let Opened {
-                epsilon,
-                delta,
-                order,
-                allowed,
-                spent,
-                reserved,
-                left,
-                spent_epsilon,
-            } = budget;
-            let share = |units: &u64| percent(*units, *allowed);
+            let Loss { epsilon, delta } = budget.loss;
+            let share = |units: u64| percent(units, budget.allowed);
             format!(
                 "{}: epsilon = {epsilon} at delta = {delta} for its whole life; {} of it left\n  \
                  {}  {} spent, {} reserved by running jobs\n  \
-                 bookkeeping  epsilon {:.4} at delta {delta} spent so far, at Rényi order {order}; what is promised is the budget\n",
+                 bookkeeping  epsilon {:.4} at delta {delta} spent so far, at Rényi order {}; what is promised is the budget\n",
                 shown.dataset,
-                share(left),
-                stacked(*spent, *reserved, *allowed),
-                share(spent),
-                share(reserved),
-                (spent_epsilon * 1e4).ceil() / 1e4,
+                share(budget.left),
+                stacked(budget.spent, budget.reserved, budget.allowed),
+                share(budget.spent),
+                share(budget.reserved),
+                (budget.spent_epsilon * 1e4).ceil() / 1e4,
+                budget.order,
             )
         }
     };
@@ -276,8 +267,11 @@ fn line(one: &Spent, allowed: Option<u64>, dearest: u64) -> String {
         _ => format!("context {}", &one.context[..8]),
     };
     let start = format!("  {}  job {}  {place}:", date(one.time), &one.job[..8]);
-    let (Some(charged), Some(allowed)) = (one.charged, allowed) else {
+    if one.without_privacy {
         return format!("{start} without privacy\n");
+    }
+    let (Some(charged), Some(allowed)) = (one.charged, allowed) else {
+        return format!("{start} charged by an earlier version; the next job's budget holds it\n");
     };
     let cost = one.settled.unwrap_or(charged);
     let why = match (&one.roster, one.settled) {
@@ -316,8 +310,8 @@ fn fit_in_words(fit: &Fit) -> String {
          the job      {} attempts, {} at the worst case: {verdict}\n  \
          room for     {} such attempts, {} such rounds with all their attempts\n",
         fit.dataset,
-        fit.epsilon,
-        fit.delta,
+        fit.loss.epsilon,
+        fit.loss.delta,
         share(fit.left),
         share(fit.attempt),
         fit.attempts,
