@@ -212,7 +212,7 @@ async fn what_somebody_else_signed_is_no_certificate() {
     // A signature of something else by the right member.
     let header = four.roster.headers[0].encode();
     assert!(with(&plan, &roster, &header).is_err());
-    assert!(four.parsed(&[plan.clone()]).is_err() && four.parsed(&[]).is_err());
+    assert!(four.parsed(std::slice::from_ref(&plan)).is_err() && four.parsed(&[]).is_err());
     let crowd: Vec<Vec<u8>> = [plan, roster]
         .into_iter()
         .chain(std::iter::repeat_n(echoes[0].clone(), 1_001))
