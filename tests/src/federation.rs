@@ -634,6 +634,17 @@ impl Member {
             .collect()
     }
 
+    /// What was warned of, for this member's eyes.
+    pub fn warnings(&self) -> Vec<String> {
+        self.happenings()
+            .into_iter()
+            .filter_map(|happening| match happening {
+                Happening::Warning { said } => Some(said),
+                _ => None,
+            })
+            .collect()
+    }
+
     /// Finished rounds.
     pub fn reports(&self) -> Vec<RoundReport> {
         self.happenings()

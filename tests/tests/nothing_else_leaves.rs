@@ -190,8 +190,10 @@ impl List {
                 if section == "calls" {
                     listed.insert([section, entry, ""].map(str::to_owned));
                 }
-                let numbers = fields.keys();
-                listed.extend(numbers.map(|field| [section, entry, field].map(str::to_owned)));
+                let always = fields
+                    .iter()
+                    .filter(|(_, field)| field.get("resumed").is_none());
+                listed.extend(always.map(|(field, _)| [section, entry, field].map(str::to_owned)));
             }
         }
         let unseen: Vec<_> = listed.difference(&self.seen).collect();

@@ -510,7 +510,9 @@ async fn a_second_job_beyond_the_datasets_budget_is_refused_before_training() {
     assert_eq!(state.phase, "ended", "{}", state.reason);
     for (member, run) in members.iter_mut().enumerate() {
         until(|| !run.refusals().is_empty()).await;
-        let said = &run.refusals()[0];
+        // Others learn nothing of the numbers.
+        assert!(run.refusals()[0].ends_with("its own output says why"));
+        let said = &run.warnings()[0];
         let spent = federation.standing(member).await.unwrap().spent;
         assert!(
             said.contains("in the worst case (1 attempts), and ")

@@ -188,7 +188,7 @@ async fn an_older_ledger_in_the_place_of_the_newest_is_noticed_and_nothing_is_se
         let mut run = federation.join(Vectors::of(0, DIMENSION));
         federation.submit(&Wish::of(3, DIMENSION)).await;
         until(|| !run.refusals().is_empty()).await;
-        let said = run.refusals().remove(0);
+        let said = run.warnings().remove(0);
         assert!(
             said.contains("an older file, or an empty one, was put in its place")
                 && said.contains("Put the newest ledger back"),

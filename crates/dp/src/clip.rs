@@ -16,7 +16,8 @@ pub struct Clipped {
 /// What clipping did. It depends on the data: it stays at home.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ClipReport {
-    /// ‖x‖₂ before clipping, in the update's units; of several examples the largest. 0 of none.
+    /// ‖x‖₂ before clipping, in the update's units; of several examples the largest. 0 of none; infinite where a
+    /// coordinate is not finite.
     pub norm_before: f64,
     /// Whether anything was scaled down.
     pub clipped: bool,
@@ -30,8 +31,8 @@ impl Clipped {
     /// v = round(2^s·x·f), f the largest factor in reach with ‖v‖₂² ≤ D2sq:
     /// Clip_C(x) = x·min(1, C/‖x‖₂), rounded to nearest, then shrunk until the *integers* are inside.
     ///
-    /// For units institution and none. Fails (`Misuse`) on another length or at record level, (`Refused`) on a
-    /// coordinate that is not finite.
+    /// An update with a coordinate that is not finite becomes the zero vector: that is a function of the update alone, as
+    /// every clipping is. For units institution and none. Fails (`Misuse`) on another length or at record level.
     pub fn new(update: &[f32], mechanism: &Mechanism) -> Result<(Self, ClipReport)> {
         if mechanism.spec().unit == ciphertune_policy::Unit::Record {
             return misuse("at record level each example is clipped on its own: sum_of_examples");
@@ -165,7 +166,13 @@ fn clip(x: &[f32], mechanism: &Mechanism) -> Result<OneVector> {
         .sum::<f64>()
         .sqrt();
     if !norm_before.is_finite() {
-        return refused("the update has a coordinate that is not finite");
+        // Leaving instead would be seen by all, and whether it happens depends on the data.
+        return Ok(OneVector {
+            values: Zeroizing::new(vec![0; x.len()]),
+            norm_before: f64::INFINITY,
+            clipped: true,
+            zeroed: x.len() as u64,
+        });
     }
     let bound = (mechanism.d2sq() as f64).sqrt() / mechanism.scale();
     let clipped = norm_before > bound;
@@ -345,14 +352,25 @@ mod tests {
     }
 
     #[test]
-    fn not_a_number_and_infinity_are_refused() {
+    fn what_is_not_finite_counts_as_nothing_and_is_told_at_home() {
         let mechanism = Mechanism::derive(&institution("1", "4.509", 2)).unwrap();
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            assert!(matches!(
-                Clipped::new(&[0.0, bad], &mechanism),
-                Err(Error::Refused(_))
-            ));
+            let (clipped, report) = Clipped::new(&[0.5, bad], &mechanism).unwrap();
+            assert_eq!(clipped.values(), [0, 0]);
+            assert!(report.clipped && report.zeroed_share == 1.0);
+            assert_eq!(report.norm_before, f64::INFINITY);
         }
+        // Of several examples it is that one alone.
+        let spec = MechanismSpec {
+            unit: Unit::Record,
+            max_examples: 2,
+            ..institution("1", "4.509", 2)
+        };
+        let mechanism = Mechanism::derive(&spec).unwrap();
+        let batch = [[0.5, 0.0], [f32::NAN, 0.25]];
+        let (clipped, report) = Clipped::sum_of_examples(&batch, &mechanism).unwrap();
+        assert_eq!(clipped.values(), [mechanism.scale() as i64 / 2, 0]);
+        assert_eq!(report.clipped_share, 0.5);
     }
 
     #[test]

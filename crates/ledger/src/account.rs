@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::cost::Cost;
 use crate::entry::{Entry, Kind};
 use crate::error::{Error, Result};
+use crate::hides::Hides;
 use crate::limit::Limit;
 
 /// The state of one dataset: a fold over its entries.
@@ -13,6 +14,7 @@ pub(crate) struct Account {
     pub(crate) limit: Option<Limit>,
     /// The ρ of a budget that layout 1 recorded, in units of 2⁻⁴⁰.
     pub(crate) earlier_rho: Option<u64>,
+    pub(crate) hides: Option<Hides>,
     pub(crate) without_privacy: bool,
     jobs: BTreeMap<[u8; 32], Job>,
     /// By context.
@@ -61,6 +63,7 @@ impl Account {
         let mut account = Self {
             limit: None,
             earlier_rho: None,
+            hides: None,
             without_privacy: false,
             jobs: BTreeMap::new(),
             charges: BTreeMap::new(),
@@ -76,6 +79,7 @@ impl Account {
         match entry.kind {
             Kind::Budget(limit) => self.limit = Some(limit),
             Kind::EarlierBudget(rho) => self.earlier_rho = Some(rho),
+            Kind::Hides(hides) => self.hides = Some(hides),
             Kind::NoPrivacy => self.without_privacy = true,
             Kind::Reserve => self.job_mut(entry.job).reserved = cost.clone(),
             Kind::End => self.job_mut(entry.job).ended = true,

@@ -7,6 +7,7 @@ use sqlx::{FromRow, Row};
 
 use crate::cost::Cost;
 use crate::error::{Error, Result};
+use crate::hides::Hides;
 use crate::layout_one;
 use crate::limit::Limit;
 
@@ -35,6 +36,8 @@ const LABEL: &[u8] = b"ciphertune/1/ledger-entry\0";
 pub enum Kind {
     /// The dataset's limit from here on.
     Budget(Limit),
+    /// What the dataset's budget is a promise of, from its first use on.
+    Hides(Hides),
     /// Layout 1 alone: a limit in ρ, in units of 2⁻⁴⁰.
     EarlierBudget(u64),
     /// The dataset is used without privacy; a mark that stays.
@@ -101,11 +104,12 @@ impl Head {
 }
 
 impl Kind {
-    /// Its name: `budget`, `no-privacy`, `reserve`, `charge`, `settle`, `end`.
+    /// Its name: `budget`, `hides`, `no-privacy`, `reserve`, `charge`, `settle`, `end`.
     #[must_use]
     pub fn word(&self) -> &'static str {
         match self {
             Self::Budget(_) | Self::EarlierBudget(_) => "budget",
+            Self::Hides(_) => "hides",
             Self::NoPrivacy => "no-privacy",
             Self::Reserve => "reserve",
             Self::Charge => "charge",
@@ -117,6 +121,7 @@ impl Kind {
     fn parse(word: &str, budget: &str, evidence: &[u8]) -> Option<Self> {
         let kind = match word {
             "budget" => Self::Budget(Limit::parse(budget)?),
+            "hides" => Self::Hides(Hides::parse(budget)?),
             "no-privacy" => Self::NoPrivacy,
             "reserve" => Self::Reserve,
             "charge" => Self::Charge,
@@ -137,6 +142,7 @@ impl Kind {
     fn budget(&self) -> String {
         match self {
             Self::Budget(limit) => limit.to_text(),
+            Self::Hides(hides) => hides.to_string(),
             _ => String::new(),
         }
     }

@@ -12,6 +12,7 @@ use crate::cost::Cost;
 use crate::entry::{Entry, Head, Kind};
 use crate::error::{Error, Result};
 use crate::file;
+use crate::hides::Hides;
 use crate::limit::{Limit, in_words};
 use crate::work::{NONE, Work};
 
@@ -34,6 +35,7 @@ pub struct Ledger {
     pool: SqlitePool,
     dataset: String,
     budget: Budget,
+    hides: Option<Hides>,
     seen: Mutex<Head>,
 }
 
@@ -142,6 +144,7 @@ impl Ledger {
             pool,
             dataset: dataset.to_owned(),
             budget,
+            hides: None,
             seen: Mutex::new(Head::EMPTY),
         };
         ledger.agree_on(seen, now).await?;
@@ -169,6 +172,18 @@ impl Ledger {
             self.commit(work).await?;
         }
         Ok(())
+    }
+
+    /// For a promise of this: the first use records it, and every later one is held to it.
+    ///
+    /// # Errors
+    /// `Refused` when the dataset's budget is a promise of something else; `Malformed` and `Fault` as for every call.
+    pub async fn hiding(self, hides: Hides) -> Result<Self> {
+        self.begin(UNIX_EPOCH).await?.demand_same(hides)?;
+        Ok(Self {
+            hides: Some(hides),
+            ..self
+        })
     }
 
     /// Sets aside the worst case of a whole job: so many attempts, each at this cost. Asking again for the same job
@@ -206,6 +221,7 @@ impl Ledger {
             None => {}
         }
         let limit = work.limit(loss, &cost).await?;
+        self.hide(&mut work).await?;
         let left = work.account.left_for(&job, &limit);
         if limit.cost_of(&cost) > left {
             let all = in_words(limit.cost_of(&cost), f64::ceil);
@@ -250,6 +266,7 @@ impl Ledger {
         check_running(&work.account, &job)?;
         if let Some(loss) = loss {
             let limit = work.limit(loss, cost).await?;
+            self.hide(&mut work).await?;
             let left = work.account.left_for(&job, &limit);
             if limit.cost_of(cost) > left {
                 let one = in_words(limit.cost_of(cost), f64::ceil);
@@ -355,6 +372,13 @@ impl Ledger {
     }
 
     /// The budget that a cost is held to; `None` without privacy.
+    async fn hide(&self, work: &mut Work) -> Result<()> {
+        match self.hides {
+            Some(hides) => work.hide(hides).await,
+            None => Ok(()),
+        }
+    }
+
     fn check_cost(&self, cost: &Cost) -> Result<Option<Loss>> {
         match self.budget {
             Budget::Private(loss) if cost.is_private() => Ok(Some(loss)),

@@ -11,6 +11,7 @@ use crate::account::Account;
 use crate::cost::{Cost, UNITS};
 use crate::entry::{Entry, Head, Kind, read_chain};
 use crate::error::{Error, Result};
+use crate::hides::Hides;
 use crate::limit::{Limit, in_words};
 
 /// Whether a chain once had each of these heads.
@@ -101,6 +102,27 @@ impl Work {
             .await?;
         self.account.limit = Some(limit);
         Ok(limit)
+    }
+
+    /// Holds the account to what it hides; records that where nothing is recorded.
+    pub(crate) async fn hide(&mut self, asked: Hides) -> Result<()> {
+        self.demand_same(asked)?;
+        if self.account.hides.is_none() {
+            self.add(Kind::Hides(asked), NONE, NONE, Cost::ZERO).await?;
+            self.account.hides = Some(asked);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn demand_same(&self, asked: Hides) -> Result<()> {
+        match self.account.hides {
+            Some(recorded) if recorded != asked => Err(Error::Refused(format!(
+                "the budget of dataset \"{}\" hides units \"{}\" against {}, and what was charged to it is right for these \
+                 alone: it cannot go on with \"{}\" against {}. Keep to the unit and adjacency it was first used with",
+                self.dataset, recorded.unit, recorded.adjacency, asked.unit, asked.adjacency
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// A budget of layout 1 was the largest ρ that implies (ε, δ): one unit more must be more than what is asked for now.

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ciphertune_dp::accounting::{self, Accountant};
 use ciphertune_dp::{FrozenSchedule, SamplingRate, rdp::Curve};
-use ciphertune_ledger::{Budget, Cost, Error, Ledger, Settlement};
-use ciphertune_policy::{Adjacency, Decimal, Loss};
+use ciphertune_ledger::{Budget, Cost, Error, Hides, Ledger, Settlement};
+use ciphertune_policy::{Adjacency, Decimal, Loss, Unit};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection};
 use tempfile::TempDir;
@@ -726,4 +726,41 @@ async fn the_files_are_their_owners_alone() {
             entry.file_name()
         );
     }
+}
+
+/// What was charged for one unit says nothing of another, and zero-out is a quarter of replace-one.
+#[tokio::test]
+async fn a_budget_hides_what_it_was_first_used_for_and_nothing_else() {
+    let (_folder, path) = place();
+    let hides = |unit, adjacency| Hides { unit, adjacency };
+    let first = hides(Unit::Institution, Adjacency::ZeroOut);
+    let others = [
+        hides(Unit::Record, Adjacency::ZeroOut),
+        hides(Unit::Institution, Adjacency::ReplaceOne),
+    ];
+    // Opened before anything was used: nothing is fixed yet.
+    let early = open(&path).await.hiding(others[0]).await.unwrap();
+    let ledger = open(&path).await.hiding(first).await.unwrap();
+    ledger.reserve(JOB, &cost(1), 10, now()).await.unwrap();
+    ledger
+        .charge(JOB, context(0), &cost(1), now())
+        .await
+        .unwrap();
+    let late = early.reserve(OTHER_JOB, &cost(1), 1, now()).await;
+    let late = late.err().unwrap().to_string();
+    assert!(late.contains("cannot go on with \"record\""), "{late}");
+    assert!(matches!(
+        early.charge(OTHER_JOB, context(1), &cost(1), now()).await,
+        Err(Error::Refused(_))
+    ));
+    for other in others {
+        let said = open(&path).await.hiding(other).await.err().unwrap();
+        assert!(matches!(said, Error::Refused(_)), "{said}");
+    }
+    let again = open(&path).await.hiding(first).await.unwrap();
+    again
+        .charge(JOB, context(1), &cost(1), now())
+        .await
+        .unwrap();
+    assert_eq!(again.spent().await.unwrap(), cost(2));
 }

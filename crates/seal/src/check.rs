@@ -15,7 +15,7 @@ use crate::words::PublicWords;
 /// h_i ∈ Z_q^N and r_{i,b} ∈ Z_q are public words of the roster's digest, which fixes every body and the sum before
 /// anybody can know them: h_i is stream i − 1, r_{i,b} the first word of stream 2·(b + 1) + i − 1.
 /// Linear: the check values of the bodies add up to that of their sum. A sum that is not the sum of the bodies passes
-/// with probability below 2⁻¹²⁵: of the difference some block δ_b ≠ 0, so ⟨h_i, δ_b⟩ = 0 with probability 1/q; if it is
+/// with probability below 2⁻¹²⁵, for each roster that is tried: of the difference some block δ_b ≠ 0, so ⟨h_i, δ_b⟩ = 0 with probability 1/q; if it is
 /// not, Σ_b r_{i,b}·⟨h_i, δ_b⟩ = 0 with probability 1/q; below 2/q for each i, and both i are independent.
 /// (Words of h for every block would make it 1/q; making them costs more than all the rest of a check.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

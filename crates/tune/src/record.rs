@@ -3,7 +3,6 @@
 //! What members share from round to round is the *state*: θ, and after it the optimiser's moments. A round is a step, so
 //! the state and the number of the round are all that the next step needs.
 
-use crate::batch::evaluation_order;
 use crate::model::RecordGradient;
 use crate::optimiser::Optimiser;
 use crate::task::Encoded;
@@ -41,8 +40,9 @@ impl Trainer<'_> {
 
     /// Each record's own gradient at `parameters`: of its loss for its copy of the prompt
     /// embeddings, then for the classifier. What record-level privacy clips, sums and noises:
-    /// `each` gets one after the other, a batch at a time of those of equal length, so that
-    /// never more than a batch of them is held.
+    /// `each` gets one after the other. Every record runs through the backbone alone: in
+    /// company its last bits would depend on who else was drawn, and what is clipped must be
+    /// a function of the one record, bit for bit.
     ///
     /// # Errors
     /// What `each` says ends it; [`Error::Misuse`] for an index or a `parameters` that does not
@@ -58,14 +58,8 @@ impl Trainer<'_> {
             return Err(Error::Misuse(format!("record {index} of {}", data.len())).into());
         }
         self.model.trainable().assign(parameters)?;
-        let lengths: Vec<usize> = indices
-            .iter()
-            .map(|&i| data.examples()[i].ids.len())
-            .collect();
-        for batch in evaluation_order(&lengths, self.spec().batch_size) {
-            let chosen: Vec<usize> = batch.iter().map(|&at| indices[at]).collect();
-            let gradients = self.model.record_gradients(&select(data, &chosen))?;
-            for (index, gradient) in chosen.into_iter().zip(gradients) {
+        for &index in indices {
+            for gradient in self.model.record_gradients(&select(data, &[index]))? {
                 each(index, gradient)?;
             }
         }
@@ -170,6 +164,9 @@ mod tests {
                 for (g, a) in found.values.iter().zip(alone) {
                     assert!((g - a).abs() < 1e-5, "{route:?}, record {index}: {g} {a}");
                 }
+                // Not one bit of it depends on the company.
+                let alone = gradients(&mut trainer, &theta, &data, &[index]).unwrap();
+                assert!(alone[0].values == found.values && alone[0].loss == found.loss);
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use ciphertune_identity::Role;
-use ciphertune_ledger::{Budget, Ledger};
+use ciphertune_ledger::{Budget, Hides, Ledger};
 use ciphertune_policy::{Policy, Unit};
 use ciphertune_round::{Admission, Digest, Job, Signed};
 use ciphertune_wire::proto::{self, Event, JobState};
@@ -28,6 +28,11 @@ const HOPELESS_BATCHES: f64 = 10.0;
 /// All that others are told when data or backbone do not fit a job. More would let a researcher ask questions about
 /// labels, columns and lines by submitting jobs.
 const UNFIT: &str = "this member's data or backbone do not fit the job; its own output says why";
+
+/// All that others are told when the ledger does not let a job in: how much was spent, on what, and when is nobody's
+/// business.
+const UNFUNDED: &str =
+    "this member's privacy budget does not admit the job; its own output says why";
 
 /// What comes of a job.
 pub(super) enum Considered {
@@ -201,17 +206,10 @@ impl Member {
             .map_err(|refusal| Error::Refused(refusal.to_string()))?;
         Reckoned::demand_enough_noise(&job, terms.min_contributors, terms.colluders)?;
         let reckoned = Reckoned::of(&job, job.min_contributors, job.colluders)?;
-        let state = match self.prepare(&job).await {
-            Err(error @ (Error::Refused(_) | Error::Malformed { .. } | Error::Misuse(_))) => {
-                // The words may name files, lines, labels: they are for this member's eyes.
-                self.tell(Happening::Warning {
-                    said: error.to_string(),
-                });
-                return Err(Error::Refused(UNFIT.into()));
-            }
-            prepared => prepared?,
-        };
-        let ledger = self.reserve(&job, &policy, &reckoned).await?;
+        let prepared = self.prepare(&job).await;
+        let state = self.said_at_home(prepared, UNFIT)?;
+        let reserved = self.reserve(&job, &policy, &reckoned).await;
+        let ledger = self.said_at_home(reserved, UNFUNDED)?;
         let desk = Desk::open(
             self.site.home().job(&job.digest()),
             self.site.disk().clone(),
@@ -229,6 +227,20 @@ impl Member {
             reckoned,
             since,
         })
+    }
+
+    /// Keeps a refusal's words, which may name files, lines, labels, budgets, for this member's eyes; others are told
+    /// `outwards`.
+    fn said_at_home<T>(&mut self, found: Result<T>, outwards: &str) -> Result<T> {
+        match found {
+            Err(error @ (Error::Refused(_) | Error::Malformed { .. } | Error::Misuse(_))) => {
+                self.tell(Happening::Warning {
+                    said: error.to_string(),
+                });
+                Err(Error::Refused(outwards.into()))
+            }
+            found => found,
+        }
     }
 
     /// Has the learner get ready, and holds its backbone, first state and number of records to the job's.
@@ -318,7 +330,14 @@ impl Member {
         let path = self.site.home().ledger();
         let now = SystemTime::now();
         let opened = Ledger::open(&path, &self.options.dataset, budget, &seen, now);
-        self.site.disk().commits(&path, opened).await
+        let ledger = self.site.disk().commits(&path, opened).await?;
+        match policy.adjacency() {
+            Some(adjacency) => {
+                let unit = policy.unit();
+                Ok(ledger.hiding(Hides { unit, adjacency }).await?)
+            }
+            None => Ok(ledger),
+        }
     }
 
     async fn evaluate_start(&mut self, engaged: &Engagement) -> Result<()> {

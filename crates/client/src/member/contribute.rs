@@ -223,6 +223,12 @@ impl Member {
     ) -> Result<(Noised, ClipReport)> {
         let mechanism = engaged.reckoned.mechanism.clone();
         let (noised, report) = blocking(move || noise(work, &mechanism)).await?;
+        if !report.norm_before.is_finite() {
+            self.tell(Happening::Warning {
+                said: "training gave numbers that are not finite: zeros were sent in their place"
+                    .into(),
+            });
+        }
         if report.zeroed_share > MOST_ZEROED {
             self.tell(Happening::Warning {
                 said: format!(
