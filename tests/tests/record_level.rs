@@ -230,7 +230,7 @@ async fn a_member_with_more_records_than_the_job_reckons_with_refuses_and_says_t
     });
     assert!(at_home, "{:?}", members[1].happenings());
     for run in &mut members {
-        run.drop_out().await;
+        run.stop().await; // who was admitted may have left when the job ended
     }
     assert_eq!(front.count(Put::KeyShares) + front.count(Put::Body), 0);
     server.stop().await;
@@ -258,9 +258,13 @@ async fn a_state_that_differs_in_one_bit_of_one_moment_agrees_with_nobodys() {
     for (member, run) in members.iter_mut().enumerate() {
         let outcome = run.end().await.unwrap();
         assert!(!outcome.completed);
-        // Round 1, in which all agreed, is where they stand.
-        assert_eq!(federation.model(member, &job).expect("a model").round, 1);
-        if member != 1 {
+        // Round 1, in which all agreed, is where the one that differs stands, and whoever heard it before two said the same.
+        let round = federation.model(member, &job).expect("a model").round;
+        assert!(
+            round == 1 || (round == 2 && member != 1),
+            "{member}: {round}"
+        );
+        if round == 1 && member != 1 {
             let voided = run.voided();
             let differs = |said: &String| said.contains("seat 2 opened another model");
             let ended = |said: &String| said.contains("agree");
