@@ -16,6 +16,8 @@ use ciphertune_tests::{
 use tracing::{Event, Metadata, Subscriber, span};
 
 const DIMENSION: usize = 5_000;
+/// The last field of a release, which is never empty.
+const LEDGER_HEAD: u64 = 5;
 
 type Section = BTreeMap<String, toml::Table>;
 
@@ -132,20 +134,19 @@ impl List {
         }
     }
 
-    /// An envelope, and the object in it: of the kinds that it may be, the one whose label its digest was signed under.
+    /// An envelope, and the object in it: a release, if it may be one, when it goes on to a ledger's head, as every one does.
     fn hold_signed(&mut self, kinds: &str, envelope: &[u8]) {
         if envelope.is_empty() {
             return; // no policy of its own, or a later message of a stream
         }
         self.hold_message("signed", "Envelope", envelope);
         let payload = fields(envelope).unwrap().swap_remove(0).1;
-        // A release goes on behind a header's three fields.
         let last = fields(&payload)
             .unwrap()
             .last()
             .map_or(0, |(number, _)| *number);
         let kind = match kinds.split_once(" or ") {
-            Some((header, _)) if last <= 3 => header,
+            Some((header, _)) if last < LEDGER_HEAD => header,
             Some((_, release)) => release,
             None => kinds,
         };
