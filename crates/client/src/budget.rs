@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use ciphertune_dp::rdp;
 use ciphertune_identity::Home;
-use ciphertune_ledger::{Book, Cost, Entry, Kind, Limit, Standing};
+use ciphertune_ledger::{Book, Cost, Entry, Kind, Limit, Standing, UNITS};
 use ciphertune_policy::Loss;
 use ciphertune_round::Digest;
 use serde::Serialize;
@@ -278,9 +278,6 @@ fn opened(standing: &Standing, limit: &Limit) -> Result<Opened> {
         spent_epsilon: so_far.get(),
     })
 }
-
-/// 2⁴⁰
-const UNITS: f64 = (1_u64 << 40) as f64;
 
 /// The float that a decimal's digits mean to a reader of JSON.
 fn nearest(decimal: &ciphertune_policy::Decimal) -> f64 {

@@ -11,8 +11,8 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cost([u64; ORDERS.len()]);
 
-/// 2⁴⁰
-pub(crate) const UNITS: f64 = (1_u64 << 40) as f64;
+/// 2⁴⁰: so many units are a loss of 1.
+pub const UNITS: f64 = (1_u64 << 40) as f64;
 /// Stands for every larger number.
 const UNBOUNDED: u64 = u64::MAX;
 

@@ -100,13 +100,6 @@ impl Standing {
             without_privacy: account.without_privacy,
         }
     }
-
-    /// What a job that is yet to come may cost, in the limit's units; `None` while nothing has opened the budget.
-    #[must_use]
-    pub fn left(&self) -> Option<u64> {
-        let limit = self.limit?;
-        Some(limit.units().saturating_sub(limit.cost_of(&self.held)))
-    }
 }
 
 impl Ledger {

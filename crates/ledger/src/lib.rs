@@ -18,7 +18,7 @@ mod limit;
 mod work;
 
 pub use book::Book;
-pub use cost::Cost;
+pub use cost::{Cost, UNITS};
 pub use entry::{Entry, Kind};
 pub use error::{Error, Result};
 pub use hides::Hides;
