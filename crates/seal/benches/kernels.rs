@@ -3,7 +3,7 @@
 #![allow(missing_docs)] // of the function that criterion's macro makes
 
 use ciphertune_seal::kernels::Kernels;
-use ciphertune_sum::{BLOCK_BYTES, CohortSize, Parameters, ValueBound};
+use ciphertune_sum::{BLOCK_BYTES, CohortSize, N, Parameters, Q, ValueBound};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 fn kernels(criterion: &mut Criterion) {
@@ -24,6 +24,18 @@ fn kernels(criterion: &mut Criterion) {
     measure("unpack", Kernels::unpack);
     measure("check value", Kernels::check);
     measure("SHA-256", Kernels::digest);
+
+    // What a library takes for the product: why the transform is our own.
+    let plan = tfhe_ntt::prime64::Plan::try_new(N, Q).unwrap();
+    let (mut words, mut key) = (vec![1; N], vec![2; N]);
+    plan.fwd(&mut key);
+    group.bench_function("NTT product by tfhe-ntt", |bencher| {
+        bencher.iter(|| {
+            plan.fwd(&mut words);
+            plan.mul_assign_normalize(&mut words, &key);
+            plan.inv(&mut words);
+        });
+    });
 }
 
 criterion_group!(benches, kernels);

@@ -1,5 +1,4 @@
 use std::io::Read;
-use std::num::NonZeroUsize;
 
 use ciphertune_round::{Digest, label};
 use ciphertune_sum::{
@@ -7,7 +6,6 @@ use ciphertune_sum::{
 };
 
 use crate::Result;
-use crate::threads::{of_use, read_through};
 use crate::words::PublicWords;
 
 /// c = (c₁, c₂) ∈ Z_q², c_i = Σ_b r_{i,b}·⟨h_i, x_b⟩ over the blocks x_b ∈ Z_q^N of a body.
@@ -23,7 +21,8 @@ pub struct CheckValue(pub [u64; 2]);
 
 /// The check value of a body (or of a sum) of `length` values for one roster.
 ///
-/// Memory is three blocks, whatever the length; on one thread.
+/// Memory is four blocks, whatever the length. One thread is as fast as a body can be read: several only get into each
+/// other's way.
 ///
 /// # Errors
 /// [`Error::Malformed`](crate::Error::Malformed) when the body is too short, too long or has a
@@ -32,45 +31,17 @@ pub fn check_value<R: Read>(
     parameters: &Parameters,
     length: usize,
     roster: &Digest,
-    body: R,
-) -> Result<CheckValue> {
-    check_value_on(NonZeroUsize::MIN, parameters, length, roster, body)
-}
-
-/// [`check_value`] on so many threads at most. Memory is a megabyte a thread more when there are several.
-///
-/// # Errors
-/// As [`check_value`].
-pub fn check_value_on<R: Read>(
-    threads: NonZeroUsize,
-    parameters: &Parameters,
-    length: usize,
-    roster: &Digest,
     mut body: R,
 ) -> Result<CheckValue> {
-    let blocks = parameters.blocks(length);
-    let mut checkers = (0..of_use(threads, blocks))
-        .map(|_| Ok((Checker::of(roster)?, vec![0; N])))
-        .collect::<Result<Vec<_>>>()?;
-    read_through(
-        &mut checkers,
-        blocks,
-        |bytes| Ok(read_bytes(&mut body, bytes)?),
-        std::iter::repeat(()),
-        |(checker, block), first, bytes, ()| {
-            for (position, bytes) in (first..).zip(bytes.chunks_exact(BLOCK_BYTES)) {
-                codec::decode_words(bytes, block)?;
-                checker.absorb(position, block);
-            }
-            Ok(())
-        },
-    )?;
+    let mut checker = Checker::of(roster)?;
+    let (mut bytes, mut block) = (vec![0; BLOCK_BYTES], vec![0; N]);
+    for position in 0..parameters.blocks(length) {
+        read_bytes(&mut body, &mut bytes)?;
+        codec::decode_words(&bytes, &mut block)?;
+        checker.absorb(position, &block);
+    }
     expect_end(&mut body)?;
-    let parts: Vec<CheckValue> = checkers
-        .into_iter()
-        .map(|(checker, _)| checker.finish())
-        .collect();
-    Ok(CheckValue::sum(&parts))
+    Ok(checker.finish())
 }
 
 impl CheckValue {

@@ -15,7 +15,7 @@
 //! Beside it, [`seal_parcel`] and [`open_parcel`] carry a model, with the [`AgreementKey`] that it
 //! was agreed on with, to a member that missed the round.
 //!
-//! Bodies are worked on block by block as they stream by. [`contribute_on`], [`check_value_on`] and [`open_on`] spread
+//! Bodies are worked on block by block as they stream by. [`contribute_on`] and [`open_on`] spread
 //! the blocks over threads; SHA-256 of what is written or read stays on the one that calls, in order, and is what bounds
 //! many of them. A block costs a mask (ChaCha12), a product (two transforms of 4096 words), errors, packing and
 //! hashing; `bench seal` tells how much of each.
@@ -80,7 +80,7 @@ mod vectors;
 mod words;
 
 pub use agreement_key::AgreementKey;
-pub use check::{CheckValue, check_value, check_value_on};
+pub use check::{CheckValue, check_value};
 pub use contribute::{SealedContribution, contribute, contribute_on, every_seat};
 pub use error::{Check, Error, Result};
 pub use key_sum::KeySum;

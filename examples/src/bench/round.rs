@@ -6,7 +6,7 @@ use ciphertune_gauss::Entropy;
 use ciphertune_round::{Context, Digest, ShareIndex};
 use ciphertune_seal::{
     CheckValue, KeySum, KeySumShare, OneTimeKey, SEALED_SHARE_BYTES, SealedContribution,
-    SealingKey, check_value_on, contribute_on, every_seat, open_on, sum_shares,
+    SealingKey, check_value, contribute_on, every_seat, open_on, sum_shares,
 };
 use ciphertune_sum::add_bodies;
 use rand_core::Rng as _;
@@ -193,8 +193,7 @@ impl<'a> Cohort<'a> {
 
     fn check(&self, body: &[u8]) -> Result<(CheckValue, Duration)> {
         let (parameters, length) = (&self.shape.parameters, self.shape.length);
-        let (value, taken) =
-            timed(|| check_value_on(self.threads, parameters, length, &self.roster, body));
+        let (value, taken) = timed(|| check_value(parameters, length, &self.roster, body));
         Ok((
             value.map_err(|error| Error::fault("checking", error))?,
             taken,

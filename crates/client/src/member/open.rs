@@ -10,7 +10,7 @@ use std::{
 use ciphertune_dp::Release as Released;
 use ciphertune_round::{Contributor, Digest, Hasher, ShareIndex};
 use ciphertune_seal::{
-    Check, CheckValue, KeySum, KeySumShare, OneTimeKey, SecondOpening, check_value_on,
+    Check, CheckValue, KeySum, KeySumShare, OneTimeKey, SecondOpening, check_value,
 };
 use ciphertune_wire::proto::ShareKind;
 
@@ -172,10 +172,9 @@ impl Member {
         body: PathBuf,
     ) -> Result<CheckValue> {
         let (parameters, length, roster) = (vetted.parameters, vetted.length, roster.digest);
-        let threads = self.options.threads;
         blocking(move || {
             let body = open_file(&body)?;
-            Ok(check_value_on(threads, &parameters, length, &roster, body)?)
+            Ok(check_value(&parameters, length, &roster, body)?)
         })
         .await
     }
@@ -188,13 +187,12 @@ impl Member {
         body: PathBuf,
     ) -> Result<(Result<CheckValue>, Digest)> {
         let (parameters, length, roster) = (vetted.parameters, vetted.length, roster.digest);
-        let threads = self.options.threads;
         blocking(move || {
             let mut body = Digested {
                 source: open_file(&body)?,
                 hasher: Hasher::default(),
             };
-            let check = check_value_on(threads, &parameters, length, &roster, &mut body);
+            let check = check_value(&parameters, length, &roster, &mut body);
             // A body that is refused half way has a digest all the same: it tells whose fault it is.
             std::io::copy(&mut body, &mut std::io::sink())
                 .map_err(|error| Error::fault("reading a body", error))?;
