@@ -32,7 +32,7 @@ pub struct Options {
     /// A backbone in Hugging Face's layout: config.json, model.safetensors, tokenizer.json.
     #[arg(long, value_name = "DIR")]
     pub model: Option<PathBuf>,
-    /// Rounds. [default: 10; 100 where the policy hides single records, and a round is one step]
+    /// Rounds. [default: 10; 100 with a sampling rate, when a round is one step]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub rounds: Option<u32>,
     /// Members.
@@ -45,8 +45,8 @@ pub struct Options {
     /// The federation's policy. [default: laboratory-no-privacy, WITHOUT differential privacy]
     #[arg(long, value_name = "FILE")]
     pub policy: Option<PathBuf>,
-    /// The probability with which each record enters a round's batch, where the policy hides single records.
-    /// [default: 0.1]
+    /// The probability with which each record enters a round's batch. [default: 0.1 where the policy hides single records,
+    /// and none where it hides nothing: members then train on all that they have]
     #[arg(long, value_name = "Q")]
     pub sampling_rate: Option<Decimal>,
     /// Measure the model after every Nth round, and after the last. [default: 1; 5 where a round is one step]

@@ -28,13 +28,13 @@ use crate::{
 /// The policy when none is named.
 const LABORATORY: &str = include_str!("../../policies/laboratory-no-privacy.toml");
 
-/// Rounds of local training, and rounds that are one step each.
+/// Rounds of members' own training, and rounds that are one step each.
 const ROUNDS: u32 = 10;
 const STEPS: u32 = 100;
 /// Measuring takes longer than a step.
 const STEPS_MEASURED: NonZeroU32 = NonZeroU32::new(5).unwrap();
 /// One record in ten enters a batch.
-const SAMPLING_RATE: &str = "0.1";
+pub const SAMPLING_RATE: &str = "0.1";
 const VALUE_BITS: u32 = 16;
 const OPEN_SECONDS: u64 = 120;
 const AGREE_SECONDS: u64 = 120;
@@ -66,7 +66,7 @@ impl Setup {
     ///
     /// # Errors
     /// What is wrong with a file is said before anything is started.
-    pub fn prepare(options: &Options) -> Result<Self> {
+    pub fn prepare(options: &Options, corpus: Corpus) -> Result<Self> {
         let toml = match &options.policy {
             None => LABORATORY.to_owned(),
             Some(path) => fs::read_to_string(path).map_err(|error| {
@@ -74,12 +74,6 @@ impl Setup {
             })?,
         };
         let policy = Policy::parse(&toml)?;
-        let corpus = Corpus::read(
-            options.data.as_deref(),
-            options.members,
-            options.per_member,
-            options.seed,
-        )?;
         let given = options.model.as_deref().map(open).transpose()?;
         let root = root(options.out.as_deref())?;
         let model = root.join("model");
@@ -116,10 +110,12 @@ impl Setup {
             corpus,
             policy: policy.names().collect::<Vec<_>>().join(" + "),
             federation,
-            measure_every: options.measure_every.unwrap_or(match policy.unit() {
-                Unit::Record => STEPS_MEASURED,
-                _ => NonZeroU32::MIN,
-            }),
+            measure_every: options
+                .measure_every
+                .unwrap_or(match job.mechanism.batches {
+                    Some(_) => STEPS_MEASURED,
+                    None => NonZeroU32::MIN,
+                }),
             job,
         })
     }
@@ -165,14 +161,16 @@ fn draft(
     corpus: &Corpus,
     tuner: &Tuner,
 ) -> Result<(Digest, Job)> {
-    let batches = match policy.unit() {
-        Unit::Record => Some(Batches::of(options, corpus)?),
-        unit if options.sampling_rate.is_some() => {
-            return Err(Error::Usage(format!(
-                "--sampling-rate is for policies that hide single records; this one's unit is {unit}"
-            )));
+    let batches = match (policy.unit(), options.sampling_rate) {
+        (Unit::Record, rate) => Some(Batches::of(rate, corpus)?),
+        (Unit::None, Some(rate)) => Some(Batches::of(Some(rate), corpus)?),
+        (_, None) => None,
+        (Unit::Institution, Some(_)) => {
+            return Err(Error::Usage(
+                "--sampling-rate is for policies that hide single records, or nothing; this one's unit is institution"
+                    .into(),
+            ));
         }
-        _ => None,
     };
     let rounds = options
         .rounds
@@ -193,7 +191,7 @@ fn draft(
             }
         },
     };
-    let start = tuner.start(&tuning, policy.unit())?;
+    let start = tuner.start(&tuning, batches.is_some())?;
     let draft = Draft {
         name: "demo".into(),
         rounds,
@@ -229,8 +227,8 @@ struct Batches {
 
 impl Batches {
     /// The nominal batch is what the coins give on average, as all members' numbers of records are public here.
-    fn of(options: &Options, corpus: &Corpus) -> Result<Self> {
-        let rate = match options.sampling_rate {
+    fn of(rate: Option<Decimal>, corpus: &Corpus) -> Result<Self> {
+        let rate = match rate {
             Some(rate) => rate,
             None => SAMPLING_RATE.parse()?,
         };

@@ -191,8 +191,10 @@ fn a_policy_that_hides_records_takes_one_step_a_round() {
     assert_eq!(summary["parameters"], 4 * 128 + 3 * (128 + 1));
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("gradients"), "{said}");
-    let (code, said) = refused(&["--sampling-rate", "0.1"]);
+    let research = policy.replace("record-epsilon-8", "institution-research");
+    let (code, said) = refused(&["--sampling-rate", "0.1", "--policy", &research]);
     assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("institution"), "{said}");
 }
 
 #[test]

@@ -199,7 +199,7 @@ impl Wish {
             },
         };
         let policy = Policy::parse(policy)?;
-        let start = start(self.dimension, policy.unit());
+        let start = start(self.dimension, draft.in_batches(&policy));
         draft.job(NAME, &policy, backbone(), &start)
     }
 }

@@ -14,7 +14,6 @@ use ciphertune_client::{
     learner::{Evaluation, Learner, Progress, Start, Update},
 };
 use ciphertune_dp::{ExampleSum, PoissonBatch};
-use ciphertune_policy::Unit;
 use ciphertune_round::{Digest, Job};
 
 /// What stands for a backbone.
@@ -32,10 +31,10 @@ pub fn update(member: usize, round: u32, dimension: usize, norm: f64) -> Vec<f32
     vector(1_000 * u64::from(round) + member as u64, dimension, norm)
 }
 
-/// What a job of a unit starts from: at record level with a moment of zero for each parameter.
-pub fn start(dimension: usize, unit: Unit) -> Start {
+/// What a job starts from: with batches, and a moment of zero for each parameter.
+pub fn start(dimension: usize, in_batches: bool) -> Start {
     let mut start = Start::of_updates(first_model(dimension));
-    if unit == Unit::Record {
+    if in_batches {
         start.state.resize(2 * dimension, 0.0);
     }
     start
@@ -117,7 +116,7 @@ pub struct Vectors {
     /// The round after which its state differs in the last bit of its last number.
     pub differs_after: Option<u32>,
     /// Of the job that was prepared.
-    pub unit: Unit,
+    pub in_batches: bool,
     /// What training waits for, from which round on.
     pub gate: Option<(u32, Gate)>,
     /// What the evaluation of a new model waits for.
@@ -133,7 +132,7 @@ impl Vectors {
             norm: 1.0,
             records: 40,
             differs_after: None,
-            unit: Unit::None,
+            in_batches: false,
             gate: None,
             evaluation: None,
         }
@@ -190,8 +189,8 @@ impl Learner for Vectors {
     }
 
     fn prepare(&mut self, job: &Job) -> Result<Start> {
-        self.unit = job.mechanism.unit;
-        Ok(start(self.dimension, self.unit))
+        self.in_batches = job.mechanism.batches.is_some();
+        Ok(start(self.dimension, self.in_batches))
     }
 
     fn records(&self) -> usize {
@@ -234,9 +233,10 @@ impl Learner for Vectors {
     }
 
     fn step(&mut self, state: &[f32], mean: Vec<f32>, round: u32) -> Result<Vec<f32>> {
-        let mut next = match self.unit {
-            Unit::Record => stepped(state, &mean),
-            _ => state.iter().zip(mean).map(|(x, d)| x + d).collect(),
+        let mut next = if self.in_batches {
+            stepped(state, &mean)
+        } else {
+            state.iter().zip(mean).map(|(x, d)| x + d).collect()
         };
         if self.differs_after == Some(round)
             && let Some(last) = next.last_mut()
@@ -248,7 +248,7 @@ impl Learner for Vectors {
 
     fn evaluate(&mut self, state: &[f32]) -> Result<Option<Evaluation>> {
         if let Some(gate) = &self.evaluation
-            && *state != start(self.dimension, self.unit).state
+            && *state != start(self.dimension, self.in_batches).state
         {
             gate.pass(&AtomicBool::new(false))?;
         }

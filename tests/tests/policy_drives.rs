@@ -261,7 +261,7 @@ async fn a_job_that_hides_another_unit_than_the_policy_is_refused() {
 }
 
 #[test]
-fn a_job_file_says_how_batches_are_drawn_where_records_are_hidden_and_nowhere_else() {
+fn a_job_file_says_how_batches_are_drawn_where_records_are_hidden_and_not_at_institution_level() {
     let wish = Wish::of_batches(3, DIMENSION);
     let batches = wish.batches.unwrap();
     let refused = |policy: &str, batches: Option<Batches>| {
@@ -289,16 +289,21 @@ fn a_job_file_says_how_batches_are_drawn_where_records_are_hidden_and_nowhere_el
         }),
     );
     assert!(said.contains("at least 1"), "{said}");
-    for (policy, unit) in [(INSTITUTION, "institution"), (LABORATORY, "none")] {
-        let said = refused(policy, Some(batches));
-        let want =
-            format!("sampling_rate belongs to jobs at record level; the policy's unit is {unit}");
-        assert!(said.contains(&want), "{said}");
-    }
+    let said = refused(INSTITUTION, Some(batches));
+    let want = "sampling_rate belongs to jobs at record level, or of unit none with a sampling_rate; the policy's unit is \
+                institution";
+    assert!(said.contains(want), "{said}");
+    let laboratory = wish.job(LABORATORY).unwrap().mechanism;
+    assert_eq!(laboratory.max_examples(), 40);
+    assert!(laboratory.noise_multiplier.is_zero());
     // More records a sum is wider by as many bits, and rarer records want less noise.
     let job = wish.job(RECORD).unwrap().mechanism;
     assert_eq!(
-        (job.max_examples, job.value_bits, job.nominal_batch),
+        (
+            job.max_examples(),
+            job.value_bits,
+            job.batches.unwrap().nominal_batch
+        ),
         (40, 12 + 6, 20)
     );
     let whole = Wish {

@@ -14,10 +14,12 @@ use ciphertune_client::{
 };
 use ciphertune_dp::{ExampleSum, Mechanism, PoissonBatch, SamplingRate};
 use ciphertune_gauss::Entropy;
-use ciphertune_policy::{Policy, Unit};
+use ciphertune_policy::Policy;
 use ciphertune_round::Job;
 use ciphertune_tests::{
-    federation::{Batches, Federation, Member, RECORD, Wish, changed, is_over, until, until_job},
+    federation::{
+        Batches, Federation, LABORATORY, Member, RECORD, Wish, changed, is_over, until, until_job,
+    },
     front::{Lies, Put},
     learner::{Gate, Vectors, gradient, start, stepped},
     plaintext::add_up,
@@ -48,7 +50,8 @@ fn integers(path: &Path) -> Vec<i64> {
 /// Σ/(2^s·nominal batch): one division in f64, one rounding to f32.
 fn mean(job: &Job, sum: &[i64]) -> Vec<f32> {
     let reckoned = Reckoned::of(job, job.min_contributors, job.colluders).unwrap();
-    let divisor = reckoned.mechanism.scale() * f64::from(job.mechanism.nominal_batch);
+    let divisor = reckoned.mechanism.scale()
+        * f64::from(job.mechanism.batches.as_ref().unwrap().nominal_batch);
     sum.iter()
         .map(|sum| (*sum as f64 / divisor) as f32)
         .collect()
@@ -83,7 +86,7 @@ async fn along_the_plain_sums(policy: &str, wish: Wish, learners: [Vectors; 3]) 
         let outcome = run.end().await.unwrap();
         assert!(outcome.completed, "{}: {:?}", outcome.reason, run.voided());
     }
-    let mut state = start(DIMENSION, Unit::Record).state;
+    let mut state = start(DIMENSION, true).state;
     for round in 1..=wish.rounds {
         let read = |name: String| integers(&plaintext.join(name));
         let sealed = [1, 2, 3].map(|seat| read(format!("{round}-1-{seat}.i64")));
@@ -121,6 +124,28 @@ async fn three_members_step_along_the_plain_sum_of_their_noised_batches() {
         assert_eq!((report.contributors, report.clipped_share), (3, Some(1.0)));
         assert!(report.epsilon.unwrap() <= 8.0 && report.zeroed_share.unwrap() < 0.9);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_nothing_is_hidden_members_may_step_along_batches_too_without_noise() {
+    let learners = [0, 1, 2].map(|member| Vectors::of(member, DIMENSION).with_records(5));
+    let wish = Wish {
+        rounds: 2,
+        batches: Some(Batches {
+            sampling_rate: "1",
+            nominal_batch: 15,
+            max_examples: 5,
+        }),
+        ..Wish::of_batches(3, DIMENSION)
+    };
+    let members = along_the_plain_sums(LABORATORY, wish, learners).await;
+    for report in members.iter().flat_map(Member::reports) {
+        assert_eq!((report.contributors, report.epsilon), (3, None));
+    }
+    assert_eq!(
+        members.iter().flat_map(batch_sizes).collect::<Vec<_>>(),
+        [5; 6]
+    );
 }
 
 /// With q = 1 the batch is known, and what is left of the sum is noise: of the width that was calibrated.
@@ -357,7 +382,7 @@ fn tuning(encoder: EncoderSpec) -> Tuning {
 
 fn job_of(tuner: &Tuner, tuning: Tuning) -> (Job, Start) {
     let policy = Policy::parse(RECORD).unwrap();
-    let start = tuner.start(&tuning, policy.unit()).unwrap();
+    let start = tuner.start(&tuning, true).unwrap();
     let draft = Draft {
         name: "headlines".into(),
         rounds: 2,

@@ -1,6 +1,9 @@
 //! What a member must not forget about one attempt: files that are written before the step that they allow.
 
-use std::{fs::File, path::PathBuf};
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+};
 
 use ciphertune_gauss::Entropy;
 use ciphertune_identity::Manifest;
@@ -67,7 +70,12 @@ impl Desk {
 
     /// Where the model is kept.
     pub fn model(&self) -> PathBuf {
-        self.folder.join("model.safetensors")
+        Self::model_in(&self.folder)
+    }
+
+    /// Where the model is kept in a job's folder.
+    pub fn model_in(folder: &Path) -> PathBuf {
+        folder.join("model.safetensors")
     }
 
     /// Replaces the model.

@@ -8,7 +8,7 @@ use ciphertune_dp::{
     accounting::{self, Accountant},
 };
 use ciphertune_policy::{Adjacency, Decimal, Loss, Placement, Policy, Unit};
-use ciphertune_round::{Deadlines, Digest, Job, Mechanism, Object as _};
+use ciphertune_round::{Batches, Deadlines, Digest, Job, Mechanism, Object as _};
 use rand_core::Rng as _;
 use serde::{Deserialize, Serialize};
 
@@ -40,14 +40,15 @@ pub struct Draft {
     /// record level these are one record's, and a sum of many takes more.
     #[serde(default = "sixteen")]
     pub value_bits: u32,
-    /// Record level, and there only: the probability with which each record enters a round's batch, on its own.
+    /// Record level, or a policy of unit none: the probability with which each record enters a round's batch, on its own. A
+    /// round is then one step of the optimiser.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sampling_rate: Option<Decimal>,
-    /// Record level: what the opened sum of a round is divided by, a public number: the sampling rate times all records
+    /// With batches: what the opened sum of a round is divided by, a public number: the sampling rate times all records
     /// of the federation, as far as they are publicly known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nominal_batch: Option<u32>,
-    /// Record level: no member has more records than this; one that has refuses the job.
+    /// With batches: no member has more records than this; one that has refuses the job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_examples: Option<u32>,
     /// Seconds for training, sealing and sending.
@@ -80,8 +81,18 @@ impl Draft {
         toml::from_str(text).map_err(|error| Error::malformed("job file", error))
     }
 
+    /// Whether the rounds of its job draw batches of single records: always where the policy hides these, and where it
+    /// hides nothing, if a sampling rate is stated.
+    pub fn in_batches(&self, policy: &Policy) -> bool {
+        match policy.unit() {
+            Unit::Record => true,
+            Unit::Institution => false,
+            Unit::None => self.sampling_rate.is_some(),
+        }
+    }
+
     /// The job: mechanism and thresholds from `policy`, first state from the seed (`start` is what
-    /// [`Tuner::start`](crate::tuning::Tuner::start) gives for the policy's unit), a fresh nonce.
+    /// [`Tuner::start`](crate::tuning::Tuner::start) gives for [`Draft::in_batches`]), a fresh nonce.
     ///
     /// # Errors
     /// [`Error::Refused`] when the policy leaves no such mechanism, or a number does not fit; as [`Job::parse`] where the
@@ -107,7 +118,7 @@ impl Draft {
             min_contributors,
             colluders,
             dimension: start.dimension,
-            max_examples: mechanism.max_examples,
+            max_examples: mechanism.max_examples(),
         })?;
         let mut nonce = [0; 32];
         ciphertune_gauss::Entropy::from_os()
@@ -178,13 +189,12 @@ impl Draft {
             epsilon: None,
             delta: None,
             value_bits: self.value_bits,
-            max_examples: 1,
-            sampling_rate: Decimal::ONE,
-            nominal_batch: 1,
+            batches: None,
         };
-        let base = match unit {
-            Unit::Record => self.with_batches(base)?,
-            _ => self.without_batches(base)?,
+        let base = if self.in_batches(policy) {
+            self.with_batches(base)?
+        } else {
+            self.without_batches(base)?
         };
         let (epsilon, delta) = match (unit, policy.job_limit()) {
             (Unit::None, _) => return Ok(base),
@@ -200,7 +210,7 @@ impl Draft {
             Accountant::Rdp,
             &epsilon,
             &delta,
-            SamplingRate::new(base.sampling_rate)?,
+            SamplingRate::new(base.sampling_rate())?,
             attempts,
             base.adjacency,
         )?;
@@ -212,12 +222,12 @@ impl Draft {
         })
     }
 
-    /// What a job at record level says of its batches.
+    /// What a job says of its batches.
     fn with_batches(&self, base: Mechanism) -> Result<Mechanism> {
         let missing = |key: &str| {
             Error::Refused(format!(
-                "the policy hides single records, and the job file has no {key}: sampling_rate, nominal_batch and \
-                 max_examples say how a round draws them"
+                "the job draws batches of single records, and its file has no {key}: sampling_rate, nominal_batch and \
+                 max_examples say how"
             ))
         };
         let sampling_rate = self.sampling_rate.ok_or_else(|| missing("sampling_rate"))?;
@@ -234,9 +244,11 @@ impl Draft {
             value_bits: self
                 .value_bits
                 .saturating_add(u32::BITS - (max_examples - 1).leading_zeros()),
-            max_examples: max_examples as usize,
-            sampling_rate,
-            nominal_batch,
+            batches: Some(Batches {
+                sampling_rate,
+                nominal_batch,
+                max_examples: max_examples as usize,
+            }),
             ..base
         })
     }
@@ -249,7 +261,7 @@ impl Draft {
         ];
         match stated.iter().find(|(_, is_stated)| *is_stated) {
             Some((key, _)) => Err(Error::Refused(format!(
-                "{key} belongs to jobs at record level; the policy's unit is {}",
+                "{key} belongs to jobs at record level, or of unit none with a sampling_rate; the policy's unit is {}",
                 base.unit
             ))),
             None => Ok(base),

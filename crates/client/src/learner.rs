@@ -24,7 +24,7 @@ pub trait Learner: Send + 'static {
     /// How many records the member has for the job that was prepared. Stays on this machine.
     fn records(&self) -> usize;
 
-    /// Units institution and none: trains from θ and returns Δθ = θ_local − θ. Ends early with [`Error::Stopped`] once
+    /// A job without batches: trains from θ and returns Δθ = θ_local − θ. Ends early with [`Error::Stopped`] once
     /// `stop` is set.
     fn train(
         &mut self,
@@ -34,7 +34,7 @@ pub trait Learner: Send + 'static {
         stop: &AtomicBool,
     ) -> Result<Update>;
 
-    /// Unit record: gives `sum` the own gradient of each record in `batch`, at the state, one after the other, and
+    /// A job with batches: gives `sum` the own gradient of each record in `batch`, at the state, one after the other, and
     /// returns their mean loss, or `None` for an empty batch. Ends early as [`Learner::train`] does.
     ///
     /// # Errors
@@ -56,8 +56,8 @@ pub trait Learner: Send + 'static {
     /// The state after round `round`, from the one before it and the released mean: the same bits on every member, so
     /// arithmetic in a fixed order and nothing of this member's data.
     ///
-    /// Units institution and none: θ + mean, elementwise in f32, one IEEE addition each, which is what this does unless
-    /// it is implemented otherwise. Unit record: one step of the job's optimiser.
+    /// Without batches: θ + mean, elementwise in f32, one IEEE addition each, which is what this does unless it is
+    /// implemented otherwise. With batches: one step of the job's optimiser.
     fn step(&mut self, state: &[f32], mean: Vec<f32>, _round: u32) -> Result<Vec<f32>> {
         Ok(moved(state, mean))
     }
@@ -75,9 +75,9 @@ pub(crate) fn moved(model: &[f32], mut mean: Vec<f32>) -> Vec<f32> {
 /// What a job starts from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Start {
-    /// What members agree on before round 1: θ₀, and at record level the optimiser's moments after it.
+    /// What members agree on before round 1: θ₀, and with batches the optimiser's moments after it.
     pub state: Vec<f32>,
-    /// d: the length of an update, or at record level of one record's gradient.
+    /// d: the length of an update, or of one record's gradient.
     pub dimension: usize,
 }
 

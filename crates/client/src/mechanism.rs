@@ -43,7 +43,7 @@ impl Reckoned {
             min_contributors,
             colluders,
             dimension,
-            max_examples: stated.max_examples,
+            max_examples: stated.max_examples(),
         })?;
         if mechanism.value_bound() != job.value_bound {
             return Err(Error::Refused(format!(
@@ -52,7 +52,7 @@ impl Reckoned {
                 mechanism.value_bound()
             )));
         }
-        let rate = sampling_rate(job)?;
+        let rate = SamplingRate::new(stated.sampling_rate())?;
         if stated.unit == Unit::None {
             return Ok(Self {
                 mechanism,
@@ -138,11 +138,6 @@ impl Reckoned {
 /// The most attempts that a job may take: each is paid for.
 pub fn attempts_of(job: &Job) -> u64 {
     u64::from(job.rounds) * u64::from(job.max_attempts)
-}
-
-/// q: the probability with which a unit is part of a round.
-fn sampling_rate(job: &Job) -> Result<SamplingRate> {
-    Ok(SamplingRate::new(job.mechanism.sampling_rate)?)
 }
 
 /// ε at δ of so many attempts, in each of which the fewest members answered, rounded up; the sampler's distance is booked

@@ -7,7 +7,6 @@ use std::{
 
 use candle_core::Device;
 use ciphertune_dp::{ExampleSum, PoissonBatch};
-use ciphertune_policy::Unit;
 use ciphertune_round::{Digest, Job};
 use ciphertune_tune::{
     backbone::{self, Backbone},
@@ -75,7 +74,7 @@ pub struct Tuner {
 
 struct Prepared {
     tuning: Tuning,
-    unit: Unit,
+    in_batches: bool,
     training: Encoded,
     validation: Option<Encoded>,
 }
@@ -110,15 +109,16 @@ impl Tuner {
         })
     }
 
-    /// What a job of this specification and unit starts from.
-    pub fn start(&self, tuning: &Tuning, unit: Unit) -> Result<Start> {
+    /// What a job of this specification starts from, with batches of records or without.
+    pub fn start(&self, tuning: &Tuning, in_batches: bool) -> Result<Start> {
         let (trainer, seed) = (self.trainer(tuning)?, tuning.training.seed);
-        Ok(match unit {
-            Unit::Record => Start {
+        Ok(if in_batches {
+            Start {
                 dimension: trainer.gradient_dimension(),
                 state: trainer.initial_state(seed)?,
-            },
-            _ => Start::of_updates(trainer.initial_parameters(seed)?),
+            }
+        } else {
+            Start::of_updates(trainer.initial_parameters(seed)?)
         })
     }
 
@@ -158,8 +158,8 @@ impl Learner for Tuner {
                 tuning.training.encoder.kind()
             )));
         }
-        let unit = job.mechanism.unit;
-        let start = self.start(&tuning, unit)?;
+        let in_batches = job.mechanism.batches.is_some();
+        let start = self.start(&tuning, in_batches)?;
         let (training, validation) = {
             let data = self
                 .training
@@ -175,7 +175,7 @@ impl Learner for Tuner {
         };
         self.prepared = Some(Prepared {
             tuning,
-            unit,
+            in_batches,
             training,
             validation,
         });
@@ -244,15 +244,13 @@ impl Learner for Tuner {
 
     fn step(&mut self, state: &[f32], mean: Vec<f32>, round: u32) -> Result<Vec<f32>> {
         let prepared = self.prepared()?;
-        match prepared.unit {
-            Unit::Record => {
-                // The engine counts steps from 0, the protocol rounds from 1.
-                let steps = u64::from(round.saturating_sub(1));
-                let trainer = self.trainer(&prepared.tuning)?;
-                Ok(trainer.apply_release(state, &mean, steps)?)
-            }
-            _ => Ok(moved(state, mean)),
+        if !prepared.in_batches {
+            return Ok(moved(state, mean));
         }
+        // The engine counts steps from 0, the protocol rounds from 1.
+        let steps = u64::from(round.saturating_sub(1));
+        let trainer = self.trainer(&prepared.tuning)?;
+        Ok(trainer.apply_release(state, &mean, steps)?)
     }
 
     fn evaluate(&mut self, state: &[f32]) -> Result<Option<Evaluation>> {

@@ -32,7 +32,7 @@ impl Clipped {
     /// Clip_C(x) = x·min(1, C/‖x‖₂), rounded to nearest, then shrunk until the *integers* are inside.
     ///
     /// An update with a coordinate that is not finite becomes the zero vector: that is a function of the update alone, as
-    /// every clipping is. For units institution and none. Fails (`Misuse`) on another length or at record level.
+    /// every clipping is. Not for batches. Fails (`Misuse`) on another length or at record level.
     pub fn new(update: &[f32], mechanism: &Mechanism) -> Result<(Self, ClipReport)> {
         if mechanism.spec().unit == ciphertune_policy::Unit::Record {
             return misuse("at record level each example is clipped on its own: sum_of_examples");

@@ -30,9 +30,9 @@ pub struct MechanismSpec {
     pub colluders: usize,
     /// d, the length of the vector.
     pub dimension: usize,
-    /// The most examples one member sums (unit record): a Poisson batch has no bound but the number of records held,
+    /// The most examples one member sums: a Poisson batch has no bound but the number of records held,
     /// so either that, or a number it exceeds with negligible probability; a larger batch is refused, never truncated.
-    /// 1 for the other units.
+    /// 1 for unit institution.
     pub max_examples: usize,
 }
 
@@ -328,8 +328,8 @@ fn check(spec: &MechanismSpec) -> Result<()> {
         return misuse(format!("value_bits is outside 2 to {LARGEST_BOUND_BITS}"));
     }
     match (spec.unit, spec.max_examples) {
-        (Unit::Record, 1..=0xFFFF_FFFF) | (_, 1) => Ok(()),
-        _ => misuse("max_examples is 1, or up to 2^32 - 1 at record level"),
+        (Unit::Record | Unit::None, 1..=0xFFFF_FFFF) | (_, 1) => Ok(()),
+        _ => misuse("max_examples is 1 at institution level, and never above 2^32 - 1"),
     }
 }
 

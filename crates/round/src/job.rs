@@ -36,13 +36,38 @@ pub struct Mechanism {
     pub delta: Option<Decimal>,
     /// Bits that one noised integer may take, sign included.
     pub value_bits: u32,
-    /// Unit record: the most examples that one member sums; 1 for the other units.
-    pub max_examples: usize,
-    /// q: the probability with which each record enters a batch, on its own; 0 < q ≤ 1, and 1 for units other than record.
+    /// With batches a round is one step along the sum of single records' clipped gradients; without, a sum of what members
+    /// learned in their own training. Unit record has them always, unit institution never.
+    pub batches: Option<Batches>,
+}
+
+/// Poisson batches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batches {
+    /// q: the probability with which each record enters a batch, on its own; 0 < q ≤ 1.
     pub sampling_rate: Decimal,
-    /// Unit record: the public number that the opened sum is divided by, whatever the batches' true sizes; 1 for the
-    /// other units, whose sum is divided by the number of contributors.
+    /// The public number that the opened sum is divided by, whatever the batches' true sizes.
     pub nominal_batch: u32,
+    /// The most examples that one member sums.
+    pub max_examples: usize,
+}
+
+impl Mechanism {
+    /// q: the probability with which a unit is part of a round.
+    #[must_use]
+    pub fn sampling_rate(&self) -> Decimal {
+        self.batches
+            .as_ref()
+            .map_or(Decimal::ONE, |batches| batches.sampling_rate)
+    }
+
+    /// The most clipped vectors that one member sums.
+    #[must_use]
+    pub fn max_examples(&self) -> usize {
+        self.batches
+            .as_ref()
+            .map_or(1, |batches| batches.max_examples)
+    }
 }
 
 /// One deadline a phase, counted from the phase's start.
@@ -73,10 +98,10 @@ pub struct Job {
     pub encoder: String,
     /// The privacy mechanism.
     pub mechanism: Mechanism,
-    /// d: length of the update; unit record: of one record's gradient.
+    /// d: length of the update; with batches, of one record's gradient.
     pub dimension: u64,
-    /// Length of what members agree on after a round: the model, and at record level the optimiser's moments after it.
-    /// d for the other units.
+    /// Length of what members agree on after a round: the model, and with batches the optimiser's moments after it. d
+    /// without.
     pub state: u64,
     /// B: bound on one integer of one contribution.
     pub value_bound: u64,
@@ -141,11 +166,8 @@ impl Object for Job {
         let mechanism = parse_mechanism(mechanism)?;
         let state = match raw.state {
             0 => raw.dimension,
-            _ if mechanism.unit != Unit::Record => {
-                return Err(malformed(
-                    NAME,
-                    format!("a state with unit {}", mechanism.unit),
-                ));
+            _ if mechanism.batches.is_none() => {
+                return Err(malformed(NAME, "a state without batches"));
             }
             state @ 1..=MAX_DIMENSION => state,
             state => return Err(malformed(NAME, format!("state = {state}"))),
@@ -186,7 +208,7 @@ impl Object for Job {
 
     fn serialise(&self) -> Vec<u8> {
         let mechanism = &self.mechanism;
-        let at_record_level = mechanism.unit == Unit::Record;
+        let batches = mechanism.batches.as_ref();
         let decimal =
             |value: &Option<Decimal>| value.as_ref().map(ToString::to_string).unwrap_or_default();
         message::Job {
@@ -203,17 +225,11 @@ impl Object for Job {
                 epsilon: decimal(&mechanism.epsilon),
                 delta: decimal(&mechanism.delta),
                 value_bits: mechanism.value_bits,
-                max_examples: mechanism.max_examples as u32,
-                sampling_rate: if at_record_level {
-                    mechanism.sampling_rate.to_string()
-                } else {
-                    String::new()
-                },
-                nominal_batch: if at_record_level {
-                    mechanism.nominal_batch
-                } else {
-                    0
-                },
+                max_examples: mechanism.max_examples() as u32,
+                sampling_rate: batches
+                    .map(|batches| batches.sampling_rate.to_string())
+                    .unwrap_or_default(),
+                nominal_batch: batches.map_or(0, |batches| batches.nominal_batch),
             }),
             dimension: self.dimension,
             value_bound: self.value_bound,
@@ -254,8 +270,14 @@ fn parse_mechanism(raw: message::Mechanism) -> Result<Mechanism> {
     };
     let word = |error: ciphertune_policy::Error| malformed(NAME, error.to_string());
     let unit = raw.unit.parse().map_err(word)?;
-    let (sampling_rate, nominal_batch) = match unit {
-        Unit::Record => {
+    if raw.max_examples == 0 {
+        return Err(malformed(NAME, "max_examples = 0"));
+    }
+    let silent = raw.sampling_rate.is_empty() && raw.nominal_batch == 0 && raw.max_examples == 1;
+    let batches = match unit {
+        Unit::Institution | Unit::None if silent => None,
+        Unit::Institution => return Err(malformed(NAME, format!("batches with unit {unit}"))),
+        Unit::Record | Unit::None => {
             let rate = decimal("sampling_rate", &raw.sampling_rate)?;
             if rate.is_zero() || rate > Decimal::ONE {
                 return Err(malformed(NAME, format!("sampling_rate = {rate}")));
@@ -263,12 +285,12 @@ fn parse_mechanism(raw: message::Mechanism) -> Result<Mechanism> {
             if raw.nominal_batch == 0 {
                 return Err(malformed(NAME, "nominal_batch = 0"));
             }
-            (rate, raw.nominal_batch)
+            Some(Batches {
+                sampling_rate: rate,
+                nominal_batch: raw.nominal_batch,
+                max_examples: raw.max_examples as usize,
+            })
         }
-        _ if raw.sampling_rate.is_empty() && raw.nominal_batch == 0 && raw.max_examples == 1 => {
-            (Decimal::ONE, 1)
-        }
-        unit => return Err(malformed(NAME, format!("batches with unit {unit}"))),
     };
     Ok(Mechanism {
         unit,
@@ -282,12 +304,7 @@ fn parse_mechanism(raw: message::Mechanism) -> Result<Mechanism> {
             bits @ 2..=48 => bits,
             bits => return Err(malformed(NAME, format!("value_bits = {bits}"))),
         },
-        max_examples: match raw.max_examples {
-            0 => return Err(malformed(NAME, "max_examples = 0")),
-            examples => examples as usize,
-        },
-        sampling_rate,
-        nominal_batch,
+        batches,
     })
 }
 
@@ -313,9 +330,11 @@ mod tests {
                 epsilon: private.then_some(Decimal::ONE),
                 delta: private.then(|| "1e-5".parse().unwrap()),
                 value_bits: 12,
-                max_examples: 1,
-                sampling_rate: Decimal::ONE,
-                nominal_batch: 1,
+                batches: (unit == Unit::Record).then_some(Batches {
+                    sampling_rate: Decimal::ONE,
+                    nominal_batch: 1,
+                    max_examples: 1,
+                }),
             },
             dimension: 5,
             state: 5,
@@ -337,11 +356,13 @@ mod tests {
         }
     }
 
-    fn at_record_level() -> Job {
-        let mut job = job(Unit::Record);
-        job.mechanism.max_examples = 600;
-        job.mechanism.sampling_rate = "0.1".parse().unwrap();
-        job.mechanism.nominal_batch = 180;
+    fn in_batches(unit: Unit) -> Job {
+        let mut job = job(unit);
+        job.mechanism.batches = Some(Batches {
+            sampling_rate: "0.1".parse().unwrap(),
+            nominal_batch: 180,
+            max_examples: 600,
+        });
         job.state = 15;
         job
     }
@@ -359,11 +380,12 @@ mod tests {
             job(Unit::None),
             job(Unit::Institution),
             job(Unit::Record),
-            at_record_level(),
+            in_batches(Unit::Record),
+            in_batches(Unit::None),
         ] {
             assert_eq!(Job::parse(&job.serialise()).unwrap(), job);
         }
-        // Other units say nothing of batches: as short as they ever were.
+        // A job without batches says nothing of them: as short as ever.
         let raw = message::Job::decode(job(Unit::Institution).serialise().as_slice()).unwrap();
         let mechanism = raw.mechanism.unwrap();
         assert_eq!(
@@ -376,33 +398,40 @@ mod tests {
     #[test]
     fn a_sampling_rate_that_is_missing_or_no_probability_above_0_is_refused() {
         for rate in ["", "0", "1.0001", "2", "-0.1", "0,1", "nan"] {
-            let said = refused(&at_record_level(), |raw| {
+            let said = refused(&in_batches(Unit::Record), |raw| {
                 raw.mechanism.as_mut().unwrap().sampling_rate = rate.into();
             });
             assert!(said.contains("sampling_rate"), "{rate:?}: {said}");
         }
-        let said = refused(&at_record_level(), |raw| {
+        let said = refused(&in_batches(Unit::Record), |raw| {
             raw.mechanism.as_mut().unwrap().nominal_batch = 0;
         });
         assert!(said.contains("nominal_batch = 0"), "{said}");
     }
 
     #[test]
-    fn batches_and_moments_belong_to_unit_record_alone() {
-        for unit in [Unit::None, Unit::Institution] {
-            let changes: [fn(&mut message::Mechanism); 3] = [
-                |raw| raw.sampling_rate = "0.1".into(),
-                |raw| raw.nominal_batch = 1,
-                |raw| raw.max_examples = 2,
-            ];
-            for change in changes {
-                let said = refused(&job(unit), |raw| change(raw.mechanism.as_mut().unwrap()));
-                assert!(said.contains("batches with unit"), "{said}");
-            }
-            let said = refused(&job(unit), |raw| raw.state = 15);
-            assert!(said.contains("a state with unit"), "{said}");
+    fn an_institution_has_no_batches_half_a_batch_is_none_and_moments_go_with_batches() {
+        let changes: [fn(&mut message::Mechanism); 3] = [
+            |raw| raw.sampling_rate = "0.1".into(),
+            |raw| raw.nominal_batch = 1,
+            |raw| raw.max_examples = 2,
+        ];
+        for change in changes {
+            let of = |unit| refused(&job(unit), |raw| change(raw.mechanism.as_mut().unwrap()));
+            assert!(of(Unit::Institution).contains("batches with unit"));
+            let said = of(Unit::None);
+            assert!(
+                said.contains("sampling_rate") || said.contains("nominal_batch"),
+                "{said}"
+            );
         }
-        let said = refused(&at_record_level(), |raw| raw.state = MAX_DIMENSION + 1);
+        for unit in [Unit::None, Unit::Institution] {
+            let said = refused(&job(unit), |raw| raw.state = 15);
+            assert!(said.contains("a state without batches"), "{said}");
+        }
+        let said = refused(&in_batches(Unit::Record), |raw| {
+            raw.state = MAX_DIMENSION + 1
+        });
         assert!(said.contains("state = 4294967297"), "{said}");
     }
 }

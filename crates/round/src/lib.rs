@@ -45,7 +45,7 @@ pub use ended::{Abort, Ended, Void};
 pub use envelope::{Envelope, Keyring};
 pub use error::{Error, Result};
 pub use header::Header;
-pub use job::{Deadlines, Job, MAX_DIMENSION, Mechanism};
+pub use job::{Batches, Deadlines, Job, MAX_DIMENSION, Mechanism};
 pub use key::{Signer, VerifyingKey};
 pub use one_time_key::{OneTimeKeyOffer, PUBLIC_KEY_BYTES};
 pub use parcel::{AGREEMENT_KEY_BYTES, Parcel, ParcelCall, ParcelRequest};

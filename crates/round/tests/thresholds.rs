@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ciphertune_policy::{Adjacency, Decimal, Placement, Policy, Unit};
+use ciphertune_policy::{Adjacency, Placement, Policy, Unit};
 use ciphertune_round::{
     Committee, Deadlines, Digest, Envelope, Fingerprint, Header, Job, Mechanism, Object as _, Plan,
     Roster, Seat, ShareIndex, Signed, Signer, VerifyingKey, draw, label,
@@ -71,9 +71,7 @@ fn job(key: &Key) -> Signed<Job> {
             epsilon: Some("8".parse().unwrap()),
             delta: Some("1e-5".parse().unwrap()),
             value_bits: 12,
-            max_examples: 1,
-            sampling_rate: Decimal::ONE,
-            nominal_batch: 1,
+            batches: None,
         },
         dimension: 1,
         state: 1,

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use ciphertune_dp::Release as Released;
 use ciphertune_identity::Role;
-use ciphertune_policy::Unit;
 use ciphertune_round::{Agreement, Digest, Mechanism, ShareIndex, Signed};
 use ciphertune_wire::proto::{DirectoryRequest, EventKind, PutSignedRequest};
 
@@ -228,13 +227,10 @@ fn draft(vetted: &Vetted, opened: &Opened) -> RoundReport {
     }
 }
 
-/// The opened sum divided by a public number: the contributors, or at record level the nominal batch, never what was
-/// drawn.
+/// The opened sum divided by a public number: the contributors, or the nominal batch, never what was drawn.
 fn mean(released: &Released, mechanism: &Mechanism) -> Vec<f32> {
-    match mechanism.unit {
-        Unit::Record => released
-            .divided_by(mechanism.nominal_batch.into())
-            .collect(),
-        _ => released.mean().collect(),
+    match &mechanism.batches {
+        Some(batches) => released.divided_by(batches.nominal_batch.into()).collect(),
+        None => released.mean().collect(),
     }
 }

@@ -272,11 +272,12 @@ impl Member {
                 job.state, job.dimension, lengths.1, lengths.0
             )));
         }
-        let stated = &job.mechanism;
-        if stated.unit == Unit::Record && records > stated.max_examples {
+        if let Some(batches) = &job.mechanism.batches
+            && records > batches.max_examples
+        {
             return Err(Error::Refused(format!(
                 "this member has {records} records, and the job reckons with {} at most: a batch is never truncated",
-                stated.max_examples
+                batches.max_examples
             )));
         }
         Ok(start.state)
@@ -355,13 +356,13 @@ impl Member {
 
 /// What is to be said of a job whose noise, so many clips long, will drown what it sums.
 fn hopeless(job: &Job, clips: f64) -> Option<String> {
-    let batch = f64::from(job.mechanism.nominal_batch);
-    match job.mechanism.unit {
-        Unit::Record if clips > HOPELESS_BATCHES * batch => Some(format!(
+    let batch = job.mechanism.batches.as_ref().map(|it| it.nominal_batch);
+    match batch.map(f64::from) {
+        Some(batch) if clips > HOPELESS_BATCHES * batch => Some(format!(
             "the noise is {clips:.0} times as long as one clipped gradient, and a nominal batch has {batch}: this will \
              hardly train; fewer rounds, a larger batch or fewer virtual tokens would"
         )),
-        Unit::Institution if clips > HOPELESS_UPDATES => Some(format!(
+        None if clips > HOPELESS_UPDATES => Some(format!(
             "the noise is {clips:.0} times as long as one clipped update: with {} members this will hardly train; \
              record-level privacy, a smaller encoder or more members would",
             job.expected_members

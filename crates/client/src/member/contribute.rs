@@ -139,7 +139,10 @@ impl Member {
 
     /// Trains on a thread of its own, while events are listened to: a void attempt stops it.
     async fn train(&mut self, engaged: &Engagement, vetted: &Vetted) -> Result<Trained> {
-        let rate = SamplingRate::new(engaged.job.mechanism.sampling_rate)?;
+        let batches = engaged.job.mechanism.batches.as_ref();
+        let rate = batches
+            .map(|batches| SamplingRate::new(batches.sampling_rate))
+            .transpose()?;
         let mut learner = self
             .learner
             .take()
@@ -153,8 +156,8 @@ impl Member {
             let mut progress = |at: Progress| {
                 let _ = told.send(at); // nobody listens any more: training goes on regardless
             };
-            let work = match mechanism.spec().unit {
-                Unit::Record => sum_batch(
+            let work = match rate {
+                Some(rate) => sum_batch(
                     &mut *learner,
                     &state,
                     round,
@@ -163,7 +166,7 @@ impl Member {
                     &mut progress,
                     &stop,
                 ),
-                _ => learner
+                None => learner
                     .train(&state, round, &mut progress, &stop)
                     .map(|update| Trained {
                         work: Work::Update(update.delta),

@@ -13,7 +13,7 @@ use ciphertune_identity::{
     Authority, Certificate, Host, Kit, Manifest, Name, Party, Request, Role, SigningKey, Validity,
     tls,
 };
-use ciphertune_policy::{Adjacency, Decimal, Placement, Unit};
+use ciphertune_policy::{Adjacency, Placement, Unit};
 use ciphertune_round::{
     Admission, Agreement, Context, Deadlines, Digest, Echo, Ended, Envelope, Header, Job,
     Mechanism, Object, OneTimeKeyOffer, PUBLIC_KEY_BYTES, Plan, PolicyDocument, Release, Roster,
@@ -222,9 +222,7 @@ passphrase_file = "passphrase"
                 epsilon: None,
                 delta: None,
                 value_bits: 12,
-                max_examples: 1,
-                sampling_rate: Decimal::ONE,
-                nominal_batch: 1,
+                batches: None,
             },
             dimension: 4 * N as u64 + 1,
             state: 4 * N as u64 + 1,

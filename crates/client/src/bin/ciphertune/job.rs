@@ -56,7 +56,7 @@ impl Job {
                 let draft = Draft::from_toml(&output::read(&file)?)?;
                 let tuner = Tuner::for_draft(&model)?;
                 let policy = site.policy()?;
-                let start = tuner.start(&draft.tuning, policy.unit())?;
+                let start = tuner.start(&draft.tuning, draft.in_batches(&policy))?;
                 let federation = site.manifest().federation().to_string();
                 let job = draft.job(&federation, &policy, tuner.backbone(), &start)?;
                 let digest = Researcher::connect(site).await?.submit(job).await?;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use ciphertune_identity::{Authority, Manifest, Name, Party, Role, SigningKey, Validity};
-use ciphertune_policy::{Adjacency, Decimal, Placement, Unit};
+use ciphertune_policy::{Adjacency, Placement, Unit};
 use ciphertune_round::{
     Admission, Agreement, Context, Deadlines, Digest, Echo, Envelope, Header, Job, Mechanism,
     OneTimeKeyOffer, PUBLIC_KEY_BYTES, PolicyDocument, Release, Signed, Signer as _,
@@ -283,9 +283,7 @@ pub(super) fn job(members: usize, rounds: u32, max_attempts: u32) -> Job {
             epsilon: None,
             delta: None,
             value_bits: 12,
-            max_examples: 1,
-            sampling_rate: Decimal::ONE,
-            nominal_batch: 1,
+            batches: None,
         },
         dimension: 5,
         state: 5,
