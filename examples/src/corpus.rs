@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 use crate::{
     error::{Error, Result},
     headlines,
+    options::Options,
 };
 
 /// Sentences a member unless the command line says otherwise, with `--data`.
@@ -20,6 +21,7 @@ const PER_MEMBER: usize = 600;
 const VALIDATION: usize = 6;
 
 /// What is learned from, dealt out.
+#[derive(Clone)]
 pub struct Corpus {
     /// Where it comes from.
     pub source: String,
@@ -36,6 +38,19 @@ pub struct Corpus {
 }
 
 impl Corpus {
+    /// The records that a command line names, dealt out.
+    ///
+    /// # Errors
+    /// As [`Corpus::read`].
+    pub fn of(options: &Options) -> Result<Self> {
+        Self::read(
+            options.data.as_deref(),
+            options.members,
+            options.per_member,
+            options.seed,
+        )
+    }
+
     /// Reads `file`, or the embedded headlines, and deals them out.
     ///
     /// # Errors

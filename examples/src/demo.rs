@@ -4,11 +4,12 @@
 use std::{
     collections::BTreeSet,
     ffi::OsString,
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use ciphertune_client::{
+    desk::Desk,
     inbox::{Inbox, kind},
     member::all_cores,
     report::Happening,
@@ -17,7 +18,7 @@ use ciphertune_client::{
 };
 use ciphertune_identity::Role;
 use ciphertune_policy::Unit;
-use ciphertune_round::{Digest, Ended};
+use ciphertune_round::{Digest, Ended, Job};
 use ciphertune_wire::{
     Meter,
     proto::{Event, EventKind},
@@ -29,6 +30,7 @@ use tokio::{
 
 use crate::{
     children::{Child, Heard},
+    corpus::Corpus,
     error::{Error, Result},
     options::Options,
     party::LISTENING,
@@ -48,11 +50,23 @@ const FORLORN: Duration = Duration::from_secs(60);
 /// How long a child may take to end once it was asked to.
 const FAREWELL: Duration = Duration::from_secs(10);
 
-/// Runs the demonstration and returns its exit code's meaning: whether every round ended with a model and every
-/// opened sum was the plain one.
-pub fn run(options: &Options) -> Result<bool> {
+/// What a run leaves.
+pub struct Finished {
+    /// Its figures.
+    pub summary: Summary,
+    /// The job that was run.
+    pub job: Job,
+    /// The table, and where everything is.
+    pub words: String,
+}
+
+/// Runs a federation on these records.
+///
+/// # Errors
+/// What is wrong with an option or a file is said before anything is started; Ctrl-C ends every party first.
+pub fn run(options: &Options, corpus: Corpus) -> Result<Finished> {
     warn(options);
-    let setup = Setup::prepare(options)?;
+    let setup = Setup::prepare(options, corpus)?;
     let names: Vec<String> = setup
         .federation
         .members
@@ -85,12 +99,12 @@ pub fn run(options: &Options) -> Result<bool> {
             .map_err(|error| Error::fault("removing the plain integers", error))?;
     }
     let summary = result?;
-    tell(&summary, &setup, options, &progress)?;
-    Ok(summary.completed
-        && summary
-            .rounds
-            .iter()
-            .all(|round| round.sum_equals_plaintext))
+    let words = keep(&summary, &setup, &progress)?;
+    Ok(Finished {
+        summary,
+        job: setup.job,
+        words,
+    })
 }
 
 fn warn(options: &Options) {
@@ -454,6 +468,12 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// The job's model as the first member keeps it.
+    fn model(&self) -> Option<PathBuf> {
+        let (first, (job, _)) = (self.setup.federation.members.first()?, self.submitted?);
+        Some(Desk::model_in(&first.home.job(&job)))
+    }
+
     fn name(&self, party: usize) -> &str {
         self.names.get(party).map_or("server", String::as_str)
     }
@@ -503,6 +523,7 @@ impl<'a> Run<'a> {
             privacy: summary::privacy(&self.setup.job, &self.setup.policy, spent),
             rounds,
             sealing: self.sealing.clone(),
+            model: self.model(),
             seconds: seconds.unwrap_or_default().as_secs_f64(),
         })
     }
@@ -535,7 +556,8 @@ async fn interrupted() {
     }
 }
 
-fn tell(summary: &Summary, setup: &Setup, options: &Options, progress: &Progress) -> Result<()> {
+/// Writes the figures and the table to the run's folder, and returns what is to be said.
+fn keep(summary: &Summary, setup: &Setup, progress: &Progress) -> Result<String> {
     let text = serde_json::to_string_pretty(summary)
         .map_err(|error| Error::fault("writing the summary", error))?;
     write(&setup.root.join("summary.json"), &(text + "\n"))?;
@@ -558,10 +580,5 @@ fn tell(summary: &Summary, setup: &Setup, options: &Options, progress: &Progress
          {root}/policy.toml            the policy in force (signed: parties/*/policy/)\n\
          {root}/parties/NAME/          each party's keys, ledger, models and audit log (audit.jsonl)\n"
     ));
-    if options.json {
-        eprint!("\n{said}");
-    } else {
-        print!("\n{said}");
-    }
-    Ok(())
+    Ok(said)
 }

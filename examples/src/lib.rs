@@ -1,4 +1,5 @@
-//! Two programs: the demonstration, and [`mod@bench`] (what the parts of a round cost).
+//! Three programs: the demonstration, [`mod@experiment`] (many demonstrations, compared), and [`mod@bench`] (what the parts
+//! of a round cost).
 //!
 //! The demonstration is a whole federation on one machine, by production's code, every party in a process of its own.
 //!
@@ -14,6 +15,7 @@ pub mod compare;
 pub mod corpus;
 pub mod demo;
 mod error;
+pub mod experiment;
 pub mod federation;
 pub mod headlines;
 pub mod options;

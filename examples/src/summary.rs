@@ -1,6 +1,6 @@
 //! Every figure of a run: `summary.json`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use ciphertune_client::report::{RoundReport, Seconds};
 use ciphertune_policy::Unit;
@@ -38,8 +38,17 @@ pub struct Summary {
     pub peak_memory: PeakMemory,
     /// Name of the parameter set of the sealing.
     pub sealing: Option<String>,
+    /// The job's model, as the first member keeps it.
+    pub model: Option<PathBuf>,
     /// Seconds from the job's submission to its end.
     pub seconds: f64,
+}
+
+impl Summary {
+    /// Whether every round ended with a model and every opened sum was the plain one.
+    pub fn holds(&self) -> bool {
+        self.completed && self.rounds.iter().all(|round| round.sum_equals_plaintext)
+    }
 }
 
 /// The frozen model.

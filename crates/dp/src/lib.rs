@@ -13,11 +13,12 @@
 //!
 //! Three accountants: [`zcdp`] and [`rdp`] compose whatever the schedule does and are what a budget is kept in; [`pld`] is
 //! tighter and speaks of a [`FrozenSchedule`] alone. [`accounting`] asks any of them for the ε of a frozen schedule, or
-//! for the noise that an ε needs.
+//! for the noise that an ε needs. [`canary`] goes the other way: what a run shows of its own ε.
 
 pub mod accounting;
 mod batch;
 mod calibration;
+pub mod canary;
 mod clip;
 mod mechanism;
 mod noise;

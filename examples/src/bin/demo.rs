@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use ciphertune_examples::{
+    corpus::Corpus,
     demo,
     options::{Arguments, Child},
     party,
@@ -18,9 +19,16 @@ fn main() -> ExitCode {
     if let Some(Child::Party { party }) = arguments.child {
         return party::play(party);
     }
-    match demo::run(&arguments.options) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(1),
+    let options = &arguments.options;
+    match Corpus::of(options).and_then(|corpus| demo::run(options, corpus)) {
+        Ok(finished) => {
+            if options.json {
+                eprint!("\n{}", finished.words);
+            } else {
+                print!("\n{}", finished.words);
+            }
+            ExitCode::from(u8::from(!finished.summary.holds()))
+        }
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::from(error.exit_code())
