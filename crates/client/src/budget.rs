@@ -30,6 +30,10 @@ pub struct Dataset {
     pub dataset: String,
     /// Its budget, once a job has opened it.
     pub budget: Option<Opened>,
+    /// Whose presence the budget hides, and against which neighbours; `None` before its first use.
+    pub hides: Option<String>,
+    /// SHA-256 of each file that was trained on under this name, in order.
+    pub data: Vec<String>,
     /// Whether it was ever used without privacy: no promise covers what was released then.
     pub without_privacy: bool,
 }
@@ -73,7 +77,7 @@ pub struct Spent {
     pub attempt: Option<u64>,
     /// Whether it was without privacy.
     pub without_privacy: bool,
-    /// What was charged before anything left, in units of 2⁻⁴⁰ at the budget's order; `None` while none is open.
+    /// What was charged before anything left, in units of 2⁻⁴⁰ at the budget's order; `None` where no budget is open.
     pub charged: Option<u64>,
     /// What it was lowered to; `None`: the charge stands.
     pub settled: Option<u64>,
@@ -172,6 +176,10 @@ impl Budgets {
         Ok(Dataset {
             dataset: dataset.to_owned(),
             budget: budget.transpose()?,
+            hides: standing
+                .hides
+                .map(|hides| format!("unit {} against {}", hides.unit, hides.adjacency)),
+            data: self.data(dataset),
             without_privacy: standing.without_privacy,
         })
     }
@@ -195,6 +203,16 @@ impl Budgets {
             }
         }
         Ok(spent)
+    }
+
+    fn data(&self, dataset: &str) -> Vec<String> {
+        let entries = self.book.entries(dataset);
+        entries
+            .filter_map(|entry| match entry.kind {
+                Kind::Data(sha256) => Some(Digest::from_bytes(sha256).to_string()),
+                _ => None,
+            })
+            .collect()
     }
 
     fn charged(&self, entry: &Entry, cost: Option<u64>) -> Spent {

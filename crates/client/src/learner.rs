@@ -24,6 +24,11 @@ pub trait Learner: Send + 'static {
     /// How many records the member has for the job that was prepared. Stays on this machine.
     fn records(&self) -> usize;
 
+    /// SHA-256 of the file that these records were read from, for the ledger; `None` by a learner without a file.
+    fn data(&self) -> Option<Digest> {
+        None
+    }
+
     /// A job without batches: trains from θ and returns Δθ = θ_local − θ. Ends early with [`Error::Stopped`] once
     /// `stop` is set.
     fn train(

@@ -10,7 +10,7 @@ use ciphertune_dp::{ExampleSum, PoissonBatch};
 use ciphertune_round::{Digest, Job};
 use ciphertune_tune::{
     backbone::{self, Backbone},
-    data::{Dataset, Record, Schema},
+    data::{Dataset, Schema},
     spec::TrainingSpec,
     task::{Encoded, Route, Task},
     template::Template,
@@ -75,6 +75,7 @@ pub struct Tuner {
 struct Prepared {
     tuning: Tuning,
     in_batches: bool,
+    data: Digest,
     training: Encoded,
     validation: Option<Encoded>,
 }
@@ -131,9 +132,9 @@ impl Tuner {
         )?)
     }
 
-    fn read(path: &Path, tuning: &Tuning) -> Result<Vec<Record>> {
+    fn read(path: &Path, tuning: &Tuning) -> Result<Dataset> {
         let schema = Schema::with_labels(tuning.labels.iter().cloned());
-        Ok(Dataset::read(path, &schema)?.into_records())
+        Ok(Dataset::read(path, &schema)?)
     }
 
     fn prepared(&self) -> Result<&Prepared> {
@@ -160,22 +161,24 @@ impl Learner for Tuner {
         }
         let in_batches = job.mechanism.batches.is_some();
         let start = self.start(&tuning, in_batches)?;
-        let (training, validation) = {
+        let (data, training, validation) = {
             let data = self
                 .training
                 .as_ref()
                 .ok_or_else(|| Error::Misuse("no training data".into()))?;
             let trainer = self.trainer(&tuning)?;
-            let training = trainer.encode(&Self::read(data, &tuning)?)?;
+            let data = Self::read(data, &tuning)?;
             let validation = match &self.validation {
-                Some(path) => Some(trainer.encode(&Self::read(path, &tuning)?)?),
+                Some(path) => Some(trainer.encode(Self::read(path, &tuning)?.records())?),
                 None => None,
             };
-            (training, validation)
+            let sha256 = Digest::from_bytes(data.sha256());
+            (sha256, trainer.encode(data.records())?, validation)
         };
         self.prepared = Some(Prepared {
             tuning,
             in_batches,
+            data,
             training,
             validation,
         });
@@ -184,6 +187,10 @@ impl Learner for Tuner {
 
     fn records(&self) -> usize {
         self.prepared.as_ref().map_or(0, |it| it.training.len())
+    }
+
+    fn data(&self) -> Option<Digest> {
+        self.prepared.as_ref().map(|prepared| prepared.data)
     }
 
     fn train(

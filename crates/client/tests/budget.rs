@@ -8,14 +8,13 @@ use std::{
 
 use ciphertune_audit::Log;
 use ciphertune_dp::{FrozenSchedule, SamplingRate, rdp::Curve};
-use ciphertune_ledger::{Budget, Cost, Error, Ledger, Settlement};
-use ciphertune_policy::{Adjacency, Loss};
+use ciphertune_ledger::{Budget, Cost, Error, Hides, Ledger, Settlement, UNITS};
+use ciphertune_policy::{Adjacency, Loss, Unit};
 use ciphertune_round::Digest;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
 const JOB: [u8; 32] = [1; 32];
-const UNITS: f64 = (1_u64 << 40) as f64;
 
 fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
@@ -74,8 +73,16 @@ fn context(number: u8) -> [u8; 32] {
 /// A member that charged three rounds of a job of ten, settled the first to half, and was used without privacy once.
 async fn member() -> TempDir {
     let home = tempfile::tempdir().unwrap();
+    let hides = Hides {
+        unit: Unit::Record,
+        adjacency: Adjacency::ZeroOut,
+    };
     let ledger = open(home.path(), "wards", Budget::Private(loss())).await;
+    let ledger = ledger.hiding(hides).await.unwrap();
     let one = cost("8");
+    for file in [[0xEE; 32], [0xFF; 32]] {
+        ledger.note_data(JOB, file, now()).await.unwrap();
+    }
     ledger.reserve(JOB, &one, 10, now()).await.unwrap();
     let mut log = Log::open(home.path().join("audit.jsonl")).unwrap();
     for round in 0..3 {
@@ -137,6 +144,8 @@ async fn what_is_left_is_shown_for_each_dataset() {
     let so_far = opened["spent_epsilon"].as_f64().unwrap();
     assert!(so_far > 1.0 && so_far < 16.0, "{so_far}");
     assert_eq!(wards["without_privacy"], false);
+    assert_eq!(wards["hides"], "unit record against zero-out");
+    assert_eq!(wards["data"], json!(["ee".repeat(32), "ff".repeat(32)]));
     assert_eq!(
         (&clinics["budget"], &clinics["without_privacy"]),
         (&Value::Null, &json!(true))
@@ -153,6 +162,12 @@ async fn what_is_left_is_shown_for_each_dataset() {
         "{words}"
     );
     assert!(words.contains("bookkeeping") && words.contains("what is promised is the budget"));
+    assert!(
+        words.contains("hides  unit record against zero-out"),
+        "{words}"
+    );
+    let files = format!("SHA-256 {} now; 2 files", "ff".repeat(32));
+    assert!(words.contains(&files), "{words}");
     assert!(words.contains("WITHOUT PRIVACY"), "{words}");
     assert!(!said(&budget(home.path(), &["show", "--dataset", "wards"])).contains("WITHOUT"));
 }
@@ -360,18 +375,13 @@ async fn a_ledger_that_is_missing_changed_or_too_old_is_said_to_be() {
         other.status.code() == Some(1) && words.contains("is not a ledger"),
         "{words}"
     );
-}
-
-#[test]
-fn what_an_earlier_version_charged_is_not_called_without_privacy() {
     let home = tempfile::tempdir().unwrap();
-    let earlier = root().join("tests/corpus/ledger/valid-three-entries");
-    std::fs::copy(earlier, home.path().join("ledger.sqlite")).unwrap();
-    let words = said(&budget(home.path(), &["history"]));
+    let unknown = root().join("tests/corpus/ledger/of-an-unknown-layout");
+    std::fs::copy(unknown, home.path().join("ledger.sqlite")).unwrap();
+    let other = budget(home.path(), &["show"]);
+    let words = String::from_utf8(other.stderr).unwrap();
     assert!(
-        words.contains("records: no job has opened its budget"),
+        other.status.code() == Some(1) && words.contains("ledger of layout 1"),
         "{words}"
     );
-    assert!(words.contains("charged by an earlier version"), "{words}");
-    assert!(!words.to_lowercase().contains("without privacy"), "{words}");
 }

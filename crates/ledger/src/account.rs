@@ -12,9 +12,9 @@ use crate::limit::Limit;
 #[derive(Clone, Debug)]
 pub(crate) struct Account {
     pub(crate) limit: Option<Limit>,
-    /// The ρ of a budget that layout 1 recorded, in units of 2⁻⁴⁰.
-    pub(crate) earlier_rho: Option<u64>,
     pub(crate) hides: Option<Hides>,
+    /// SHA-256 of the file that was trained on last.
+    pub(crate) data: Option<[u8; 32]>,
     pub(crate) without_privacy: bool,
     jobs: BTreeMap<[u8; 32], Job>,
     /// By context.
@@ -62,8 +62,8 @@ impl Account {
     pub(crate) fn of(dataset: &str, entries: &[Entry]) -> Result<Self> {
         let mut account = Self {
             limit: None,
-            earlier_rho: None,
             hides: None,
+            data: None,
             without_privacy: false,
             jobs: BTreeMap::new(),
             charges: BTreeMap::new(),
@@ -78,8 +78,8 @@ impl Account {
         let cost = &entry.cost;
         match entry.kind {
             Kind::Budget(limit) => self.limit = Some(limit),
-            Kind::EarlierBudget(rho) => self.earlier_rho = Some(rho),
             Kind::Hides(hides) => self.hides = Some(hides),
+            Kind::Data(sha256) => self.data = Some(sha256),
             Kind::NoPrivacy => self.without_privacy = true,
             Kind::Reserve => self.job_mut(entry.job).reserved = cost.clone(),
             Kind::End => self.job_mut(entry.job).ended = true,

@@ -7,8 +7,8 @@ use sqlx::{ConnectOptions as _, Connection as _};
 
 use crate::account::Account;
 use crate::entry::{Entry, Head, LAYOUT, read_chain};
-use crate::error::{Error, Result};
-use crate::file::not_a_ledger;
+use crate::error::Result;
+use crate::file::{not_a_ledger, unknown_layout};
 use crate::ledger::{Standing, went_back};
 use crate::work::knows;
 
@@ -37,10 +37,8 @@ impl Book {
             .fetch_one(&mut *snapshot)
             .await
             .map_err(not_a_ledger)?;
-        if !(1..=LAYOUT).contains(&layout) {
-            return Err(Error::Malformed(format!(
-                "a ledger of layout {layout}; this program knows 1 to {LAYOUT}"
-            )));
+        if layout != LAYOUT {
+            return Err(unknown_layout(layout));
         }
         let (entries, heads) = read_chain(&mut snapshot).await?;
         drop(snapshot);

@@ -36,6 +36,7 @@ impl Cost {
     }
 
     /// The curve α·ρ of zero-concentrated differential privacy, ρ in units of 2⁻⁴⁰.
+    #[cfg(test)]
     pub(crate) fn of_rho(units: u64) -> Self {
         Self(ORDERS.map(|order| units.saturating_mul(order.into())))
     }

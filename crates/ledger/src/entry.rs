@@ -8,11 +8,9 @@ use sqlx::{FromRow, Row};
 use crate::cost::Cost;
 use crate::error::{Error, Result};
 use crate::hides::Hides;
-use crate::layout_one;
 use crate::limit::Limit;
 
-/// The layout of the file, kept in SQLite's `user_version`. A file of layout 1 keeps its entries where they are; the
-/// chain goes on in this layout's table.
+/// The layout of the file, kept in SQLite's `user_version`.
 pub(crate) const LAYOUT: i64 = 2;
 pub(crate) const TABLE: &str = "CREATE TABLE IF NOT EXISTS entries (
     sequence INTEGER PRIMARY KEY,
@@ -38,8 +36,8 @@ pub enum Kind {
     Budget(Limit),
     /// What the dataset's budget is a promise of, from its first use on.
     Hides(Hides),
-    /// Layout 1 alone: a limit in ρ, in units of 2⁻⁴⁰.
-    EarlierBudget(u64),
+    /// From here on a job trains on a file of this SHA-256. Another file under the same name opens no new budget.
+    Data([u8; 32]),
     /// The dataset is used without privacy; a mark that stays.
     NoPrivacy,
     /// A job holds `cost` for its rounds.
@@ -104,12 +102,13 @@ impl Head {
 }
 
 impl Kind {
-    /// Its name: `budget`, `hides`, `no-privacy`, `reserve`, `charge`, `settle`, `end`.
+    /// Its name: `budget`, `hides`, `data`, `no-privacy`, `reserve`, `charge`, `settle`, `end`.
     #[must_use]
     pub fn word(&self) -> &'static str {
         match self {
-            Self::Budget(_) | Self::EarlierBudget(_) => "budget",
+            Self::Budget(_) => "budget",
             Self::Hides(_) => "hides",
+            Self::Data(_) => "data",
             Self::NoPrivacy => "no-privacy",
             Self::Reserve => "reserve",
             Self::Charge => "charge",
@@ -122,6 +121,7 @@ impl Kind {
         let kind = match word {
             "budget" => Self::Budget(Limit::parse(budget)?),
             "hides" => Self::Hides(Hides::parse(budget)?),
+            "data" => Self::Data(evidence.try_into().ok()?),
             "no-privacy" => Self::NoPrivacy,
             "reserve" => Self::Reserve,
             "charge" => Self::Charge,
@@ -153,6 +153,7 @@ impl Kind {
                 roster,
                 certificate,
             } => [*roster, *certificate].concat(),
+            Self::Data(sha256) => sha256.to_vec(),
             _ => Vec::new(),
         }
     }
@@ -216,11 +217,8 @@ impl Entry {
 pub(crate) async fn read_chain(
     connection: &mut SqliteConnection,
 ) -> Result<(Vec<Entry>, Vec<Head>)> {
-    let (mut entries, mut heads) = layout_one::read_chain(&mut *connection).await?;
-    let mut head = heads.last().copied().unwrap_or(Head::EMPTY);
-    if !has_table(&mut *connection, "entries").await? {
-        return Ok((entries, heads));
-    }
+    let mut head = Head::EMPTY;
+    let (mut entries, mut heads) = (Vec::new(), vec![head]);
     let rows = sqlx::query("SELECT * FROM entries ORDER BY sequence")
         .fetch_all(connection)
         .await?;
@@ -237,15 +235,6 @@ pub(crate) async fn read_chain(
         heads.push(head);
     }
     Ok((entries, heads))
-}
-
-/// Whether the file has a table of this name: one of layout 1 that is only read has none of this layout's.
-pub(crate) async fn has_table(connection: &mut SqliteConnection, name: &str) -> Result<bool> {
-    let count: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM sqlite_schema WHERE name = ?")
-        .bind(name)
-        .fetch_one(connection)
-        .await?;
-    Ok(count > 0)
 }
 
 /// A row as it lies there, not yet believed.

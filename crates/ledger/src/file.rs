@@ -29,7 +29,6 @@ pub(crate) async fn open(path: &Path) -> Result<SqlitePool> {
     Ok(pool)
 }
 
-/// Entries of layout 1 stay in their table: what was hashed is not written anew.
 async fn lay_out(pool: &SqlitePool) -> Result<()> {
     let mut transaction = pool
         .begin_with("BEGIN IMMEDIATE")
@@ -39,7 +38,7 @@ async fn lay_out(pool: &SqlitePool) -> Result<()> {
         .fetch_one(&mut *transaction)
         .await?;
     match layout {
-        0 | 1 => {
+        0 => {
             sqlx::query(TABLE).execute(&mut *transaction).await?;
             sqlx::query("PRAGMA user_version = 2")
                 .execute(&mut *transaction)
@@ -47,12 +46,17 @@ async fn lay_out(pool: &SqlitePool) -> Result<()> {
         }
         LAYOUT => {}
         other => {
-            return Err(Error::Malformed(format!(
-                "a ledger of layout {other}; this program knows {LAYOUT}"
-            )));
+            return Err(unknown_layout(other));
         }
     }
     Ok(transaction.commit().await?)
+}
+
+pub(crate) fn unknown_layout(layout: i64) -> Error {
+    Error::Malformed(format!(
+        "a ledger of layout {layout}; this program knows {LAYOUT} alone. Keep the file, and go on with the program that \
+         wrote it: what was spent stands in there"
+    ))
 }
 
 /// Makes the file before SQLite does, so that it and its log are the owner's alone.

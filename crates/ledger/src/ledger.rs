@@ -87,6 +87,10 @@ pub struct Standing {
     pub spent: Cost,
     /// What was charged or is reserved for running jobs.
     pub held: Cost,
+    /// What the budget is a promise of; `None` before its first use.
+    pub hides: Option<Hides>,
+    /// SHA-256 of the file that was trained on last, where it was noted.
+    pub data: Option<[u8; 32]>,
     /// Whether the dataset was ever used without privacy. Every report repeats it.
     pub without_privacy: bool,
 }
@@ -97,6 +101,8 @@ impl Standing {
             limit: account.limit,
             spent: account.spent(),
             held: account.held(),
+            hides: account.hides,
+            data: account.data,
             without_privacy: account.without_privacy,
         }
     }
@@ -153,13 +159,12 @@ impl Ledger {
         match self.budget {
             Budget::NoPrivacy if work.account.without_privacy => {}
             Budget::NoPrivacy => work.add(Kind::NoPrivacy, NONE, NONE, Cost::ZERO).await?,
-            Budget::Private(asked) => match work.account.limit {
-                Some(limit) => {
+            Budget::Private(asked) => {
+                if let Some(limit) = work.account.limit {
                     limit.under(asked)?;
                     work.limit(asked, &Cost::ZERO).await?;
                 }
-                None => work.demand_no_more_than_earlier(&asked)?,
-            },
+            }
         }
         if work.head != before {
             self.commit(work).await?;
@@ -177,6 +182,24 @@ impl Ledger {
             hides: Some(hides),
             ..self
         })
+    }
+
+    /// Notes which file a job trains on, by its SHA-256, where that is another one than before. Returns the ledger's head.
+    ///
+    /// # Errors
+    /// `Malformed` and `Fault` as for every call.
+    pub async fn note_data(
+        &self,
+        job: [u8; 32],
+        sha256: [u8; 32],
+        now: SystemTime,
+    ) -> Result<[u8; 32]> {
+        let mut work = self.begin(now).await?;
+        if work.account.data == Some(sha256) {
+            return Ok(work.head.hash);
+        }
+        work.add(Kind::Data(sha256), job, NONE, Cost::ZERO).await?;
+        Ok(self.commit(work).await?.hash)
     }
 
     /// Sets aside the worst case of a whole job: so many attempts, each at this cost. Asking again for the same job

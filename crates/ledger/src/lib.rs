@@ -12,7 +12,6 @@ mod entry;
 mod error;
 mod file;
 mod hides;
-mod layout_one;
 mod ledger;
 mod limit;
 mod work;

@@ -3,16 +3,15 @@
 use std::collections::HashSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use ciphertune_dp::zcdp;
 use ciphertune_policy::Loss;
 use sqlx::{Sqlite, SqlitePool, Transaction};
 
 use crate::account::Account;
-use crate::cost::{Cost, UNITS};
+use crate::cost::Cost;
 use crate::entry::{Entry, Head, Kind, read_chain};
 use crate::error::{Error, Result};
 use crate::hides::Hides;
-use crate::limit::{Limit, in_words};
+use crate::limit::Limit;
 
 /// Whether a chain once had each of these heads.
 pub(crate) fn knows(heads: &[Head], seen: &[[u8; 32]]) -> bool {
@@ -93,10 +92,7 @@ impl Work {
                 }
                 limit.lowered_to(stricter)?
             }
-            None => {
-                self.demand_no_more_than_earlier(&loss)?;
-                Limit::for_use(loss, planned, &self.account.held())?
-            }
+            None => Limit::for_use(loss, planned, &self.account.held())?,
         };
         self.add(Kind::Budget(limit), NONE, NONE, Cost::ZERO)
             .await?;
@@ -123,29 +119,6 @@ impl Work {
             ))),
             _ => Ok(()),
         }
-    }
-
-    /// A budget of layout 1 was the largest ρ that implies (ε, δ): one unit more must be more than what is asked for now.
-    pub(crate) fn demand_no_more_than_earlier(&self, asked: &Loss) -> Result<()> {
-        let Some(earlier) = self.account.earlier_rho else {
-            return Ok(());
-        };
-        let misuse = |said: String| Error::Misuse(format!("the earlier budget: {said}"));
-        let more = zcdp::Rho::rounded_up((earlier + 1) as f64 / UNITS)
-            .ok_or_else(|| misuse("no privacy loss".into()))?;
-        let implied =
-            zcdp::epsilon(more, &asked.delta).map_err(|error| misuse(error.to_string()))?;
-        if implied.get() <= asked.epsilon.to_f64_down() {
-            return Err(Error::Refused(format!(
-                "the budget of dataset \"{}\" is rho = {}, fixed when it was first used (epsilon = {implied} at delta = {}), \
-                 and cannot be raised to epsilon = {}",
-                self.dataset,
-                in_words(earlier, f64::floor),
-                asked.delta,
-                asked.epsilon
-            )));
-        }
-        Ok(())
     }
 
     pub(crate) async fn add(

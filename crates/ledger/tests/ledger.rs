@@ -91,6 +91,36 @@ async fn tamper(path: &Path, sql: &'static str) {
 }
 
 #[tokio::test]
+async fn another_file_under_the_same_name_is_noted_and_opens_no_new_budget() {
+    let (_folder, path) = place();
+    let ledger = open(&path).await;
+    let first = ledger.note_data(JOB, [1; 32], now()).await.unwrap();
+    assert_eq!(
+        ledger.note_data(OTHER_JOB, [1; 32], now()).await.unwrap(),
+        first
+    );
+    ledger
+        .charge(JOB, context(0), &cost(60), now())
+        .await
+        .unwrap();
+    let second = ledger.note_data(OTHER_JOB, [2; 32], now()).await.unwrap();
+    assert_ne!(second, first);
+    assert_eq!(ledger.standing().await.unwrap().data, Some([2; 32]));
+    let more = ledger.charge(OTHER_JOB, context(1), &cost(41), now()).await;
+    assert!(matches!(more, Err(Error::Refused(_))), "{more:?}");
+    drop(ledger);
+    tamper(
+        &path,
+        "UPDATE entries SET evidence = x'03' WHERE kind = 'data'",
+    )
+    .await;
+    assert!(matches!(
+        open_under(&path, budget()).await,
+        Err(Error::Malformed(_))
+    ));
+}
+
+#[tokio::test]
 async fn charges_add_up_to_the_budget_and_not_beyond() {
     let (_folder, path) = place();
     let ledger = open(&path).await;

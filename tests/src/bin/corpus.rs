@@ -271,6 +271,7 @@ fn ledger() {
         let step =
             FrozenSchedule::planned(whole, &"8".parse().unwrap(), 1, Adjacency::ZeroOut).unwrap();
         let cost = Cost::of(&Curve::of(&step)).unwrap();
+        ledger.note_data([1; 32], [5; 32], now()).await.unwrap();
         ledger.reserve([1; 32], &cost, 2, now()).await.unwrap();
         ledger.charge([1; 32], [2; 32], &cost, now()).await.unwrap();
         let settlement = Settlement {
@@ -286,7 +287,7 @@ fn ledger() {
     while folder.path().join("ledger.sqlite-wal").exists() {
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
-    keep("ledger", "five-entries", &fs::read(&path).unwrap());
+    keep("ledger", "six-entries", &fs::read(&path).unwrap());
 }
 
 fn journal() {

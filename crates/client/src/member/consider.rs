@@ -294,8 +294,12 @@ impl Member {
         if reckoned.attempt.is_some() {
             let (attempt, attempts) = (reckoned.attempt_cost()?, attempts_of(job));
             let id = *job.digest().as_bytes();
-            let reserved = ledger.reserve(id, &attempt, attempts, SystemTime::now());
             let path = self.site.home().ledger();
+            if let Some(data) = self.with_learner(|learner| Ok(learner.data())).await? {
+                let noted = ledger.note_data(id, *data.as_bytes(), SystemTime::now());
+                self.site.disk().commits(&path, noted).await?;
+            }
+            let reserved = ledger.reserve(id, &attempt, attempts, SystemTime::now());
             let head = self.site.disk().commits(&path, reserved).await?;
             let without_privacy = ledger.standing().await?.without_privacy;
             if without_privacy {

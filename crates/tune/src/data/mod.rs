@@ -14,6 +14,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::path::Path;
 
+use sha2::{Digest as _, Sha256};
+
 use crate::{Error, Result};
 
 /// One labelled example: text columns by name, and the label.
@@ -99,6 +101,7 @@ pub struct Dataset {
     records: Vec<Record>,
     duplicates: usize,
     format: Format,
+    sha256: [u8; 32],
 }
 
 impl Dataset {
@@ -136,6 +139,7 @@ impl Dataset {
             duplicates: total - records.len(),
             records,
             format,
+            sha256: Sha256::digest(bytes).into(),
         })
     }
 
@@ -152,6 +156,11 @@ impl Dataset {
     /// How many lines repeated an earlier record exactly, and were left out.
     pub fn duplicates(&self) -> usize {
         self.duplicates
+    }
+
+    /// SHA-256 of the bytes that were read.
+    pub fn sha256(&self) -> [u8; 32] {
+        self.sha256
     }
 
     /// The format the file was read in.

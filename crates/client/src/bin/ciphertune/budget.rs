@@ -241,6 +241,17 @@ fn in_words(shown: &Dataset) -> String {
             )
         }
     };
+    if let Some(hides) = &shown.hides {
+        words.push_str(&format!("  hides  {hides}\n"));
+    }
+    match shown.data.as_slice() {
+        [] => {}
+        [file] => words.push_str(&format!("  data  SHA-256 {file}\n")),
+        [.., last] => words.push_str(&format!(
+            "  data  SHA-256 {last} now; {} files were trained on under this name, all at the cost of this one budget\n",
+            shown.data.len()
+        )),
+    }
     if shown.without_privacy {
         words.push_str(WITHOUT_PRIVACY);
     }
@@ -271,7 +282,7 @@ fn line(one: &Spent, allowed: Option<u64>, dearest: u64) -> String {
         return format!("{start} without privacy\n");
     }
     let (Some(charged), Some(allowed)) = (one.charged, allowed) else {
-        return format!("{start} charged by an earlier version; the next job's budget holds it\n");
+        return format!("{start} charged while no budget was open\n");
     };
     let cost = one.settled.unwrap_or(charged);
     let why = match (&one.roster, one.settled) {
