@@ -243,7 +243,7 @@ impl Batches {
 }
 
 /// Adam as it served best along noised gradients of a sentence encoder, one step a round.
-fn one_step_a_round() -> TrainingSpec {
+pub fn one_step_a_round() -> TrainingSpec {
     TrainingSpec {
         optimiser: OptimiserSpec::AdamW {
             beta1: 0.9,

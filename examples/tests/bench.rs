@@ -2,6 +2,7 @@
 
 use std::process::{Command, Output};
 
+use ciphertune_examples::headlines;
 use serde_json::Value;
 
 fn bench(arguments: &[&str]) -> Output {
@@ -261,4 +262,42 @@ fn what_it_costs_to_make_an_update_private_is_told() {
         "{}",
         said(&refused)
     );
+}
+
+#[test]
+fn a_step_record_by_record_is_timed_beside_a_plain_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, data) = (
+        folder.path().join("model"),
+        folder.path().join("headlines.txt"),
+    );
+    headlines::write_model(&model).unwrap();
+    std::fs::write(&data, headlines::HEADLINES).unwrap();
+    let step = |batch: &str| {
+        let (model, data) = (model.to_str().unwrap(), data.to_str().unwrap());
+        bench(&[
+            "step",
+            "--model",
+            model,
+            "--data",
+            data,
+            "--batch",
+            batch,
+            "--repeats",
+            "1",
+            "--json",
+        ])
+    };
+    let output = step("12");
+    assert!(output.status.success(), "{}", said(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&report["records"], &report["numbers"]),
+        (&12.into(), &899.into())
+    );
+    let median = |name: &str| report[name]["median"].as_f64().unwrap();
+    let aside = median("clip_and_noise_seconds");
+    assert!(aside > 0.0 && aside < median("by_record_seconds"));
+    assert!(report["ratio"].as_f64().unwrap() > 0.0);
+    assert_eq!(step("100000").status.code(), Some(2));
 }

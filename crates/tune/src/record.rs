@@ -3,11 +3,16 @@
 //! What members share from round to round is the *state*: θ, and after it the optimiser's moments. A round is a step, so
 //! the state and the number of the round are all that the next step needs.
 
+use rayon::prelude::*;
+
 use crate::model::RecordGradient;
 use crate::optimiser::Optimiser;
 use crate::task::Encoded;
 use crate::trainer::{Trainer, select};
 use crate::{Error, Result};
+
+/// Records that each thread is given at a time: what is between two looks at the clock, or at whoever wants to stop.
+const AT_A_TIME: usize = 16;
 
 impl Trainer<'_> {
     /// The length of a record's gradient, in prompt space: V·H, and a classifier's
@@ -40,7 +45,7 @@ impl Trainer<'_> {
 
     /// Each record's own gradient at `parameters`: of its loss for its copy of the prompt
     /// embeddings, then for the classifier. What record-level privacy clips, sums and noises:
-    /// `each` gets one after the other. Every record runs through the backbone alone: in
+    /// `each` gets one after the other, in order. Every record runs through the backbone alone: in
     /// company its last bits would depend on who else was drawn, and what is clipped must be
     /// a function of the one record, bit for bit.
     ///
@@ -58,9 +63,14 @@ impl Trainer<'_> {
             return Err(Error::Misuse(format!("record {index} of {}", data.len())).into());
         }
         self.model.trainable().assign(parameters)?;
-        for &index in indices {
-            for gradient in self.model.record_gradients(&select(data, &[index]))? {
-                each(index, gradient)?;
+        let model = &self.model;
+        for indices in indices.chunks(AT_A_TIME * rayon::current_num_threads()) {
+            let alone = |&index: &usize| model.record_gradients(&select(data, &[index]));
+            let gradients: Vec<_> = indices.par_iter().map(alone).collect();
+            for (&index, gradients) in indices.iter().zip(gradients) {
+                for gradient in gradients? {
+                    each(index, gradient)?;
+                }
             }
         }
         Ok(())

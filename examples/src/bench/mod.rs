@@ -3,7 +3,8 @@
 //! Read [`round`] (a round of sealed aggregation, timed), then [`mod@reference`] (what bounds it), [`stages`] (where a
 //! block's time goes), [`memory`] (what each party holds, in processes of their own), [`samples`] and [`report`]. Beside it
 //! [`mod@sockets`], a round of a whole federation, whose members send [`vectors`], [`mod@committee`]: who holds the shares of
-//! keys, and what that costs as a cohort grows, [`mod@account`], the privacy accountants, and [`mod@privatise`], clipping and noise.
+//! keys, and what that costs as a cohort grows, [`mod@account`], the privacy accountants, [`mod@privatise`], clipping and noise, and [`mod@step`], a
+//! training step record by record.
 
 pub mod account;
 pub mod committee;
@@ -16,13 +17,16 @@ pub mod round;
 pub mod samples;
 pub mod sockets;
 pub mod stages;
+pub mod step;
 pub mod values;
 pub mod vectors;
 
 use std::fmt::Display;
 
 use crate::Result;
-use options::{AccountOptions, CommitteeOptions, PrivatiseOptions, SealOptions, SocketOptions};
+use options::{
+    AccountOptions, CommitteeOptions, PrivatiseOptions, SealOptions, SocketOptions, StepOptions,
+};
 
 /// `bench seal`: measures and tells.
 pub fn seal(options: &SealOptions) -> Result<()> {
@@ -50,6 +54,13 @@ pub fn sockets(options: &SocketOptions) -> Result<()> {
 pub fn committee(options: &CommitteeOptions) -> Result<()> {
     let report = committee::measure(options)?;
     tell(options.json, report.to_json(), &report.to_table());
+    Ok(())
+}
+
+/// `bench step`: measures and tells.
+pub fn step(options: &StepOptions) -> Result<()> {
+    let measured = step::measure(options)?;
+    tell(options.json, measured.to_json(), &measured.to_table());
     Ok(())
 }
 

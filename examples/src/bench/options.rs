@@ -46,6 +46,8 @@ pub enum Command {
     Account(AccountOptions),
     /// Making an update private: clip and quantise, then noise, on one thread.
     Privatise(PrivatiseOptions),
+    /// What hiding single records costs a training step.
+    Step(StepOptions),
     /// One party in a process of its own, its bodies in files.
     #[command(hide = true)]
     Child(Child),
@@ -153,6 +155,26 @@ pub struct AccountOptions {
     pub delta: Decimal,
     /// Samples of each; the median is what is told.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub repeats: u32,
+    /// One JSON object on standard output instead of words.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `bench step`.
+#[derive(Args, Clone, Debug)]
+pub struct StepOptions {
+    /// Labelled sentences, as `demo` takes them.
+    #[arg(long, value_name = "FILE")]
+    pub data: PathBuf,
+    /// A backbone, as `demo` takes it.
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// Records of the step: the first of the file.
+    #[arg(long, value_name = "N", default_value_t = 60)]
+    pub batch: usize,
+    /// Samples of each; the median is what is told.
+    #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
     pub repeats: u32,
     /// One JSON object on standard output instead of words.
     #[arg(long)]

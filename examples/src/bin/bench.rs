@@ -19,6 +19,7 @@ fn main() -> ExitCode {
         Command::Committee(options) => bench::committee(&options),
         Command::Account(options) => bench::account(&options),
         Command::Privatise(options) => bench::privatise(&options),
+        Command::Step(options) => bench::step(&options),
         Command::Child(child) => bench::memory::play(&child),
     };
     match done {

@@ -51,7 +51,7 @@ impl Bert {
         }
         let pooler = format!("{root}pooler.dense.weight");
         let pooler = if weights.has(&pooler) {
-            let weight = Linear::new(weights.matrix(&pooler, hidden, hidden)?);
+            let weight = Linear::load(&weights, &pooler, hidden, hidden)?;
             let bias = weights.vector(&format!("{root}pooler.dense.bias"), hidden)?;
             Some(Arc::new((weight, bias)))
         } else {
@@ -250,18 +250,19 @@ impl Layer {
                 size: hidden / heads,
                 causal: false,
             },
-            qkv: Linear::new(weights.stacked(&three("weight"), hidden)?),
+            qkv: Linear::stacked(weights, &three("weight"), hidden)?,
             qkv_bias: weights.vectors(&three("bias"))?,
-            out: Linear::new(weights.matrix(
+            out: Linear::load(
+                weights,
                 &at("attention.output.dense.weight"),
                 hidden,
                 hidden,
-            )?),
+            )?,
             out_bias: weights.vector(&at("attention.output.dense.bias"), hidden)?,
             norm_attention: layer_norm(weights, &at("attention.output.LayerNorm"), config)?,
-            up: Linear::new(weights.matrix(&at("intermediate.dense.weight"), inner, hidden)?),
+            up: Linear::load(weights, &at("intermediate.dense.weight"), inner, hidden)?,
             up_bias: weights.vector(&at("intermediate.dense.bias"), inner)?,
-            down: Linear::new(weights.matrix(&at("output.dense.weight"), hidden, inner)?),
+            down: Linear::load(weights, &at("output.dense.weight"), hidden, inner)?,
             down_bias: weights.vector(&at("output.dense.bias"), hidden)?,
             norm_out: layer_norm(weights, &at("output.LayerNorm"), config)?,
         })

@@ -52,7 +52,7 @@ impl Llama {
         let head = if config.tie_word_embeddings {
             Linear::new(tokens.0.clone())
         } else {
-            Linear::new(weights.matrix("lm_head.weight", vocabulary, hidden)?)
+            Linear::load(&weights, "lm_head.weight", vocabulary, hidden)?
         };
         let rope = Arc::new(Rope::new(config.frequencies()?));
         let mut blocks: Vec<Box<dyn Block>> = Vec::with_capacity(config.num_hidden_layers + 1);
@@ -227,16 +227,16 @@ impl Layer {
             attention,
             rope: Arc::clone(rope),
             norm_in: rms_norm(weights, &at("input_layernorm"), config)?,
-            qkv: Linear::new(weights.stacked(&three("weight"), hidden)?),
+            qkv: Linear::stacked(weights, &three("weight"), hidden)?,
             qkv_bias: if biased {
                 Some(weights.vectors(&three("bias"))?)
             } else {
                 None
             },
-            out: Linear::new(weights.matrix(&at("self_attn.o_proj.weight"), hidden, across)?),
+            out: Linear::load(weights, &at("self_attn.o_proj.weight"), hidden, across)?,
             norm_middle: rms_norm(weights, &at("post_attention_layernorm"), config)?,
-            gate_up: Linear::new(weights.stacked(&gate_up, hidden)?),
-            down: Linear::new(weights.matrix(&at("mlp.down_proj.weight"), hidden, inner)?),
+            gate_up: Linear::stacked(weights, &gate_up, hidden)?,
+            down: Linear::load(weights, &at("mlp.down_proj.weight"), hidden, inner)?,
             inner,
         })
     }

@@ -21,6 +21,7 @@ pub(super) struct Weights {
     tensors: HashMap<String, Place>,
     device: Device,
     digest: [u8; 32],
+    bytes: u64,
 }
 
 struct Place {
@@ -34,6 +35,8 @@ struct ShardIndex {
     weight_map: HashMap<String, String>,
 }
 
+/// Bytes of a small model: BERT's base in f32 is one.
+const SMALL: u64 = 512 << 20;
 /// A safetensors header longer than this is not one.
 const MAX_HEADER: u64 = 100_000_000;
 
@@ -49,11 +52,15 @@ impl Weights {
         let paths = weight_files(dir)?;
         let mut outer = Sha256::new();
         outer.update(file_digest(&dir.join("config.json"))?);
-        let mut files = Vec::with_capacity(paths.len());
+        let (mut files, mut bytes) = (Vec::with_capacity(paths.len()), 0);
         let mut tensors = HashMap::new();
         for (index, path) in paths.iter().enumerate() {
             outer.update(file_digest(path)?);
             let mut file = open(path)?;
+            let about = file.metadata();
+            bytes += about
+                .map_err(|e| Error::Fault(format!("{}: {e}", path.display())))?
+                .len();
             for (name, place) in read_header(path, &mut file, index)? {
                 if tensors.insert(name.clone(), place).is_some() {
                     return Err(Error::Malformed(format!(
@@ -69,6 +76,7 @@ impl Weights {
             tensors,
             device: device.clone(),
             digest: outer.finalize().into(),
+            bytes,
         })
     }
 
@@ -76,6 +84,11 @@ impl Weights {
     /// these in the order of their names.
     pub(super) fn digest(&self) -> [u8; 32] {
         self.digest
+    }
+
+    /// Whether there is memory for a second copy of the matrices.
+    pub(super) fn are_small(&self) -> bool {
+        self.bytes <= SMALL
     }
 
     pub(super) fn device(&self) -> &Device {
