@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
 };
 
-use ciphertune_policy::Decimal;
+use ciphertune_policy::{Decimal, Metric};
 use clap::{Args, Parser, Subcommand};
 
 /// A whole federation on this machine: an authority, a server, members with their own processes, keys, data and
@@ -49,6 +49,10 @@ pub struct Options {
     /// and none where it hides nothing: members then train on all that they have]
     #[arg(long, value_name = "Q")]
     pub sampling_rate: Option<Decimal>,
+    /// What is released of each round's batches beside the model, noised in the sealed sum, where the policy allows it:
+    /// training-loss, training-accuracy.
+    #[arg(long, value_name = "METRICS", value_delimiter = ',')]
+    pub metrics: Vec<Metric>,
     /// Measure the model after every Nth round, and after the last. [default: 1; 5 where a round is one step]
     #[arg(long, value_name = "N")]
     pub measure_every: Option<NonZeroU32>,

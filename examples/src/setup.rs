@@ -202,6 +202,7 @@ fn draft(
         sampling_rate: batches.as_ref().map(|batches| batches.rate),
         nominal_batch: batches.as_ref().map(|batches| batches.nominal),
         max_examples: batches.as_ref().map(|batches| batches.most),
+        metrics: options.metrics.iter().copied().collect(),
         contribute_seconds: options.deadline,
         open_seconds: OPEN_SECONDS,
         agree_seconds: AGREE_SECONDS,

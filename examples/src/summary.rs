@@ -103,6 +103,8 @@ pub struct Round {
     pub validation_accuracy: Option<f64>,
     /// Mean over members of their mean training loss.
     pub training_loss: Option<f64>,
+    /// What was released beside the model, noised: of all members' batches together.
+    pub released: BTreeMap<String, f64>,
     /// Mean over members of what each sent, TLS included.
     pub bytes_up: f64,
     /// Mean over members of what each received.
@@ -180,6 +182,7 @@ pub fn rounds(tally: &Tally, names: &[String]) -> Vec<Round> {
             validation_loss: validation.map(|validation| validation.loss),
             validation_accuracy: validation.map(|validation| validation.accuracy),
             training_loss: mean(&|report| report.training_loss),
+            released: first.released.clone(),
             bytes_up: mean(&|report| Some(report.bytes_up as f64)).unwrap_or(0.0),
             bytes_down: mean(&|report| Some(report.bytes_down as f64)).unwrap_or(0.0),
             seconds: Seconds {

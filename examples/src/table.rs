@@ -35,7 +35,7 @@ pub fn render(summary: &Summary) -> String {
         "\nBytes and seconds are a member's, mean over members; bytes include TLS. Majority class {:.1} %{}.\n\
          Backbone {} ({} numbers trained), {} members × {} records, {} for validation.\n\
          Peak memory: server {}, member {}. {:.1} s from the job to its end.\n\
-         {}Privacy: {}.",
+         {}{}Privacy: {}.",
         100.0 * summary.majority_class,
         summary.start.map_or(String::new(), |start| format!(
             ", untrained model {:.1} %",
@@ -50,6 +50,7 @@ pub fn render(summary: &Summary) -> String {
         bytes(summary.peak_memory.member),
         summary.seconds,
         clipping(summary),
+        released(summary),
         summary.privacy.said,
     );
     text
@@ -68,6 +69,26 @@ fn clipping(summary: &Summary) -> String {
             mean(|round| round.zeroed_share),
         ),
         _ => String::new(),
+    }
+}
+
+/// The metrics that were released, at the end: single rounds are noisy.
+fn released(summary: &Summary) -> String {
+    const LAST: usize = 10;
+    let last = &summary.rounds[summary.rounds.len().saturating_sub(LAST)..];
+    let names = last.first().map(|round| round.released.keys());
+    let mean = |name: &String| {
+        let values = last.iter().filter_map(|round| round.released.get(name));
+        format!("{name} {:.3}", values.sum::<f64>() / last.len() as f64)
+    };
+    let means: Vec<String> = names.into_iter().flatten().map(mean).collect();
+    match means.as_slice() {
+        [] => String::new(),
+        means => format!(
+            "Released with the sums, over the last {} rounds: {}.\n",
+            last.len(),
+            means.join(", ")
+        ),
     }
 }
 

@@ -191,6 +191,27 @@ fn a_policy_that_hides_records_takes_one_step_a_round() {
     assert_eq!(summary["parameters"], 4 * 128 + 3 * (128 + 1));
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("gradients"), "{said}");
+    // The same with metrics in the sums: the policy must allow them.
+    let measured = folder.path().join("measured.toml");
+    let metrics = ["training-accuracy", "training-loss"];
+    let unmeasured = fs::read_to_string(policy).unwrap();
+    let allowed = unmeasured.replace("metrics = []", &format!("metrics = {metrics:?}"));
+    fs::write(&measured, allowed).unwrap();
+    let joined = metrics.join(",");
+    let asked = ["--rounds", "2", "--metrics", &joined, "--policy"];
+    let with = [&asked[..], &[text(&measured)]].concat();
+    let (_, summary) = run_into(&folder.path().join("measured"), &with);
+    assert_eq!(summary["parameters"], 4 * 128 + 3 * (128 + 1) + 2);
+    for round in summary["rounds"].as_array().unwrap() {
+        assert_eq!(round["sum_equals_plaintext"], true);
+        let released = round["released"].as_object().unwrap();
+        assert!(metrics.iter().all(|metric| released[*metric].is_f64()));
+    }
+    let (code, said) = refused(&[&asked[..], &[policy]].concat());
+    assert!(
+        code == Some(1) && said.contains("releases.metrics"),
+        "{said}"
+    );
     let research = policy.replace("record-epsilon-8", "institution-research");
     let (code, said) = refused(&["--sampling-rate", "0.1", "--policy", &research]);
     assert_eq!(code, Some(2), "{said}");

@@ -22,7 +22,7 @@ use ciphertune_client::{
 };
 use ciphertune_identity::{Authority, Endpoint, Kit, Manifest, Role};
 use ciphertune_ledger::{Book, Entry, Standing};
-use ciphertune_policy::Policy;
+use ciphertune_policy::{Metric, Policy};
 use ciphertune_round::{Digest, Envelope, Fingerprint, Job, PolicyDocument, Signed};
 use ciphertune_tune::{spec::TrainingSpec, task::Route};
 use ciphertune_wire::proto::JobState;
@@ -142,6 +142,8 @@ pub struct Wish {
     pub value_bits: u32,
     /// At record level.
     pub batches: Option<Batches>,
+    /// Released with each round, likewise.
+    pub metrics: Vec<Metric>,
     /// Seconds for contributing, for opening, for agreeing.
     pub seconds: [u64; 3],
 }
@@ -157,6 +159,7 @@ impl Wish {
             committee: None,
             value_bits: 12,
             batches: None,
+            metrics: Vec::new(),
             seconds: [60, 60, 60],
         }
     }
@@ -188,6 +191,7 @@ impl Wish {
             sampling_rate: self.batches.map(|it| it.sampling_rate.parse().unwrap()),
             nominal_batch: self.batches.map(|it| it.nominal_batch),
             max_examples: self.batches.map(|it| it.max_examples),
+            metrics: self.metrics.iter().copied().collect(),
             contribute_seconds: self.seconds[0],
             open_seconds: self.seconds[1],
             agree_seconds: self.seconds[2],

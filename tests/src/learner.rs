@@ -11,9 +11,10 @@ use std::{
 
 use ciphertune_client::{
     Error, Result,
-    learner::{Evaluation, Learner, Progress, Start, Update},
+    learner::{Evaluation, Learner, Progress, Start, Update, measure},
 };
 use ciphertune_dp::{ExampleSum, PoissonBatch};
+use ciphertune_policy::Metric;
 use ciphertune_round::{Digest, Job};
 
 /// What stands for a backbone.
@@ -47,6 +48,14 @@ pub fn gradient(member: usize, record: usize, dimension: usize, norm: f64) -> Ve
         dimension,
         norm,
     )
+}
+
+/// The loss of every record.
+pub const LOSS: f64 = 1.0;
+
+/// Whether a record's answer is right: three in four are.
+pub fn is_right(record: usize) -> bool {
+    !record.is_multiple_of(4)
 }
 
 /// The state θ ‖ b after a step along a mean: b ← b/2 + mean, θ ← θ − b/4.
@@ -117,6 +126,8 @@ pub struct Vectors {
     pub differs_after: Option<u32>,
     /// Of the job that was prepared.
     pub in_batches: bool,
+    /// Likewise.
+    pub metrics: Vec<Metric>,
     /// What training waits for, from which round on.
     pub gate: Option<(u32, Gate)>,
     /// What the evaluation of a new model waits for.
@@ -133,6 +144,7 @@ impl Vectors {
             records: 40,
             differs_after: None,
             in_batches: false,
+            metrics: Vec::new(),
             gate: None,
             evaluation: None,
         }
@@ -190,6 +202,7 @@ impl Learner for Vectors {
 
     fn prepare(&mut self, job: &Job) -> Result<Start> {
         self.in_batches = job.mechanism.batches.is_some();
+        self.metrics = Vec::from_iter(job.mechanism.metrics());
         Ok(start(self.dimension, self.in_batches))
     }
 
@@ -222,7 +235,12 @@ impl Learner for Vectors {
     ) -> Result<Option<f64>> {
         self.pass(round, stop)?;
         for (step, record) in (1..).zip(batch.records()) {
-            sum.add(&gradient(self.member, *record, self.dimension, self.norm))?;
+            let gradient = gradient(self.member, *record, self.dimension, self.norm);
+            let measures = self
+                .metrics
+                .iter()
+                .map(|it| measure(*it, LOSS, is_right(*record)));
+            sum.add_measured(&gradient, &Vec::from_iter(measures))?;
             progress(Progress {
                 step,
                 steps: batch.records().len(),

@@ -14,7 +14,7 @@ use ciphertune_client::{
 };
 use ciphertune_dp::{ExampleSum, Mechanism, PoissonBatch, SamplingRate};
 use ciphertune_gauss::Entropy;
-use ciphertune_policy::Policy;
+use ciphertune_policy::{Metric, Policy};
 use ciphertune_round::Job;
 use ciphertune_tests::{
     federation::{
@@ -145,6 +145,74 @@ async fn where_nothing_is_hidden_members_may_step_along_batches_too_without_nois
     assert_eq!(
         members.iter().flat_map(batch_sizes).collect::<Vec<_>>(),
         [5; 6]
+    );
+}
+
+/// Three in four records are right, and each has a loss of 1.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metrics_that_the_policy_allows_ride_in_the_sum_and_are_the_same_for_everybody() {
+    let metrics = vec![Metric::TrainingLoss, Metric::TrainingAccuracy];
+    let wish = Wish {
+        batches: Some(Batches {
+            sampling_rate: "1",
+            nominal_batch: 120,
+            max_examples: 40,
+        }),
+        metrics: metrics.clone(),
+        ..Wish::of_batches(3, DIMENSION)
+    };
+    let refused = wish.job(LABORATORY).unwrap();
+    let with = "metrics = [\"training-accuracy\", \"training-loss\"]";
+    // Without noise the means come back to the rounding of integers, with it to the noise of a coordinate.
+    for (policy, within) in [(LABORATORY, 1e-2), (RECORD, 0.5)] {
+        let policy = changed(policy, "metrics = []", with);
+        let mut federation = Federation::found(3, &policy).await;
+        let server = federation.serve();
+        let mut members: Vec<_> = [0, 1, 2]
+            .map(|member| Vectors::of(member, DIMENSION).long(7.0).with_records(40))
+            .map(|learner| federation.join_with(learner, |options| options))
+            .into();
+        let job = wish.job(&policy).unwrap();
+        assert_eq!(job.dimension, DIMENSION as u64 + 2);
+        let (_, digest) = federation.submit_job(job).await;
+        let mut said = BTreeSet::new();
+        for run in &mut members {
+            let outcome = run.end().await.unwrap();
+            assert!(outcome.completed, "{}: {:?}", outcome.reason, run.voided());
+            let report = &run.reports()[0];
+            let of = |metric: Metric| report.released[metric.as_str()];
+            assert!(
+                (of(Metric::TrainingLoss) - 1.0).abs() < 4.0 * within,
+                "{:?}",
+                report.released
+            );
+            assert!(
+                (of(Metric::TrainingAccuracy) - 0.75).abs() < within,
+                "{:?}",
+                report.released
+            );
+            assert_eq!(report.clipped_share, Some(1.0));
+            said.insert(format!("{:?}", report.released));
+        }
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert_eq!(
+            federation.model(0, &digest).unwrap().state.len(),
+            2 * DIMENSION
+        );
+        server.stop().await;
+    }
+    // A policy that allows none refuses the job.
+    let policy = Policy::parse(LABORATORY).unwrap();
+    let terms = refused.terms(&policy, 3, 3).unwrap();
+    let said = policy
+        .admit(&refused.proposal(&terms))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        said.contains(
+            "releases.metrics: asked for training-loss, training-accuracy, allowed is none"
+        ),
+        "{said}"
     );
 }
 
@@ -393,6 +461,7 @@ fn job_of(tuner: &Tuner, tuning: Tuning) -> (Job, Start) {
         sampling_rate: Some("0.5".parse().unwrap()),
         nominal_batch: Some(4),
         max_examples: Some(6),
+        metrics: BTreeSet::new(),
         contribute_seconds: 60,
         open_seconds: 60,
         agree_seconds: 60,

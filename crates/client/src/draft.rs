@@ -1,13 +1,13 @@
 //! From a researcher's wishes to a job whose numbers follow from the policy: noise calibrated, value bound derived,
 //! first model made.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use ciphertune_dp::{
     Mechanism as Derived, MechanismSpec, SamplingRate,
     accounting::{self, Accountant},
 };
-use ciphertune_policy::{Adjacency, Decimal, Loss, Placement, Policy, Unit};
+use ciphertune_policy::{Adjacency, Decimal, Loss, Metric, Placement, Policy, Unit};
 use ciphertune_round::{Batches, Deadlines, Digest, Job, Mechanism, Object as _};
 use rand_core::Rng as _;
 use serde::{Deserialize, Serialize};
@@ -51,6 +51,9 @@ pub struct Draft {
     /// With batches: no member has more records than this; one that has refuses the job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_examples: Option<u32>,
+    /// With batches: what is released of each round beside the model, where the policy allows it.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub metrics: BTreeSet<Metric>,
     /// Seconds for training, sealing and sending.
     pub contribute_seconds: u64,
     /// Seconds for echo and release.
@@ -107,6 +110,7 @@ impl Draft {
         let min_contributors = policy.min_contributors() as usize;
         let colluders = policy.colluders() as usize;
         let mechanism = self.mechanism(policy)?;
+        let dimension = start.dimension + mechanism.metrics().len();
         let derived = Derived::derive(&MechanismSpec {
             unit: mechanism.unit,
             adjacency: mechanism.adjacency,
@@ -117,7 +121,7 @@ impl Draft {
             value_bits: mechanism.value_bits,
             min_contributors,
             colluders,
-            dimension: start.dimension,
+            dimension,
             max_examples: mechanism.max_examples(),
         })?;
         let mut nonce = [0; 32];
@@ -132,7 +136,7 @@ impl Draft {
             task: CLASSIFICATION.into(),
             encoder: self.tuning.training.encoder.kind().into(),
             mechanism,
-            dimension: start.dimension as u64,
+            dimension: dimension as u64,
             state: start.state.len() as u64,
             value_bound: derived.value_bound(),
             rounds: self.rounds,
@@ -248,16 +252,18 @@ impl Draft {
                 sampling_rate,
                 nominal_batch,
                 max_examples: max_examples as usize,
+                metrics: self.metrics.clone(),
             }),
             ..base
         })
     }
 
     fn without_batches(&self, base: Mechanism) -> Result<Mechanism> {
-        let stated = [
+        let stated: [(&str, bool); 4] = [
             ("sampling_rate", self.sampling_rate.is_some()),
             ("nominal_batch", self.nominal_batch.is_some()),
             ("max_examples", self.max_examples.is_some()),
+            ("metrics", !self.metrics.is_empty()),
         ];
         match stated.iter().find(|(_, is_stated)| *is_stated) {
             Some((key, _)) => Err(Error::Refused(format!(

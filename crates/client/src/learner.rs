@@ -4,6 +4,7 @@
 use std::sync::atomic::AtomicBool;
 
 use ciphertune_dp::{ExampleSum, PoissonBatch};
+use ciphertune_policy::Metric;
 use ciphertune_round::{Digest, Job};
 
 use crate::error::{Error, Result};
@@ -39,8 +40,8 @@ pub trait Learner: Send + 'static {
         stop: &AtomicBool,
     ) -> Result<Update>;
 
-    /// A job with batches: gives `sum` the own gradient of each record in `batch`, at the state, one after the other, and
-    /// returns their mean loss, or `None` for an empty batch. Ends early as [`Learner::train`] does.
+    /// A job with batches: gives `sum` the own gradient of each record in `batch`, at the state, with its measures for the
+    /// job's metrics in their order ([`measure`]), one after the other, and returns their mean loss, or `None` for an empty batch. Ends early as [`Learner::train`] does.
     ///
     /// # Errors
     /// [`Error::Refused`] by a learner whose updates have no records behind them.
@@ -70,6 +71,28 @@ pub trait Learner: Send + 'static {
     /// Evaluates a state on the member's own validation data; `None` when it has none.
     fn evaluate(&mut self, state: &[f32]) -> Result<Option<Evaluation>>;
 }
+
+/// What a record with this loss, whose answer was right or not, is measured as for a metric: in −1 … 1, so that half as
+/// much of the noise, and of a batch's chance size, is seen in the mean as in 0 … 1.
+pub fn measure(metric: Metric, loss: f64, right: bool) -> f64 {
+    match metric {
+        Metric::TrainingLoss => 2.0 * (loss / MOST_LOSS).clamp(0.0, 1.0) - 1.0,
+        Metric::TrainingAccuracy if right => 1.0,
+        Metric::TrainingAccuracy => -1.0,
+    }
+}
+
+/// What a mean of measures says of a metric: noised, so it may lie a little outside.
+pub fn measured(metric: Metric, mean: f64) -> f64 {
+    let share = (1.0 + mean) / 2.0;
+    match metric {
+        Metric::TrainingLoss => share * MOST_LOSS,
+        Metric::TrainingAccuracy => share,
+    }
+}
+
+/// What a record's loss is held to, in nats.
+const MOST_LOSS: f64 = 4.0;
 
 /// θ + mean, in the mean's own memory.
 pub(crate) fn moved(model: &[f32], mut mean: Vec<f32>) -> Vec<f32> {

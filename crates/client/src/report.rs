@@ -1,6 +1,8 @@
 //! What a member tells the person who runs it. Losses and counts are for that person's eyes: nothing of this leaves
 //! the machine.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::learner::Evaluation;
@@ -35,6 +37,9 @@ pub struct RoundReport {
     pub training_loss: Option<f64>,
     /// The opened model on the member's own validation data; `None` without any, or in a round whose turn it is not.
     pub validation: Option<Evaluation>,
+    /// What was released of the round beside the model, noised: of all members' batches together, and alike for all.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub released: BTreeMap<String, f64>,
     /// L2 norm of the update before clipping, at record level of the longest gradient; `None` for a contribution that was
     /// sealed in an earlier life.
     pub update_norm: Option<f64>,

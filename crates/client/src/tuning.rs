@@ -7,6 +7,7 @@ use std::{
 
 use candle_core::Device;
 use ciphertune_dp::{ExampleSum, PoissonBatch};
+use ciphertune_policy::Metric;
 use ciphertune_round::{Digest, Job};
 use ciphertune_tune::{
     backbone::{self, Backbone},
@@ -21,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, Result},
-    learner::{Evaluation, Learner, Progress, Start, Update, moved},
+    learner::{Evaluation, Learner, Progress, Start, Update, measure, moved},
 };
 
 /// The name of the one kind of task, as policies know it.
@@ -75,6 +76,7 @@ pub struct Tuner {
 struct Prepared {
     tuning: Tuning,
     in_batches: bool,
+    metrics: Vec<Metric>,
     data: Digest,
     training: Encoded,
     validation: Option<Encoded>,
@@ -160,6 +162,13 @@ impl Learner for Tuner {
             )));
         }
         let in_batches = job.mechanism.batches.is_some();
+        let metrics = Vec::from_iter(job.mechanism.metrics());
+        if metrics.contains(&Metric::TrainingAccuracy) && tuning.route != Route::Classifier {
+            return Err(Error::Refused(format!(
+                "{} is measured of classifiers; the job has none",
+                Metric::TrainingAccuracy
+            )));
+        }
         let start = self.start(&tuning, in_batches)?;
         let (data, training, validation) = {
             let data = self
@@ -178,6 +187,7 @@ impl Learner for Tuner {
         self.prepared = Some(Prepared {
             tuning,
             in_batches,
+            metrics,
             data,
             training,
             validation,
@@ -236,7 +246,10 @@ impl Learner for Tuner {
             if stop.load(Ordering::Relaxed) {
                 return Err(Error::Stopped);
             }
-            sum.add(&gradient.values)?;
+            let right = gradient.right.unwrap_or(false);
+            let of = |metric: &Metric| measure(*metric, gradient.loss, right);
+            let measures = Vec::from_iter(prepared.metrics.iter().map(of));
+            sum.add_measured(&gradient.values, &measures)?;
             step += 1;
             losses += gradient.loss;
             progress(Progress {

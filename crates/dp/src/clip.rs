@@ -93,10 +93,50 @@ impl ExampleSum {
 
     /// Clips one example's gradient and adds it. After an error nothing of it has been added.
     pub fn add(&mut self, gradient: &[f32]) -> Result<()> {
-        if gradient.len() != self.mechanism.dimension() {
+        let clip = |this: &Self| clip(gradient, &this.mechanism);
+        self.add_clipped(gradient.len(), clip)
+    }
+
+    /// Adds an example's gradient with measures of the same example after it, each held to ±1: (g, w·m), the whole
+    /// clipped to C. The gradient is first clipped on its own to what of C the measures leave, so that how long it is
+    /// tells nothing in them; [`Mechanism::measure_weight`] is w. A measure that is not a number counts as 0.
+    pub fn add_measured(&mut self, gradient: &[f32], measures: &[f64]) -> Result<()> {
+        if measures.is_empty() {
+            return self.add(gradient);
+        }
+        let length = gradient.len() + measures.len();
+        self.add_clipped(length, |this| {
+            let weight = this.mechanism.measure_weight(measures.len());
+            let norm_before = norm(gradient);
+            let most = this.mechanism.clip_length() * (1.0 - MEASURES_SHARE.powi(2)).sqrt();
+            let clipped = norm_before > most;
+            let factor = if clipped { most / norm_before } else { 1.0 };
+            let mut whole = Zeroizing::new(Vec::with_capacity(length));
+            whole.extend(gradient.iter().map(|g| (f64::from(*g) * factor) as f32));
+            let held = |measure: &f64| {
+                if measure.is_nan() {
+                    0.0
+                } else {
+                    measure.clamp(-1.0, 1.0)
+                }
+            };
+            whole.extend(measures.iter().map(|m| (held(m) * weight) as f32));
+            Ok(OneVector {
+                norm_before,
+                clipped,
+                ..clip(&whole, &this.mechanism)?
+            })
+        })
+    }
+
+    fn add_clipped(
+        &mut self,
+        length: usize,
+        clip: impl FnOnce(&Self) -> Result<OneVector>,
+    ) -> Result<()> {
+        if length != self.mechanism.dimension() {
             return misuse(format!(
-                "a vector of {} for a mechanism of dimension {}",
-                gradient.len(),
+                "a vector of {length} for a mechanism of dimension {}",
                 self.mechanism.dimension()
             ));
         }
@@ -105,7 +145,7 @@ impl ExampleSum {
                 "more examples than the value bound was derived for; a batch is never truncated",
             );
         }
-        let clip = clip(gradient, &self.mechanism)?;
+        let clip = clip(self)?;
         self.clipped += usize::from(clip.clipped);
         self.zeroed += clip.zeroed;
         self.largest_norm = self.largest_norm.max(clip.norm_before);
@@ -154,17 +194,14 @@ struct OneVector {
     zeroed: u64,
 }
 
+/// Of C, how long the measures of an example are together at the most: a quarter leaves its gradient 97 %.
+pub(crate) const MEASURES_SHARE: f64 = 0.25;
 /// Passes of integer clipping: the shrink doubles each time, 2⁻²⁰ to 1, so the last one leaves the zero vector.
 const PASSES: i32 = 21;
 
 /// One vector, proposed by floats and decided by integers.
 fn clip(x: &[f32], mechanism: &Mechanism) -> Result<OneVector> {
-    // Squares of f32 neither overflow nor underflow in f64: (3.5e38)²·2⁴⁰ < 10⁹⁰, (1.4e−45)² > 10⁻⁹¹.
-    let norm_before = x
-        .iter()
-        .map(|&value| f64::from(value).powi(2))
-        .sum::<f64>()
-        .sqrt();
+    let norm_before = norm(x);
     if !norm_before.is_finite() {
         // Leaving instead would be seen by all, and whether it happens depends on the data.
         return Ok(OneVector {
@@ -174,7 +211,7 @@ fn clip(x: &[f32], mechanism: &Mechanism) -> Result<OneVector> {
             zeroed: x.len() as u64,
         });
     }
-    let bound = (mechanism.d2sq() as f64).sqrt() / mechanism.scale();
+    let bound = mechanism.clip_length();
     let clipped = norm_before > bound;
     let mut factor = mechanism.scale() * if clipped { bound / norm_before } else { 1.0 };
     let mut values = Zeroizing::new(vec![0_i64; x.len()]);
@@ -195,6 +232,12 @@ fn clip(x: &[f32], mechanism: &Mechanism) -> Result<OneVector> {
     Err(Error::Fault(
         "the zero vector is outside its own bound".into(),
     ))
+}
+
+/// ‖x‖₂. Squares of f32 neither overflow nor underflow in f64: (3.5e38)²·2⁴⁰ < 10⁹⁰, (1.4e−45)² > 10⁻⁹¹.
+fn norm(x: &[f32]) -> f64 {
+    let squares = x.iter().map(|&value| f64::from(value).powi(2));
+    squares.sum::<f64>().sqrt()
 }
 
 /// What a rounded vector comes to.
@@ -281,6 +324,53 @@ mod tests {
     static_assertions::assert_not_impl_any!(
         ExampleSum: Clone, Copy, std::fmt::Debug, std::fmt::Display, PartialEq, serde::Serialize
     );
+
+    #[test]
+    fn measures_ride_inside_the_clip_and_come_back_whatever_the_gradient() {
+        let spec = MechanismSpec {
+            unit: Unit::Record,
+            max_examples: 8,
+            value_bits: 24,
+            ..institution("1", "1", 12)
+        };
+        let mechanism = Mechanism::derive(&spec).unwrap();
+        let weight = mechanism.measure_weight(2) * mechanism.scale();
+        let short = [0.01_f32; 10];
+        let long = [1e6_f32; 10];
+        for gradient in [short, long] {
+            let mut sum = ExampleSum::new(&mechanism);
+            for measures in [[1.0, 0.25], [0.0, -0.5], [7.0, f64::NAN], [-3.0, 1.0]] {
+                sum.add_measured(&gradient, &measures).unwrap();
+            }
+            let (clipped, report) = sum.finish();
+            let found = &clipped.values()[10..];
+            for (found, expected) in found.iter().zip([1.0, 0.75]) {
+                assert!((*found as f64 / weight - expected).abs() < 1e-3, "{found}");
+            }
+            assert_eq!(report.clipped, gradient == long);
+            assert_eq!(report.norm_before, norm(&gradient));
+        }
+        // Each alone is inside the one clip, at its longest.
+        let mut sum = ExampleSum::new(&mechanism);
+        sum.add_measured(&long, &[1.0, 1.0]).unwrap();
+        let (clipped, _) = sum.finish();
+        assert!(inside(clipped.values(), &mechanism));
+        let gradient: f64 = clipped.values()[..10]
+            .iter()
+            .map(|v| (*v as f64).powi(2))
+            .sum();
+        let share = gradient / mechanism.d2sq() as f64;
+        assert!((share - 15.0 / 16.0).abs() < 1e-3, "{share}");
+        // What is not finite is the zero vector, measures and all.
+        let mut sum = ExampleSum::new(&mechanism);
+        sum.add_measured(&[f32::NAN; 10], &[1.0, 1.0]).unwrap();
+        assert!(sum.finish().0.values().iter().all(|value| *value == 0));
+        assert!(
+            ExampleSum::new(&mechanism)
+                .add_measured(&long, &[1.0])
+                .is_err()
+        );
+    }
 
     fn inside(values: &[i64], mechanism: &Mechanism) -> bool {
         let squares = values

@@ -4,6 +4,7 @@ use ciphertune_gauss::Variance;
 use ciphertune_policy::{Adjacency, Decimal, Placement, Unit};
 use num_bigint::BigUint;
 
+use crate::clip::MEASURES_SHARE;
 use crate::rational::Fraction;
 use crate::{Error, Result, misuse, refused};
 
@@ -111,6 +112,17 @@ impl Mechanism {
     /// ⌊√D2sq⌋: no coordinate of a clipped vector is larger.
     pub fn clip_bound(&self) -> u64 {
         self.d2sq.isqrt()
+    }
+
+    /// √D2sq in units of C: what vectors are clipped to.
+    pub(crate) fn clip_length(&self) -> f64 {
+        (self.d2sq as f64).sqrt() / self.scale()
+    }
+
+    /// w: what a measure of 1 is as a coordinate beside a gradient, of so many measures an example
+    /// ([`ExampleSum::add_measured`](crate::ExampleSum::add_measured)). A mean of measures is the released mean over w.
+    pub fn measure_weight(&self, measures: usize) -> f64 {
+        self.clip_length() * MEASURES_SHARE / (measures.max(1) as f64).sqrt()
     }
 
     /// s of the scale 2^s.

@@ -1,11 +1,12 @@
 //! The admission of a plan: every rule it breaks, or a permit.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::committee::Sharing;
 use crate::decimal::Decimal;
 use crate::policy::{Loss, MAX_MEMBERS, Policy};
-use crate::setting::{Adjacency, Placement, Unit};
+use crate::setting::{Adjacency, Metric, Placement, Unit};
 
 /// What a plan asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +45,8 @@ pub struct Proposal {
     pub task: String,
     /// The prompt encoder's name.
     pub encoder: String,
+    /// What is released of each round beside the model.
+    pub metrics: BTreeSet<Metric>,
 }
 
 /// Proof that a policy admits a proposal; made by [`Policy::admit`] only.
@@ -152,6 +155,19 @@ impl Policy {
                 &allowed.items().join(", "),
             );
         }
+        let words = |metrics: &BTreeSet<Metric>| match metrics.len() {
+            0 => "none".to_owned(),
+            _ => {
+                let words: Vec<&str> = metrics.iter().map(|metric| metric.as_str()).collect();
+                words.join(", ")
+            }
+        };
+        rules.check(
+            "releases.metrics",
+            proposal.metrics.is_subset(&self.metrics),
+            words(&proposal.metrics),
+            &words(&self.metrics),
+        );
         if rules.violations.is_empty() {
             Ok(Admitted {
                 proposal: proposal.clone(),

@@ -55,7 +55,10 @@ impl Policy {
             ("model", Json::Table(model)),
             (
                 "releases",
-                Json::Table(BTreeMap::from([("metrics", Json::List(Vec::new()))])),
+                Json::Table(BTreeMap::from([(
+                    "metrics",
+                    Json::List(self.metrics.iter().map(ToString::to_string).collect()),
+                )])),
             ),
         ]);
         if let Some(promise) = &self.privacy {

@@ -94,7 +94,19 @@ impl Policy {
         ] {
             say(format_args!("{what}: {}.", allowed.items().join(", ")));
         }
-        say(format_args!("No metric leaves a member."));
+        if self.metrics.is_empty() {
+            say(format_args!("No metric leaves a member."));
+        } else {
+            let metrics: Vec<&str> = self.metrics.iter().map(|metric| metric.as_str()).collect();
+            say(format_args!(
+                "Of each round's batch, all members' together, may be released: {}; {}.",
+                metrics.join(", "),
+                match self.privacy {
+                    Some(_) => "noised within the sealed sum, at no further cost",
+                    None => "WITHOUT NOISE",
+                }
+            ));
+        }
         said
     }
 }

@@ -24,4 +24,4 @@ pub use committee::{BAD_COMMITTEE_LOG2, Sharing, odds_of_more_log2};
 pub use decimal::Decimal;
 pub use error::Error;
 pub use policy::{Loss, MAX_MEMBERS, MAX_ROUNDS, Policy};
-pub use setting::{Adjacency, Placement, Unit};
+pub use setting::{Adjacency, Metric, Placement, Unit};

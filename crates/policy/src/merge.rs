@@ -59,6 +59,7 @@ impl Policy {
             backbones: common("backbone", &self.backbones, &other.backbones)?,
             encoders: common("encoder", &self.encoders, &other.encoders)?,
             tasks: common("task", &self.tasks, &other.tasks)?,
+            metrics: self.metrics.intersection(&other.metrics).copied().collect(),
         })
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::allowed::Allowed;
 use crate::decimal::Decimal;
-use crate::setting::{Adjacency, Placement, Unit};
+use crate::setting::{Adjacency, Metric, Placement, Unit};
 
 /// Most members, hence most of anything that counts members.
 pub const MAX_MEMBERS: u32 = 1000;
@@ -24,6 +24,7 @@ pub struct Policy {
     pub(crate) backbones: Allowed,
     pub(crate) encoders: Allowed,
     pub(crate) tasks: Allowed,
+    pub(crate) metrics: BTreeSet<Metric>,
 }
 
 /// The promise of differential privacy.
@@ -153,5 +154,11 @@ impl Policy {
     #[must_use]
     pub fn tasks(&self) -> &Allowed {
         &self.tasks
+    }
+
+    /// The metrics that may be released, noised, with each round's sum.
+    #[must_use]
+    pub fn metrics(&self) -> &BTreeSet<Metric> {
+        &self.metrics
     }
 }

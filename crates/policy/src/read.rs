@@ -8,7 +8,7 @@ use crate::document::Document;
 use crate::error::Error;
 use crate::policy::{Aggregation, Loss, MAX_MEMBERS, MAX_ROUNDS, Policy, Privacy};
 use crate::schema;
-use crate::setting::Unit;
+use crate::setting::{Metric, Unit};
 
 impl Policy {
     /// Reads a policy document, TOML, schema version 1 (`policies/README.md` explains every key).
@@ -86,16 +86,7 @@ impl Policy {
             "metrics",
             "write metrics = []: no metric leaves",
         );
-        if document
-            .list("releases", "metrics")
-            .is_some_and(|metrics| !metrics.is_empty())
-        {
-            document.complain(
-                "releases",
-                "metrics",
-                "no metric can be released in schema 1: write metrics = []",
-            );
-        }
+        let metrics = read_metrics(document, unit);
         Some(Self {
             names: BTreeSet::from([name?]),
             privacy: privacy?,
@@ -105,8 +96,29 @@ impl Policy {
             backbones: backbones?,
             encoders: encoders?,
             tasks: tasks?,
+            metrics: metrics?,
         })
     }
+}
+
+fn read_metrics(document: &mut Document<'_>, unit: Option<Unit>) -> Option<BTreeSet<Metric>> {
+    let mut metrics = BTreeSet::new();
+    for word in document.list("releases", "metrics")? {
+        match word.parse::<Metric>() {
+            Ok(metric) => {
+                metrics.insert(metric);
+            }
+            Err(error) => document.complain("releases", "metrics", &error.to_string()),
+        }
+    }
+    if unit == Some(Unit::Institution) && !metrics.is_empty() {
+        document.complain(
+            "releases",
+            "metrics",
+            "metrics ride in batches of records, and unit institution has none: write metrics = []",
+        );
+    }
+    Some(metrics)
 }
 
 /// The keys that promise privacy, so mean nothing when the unit is none.

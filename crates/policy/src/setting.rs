@@ -81,6 +81,18 @@ words! {
     }
 }
 
+words! {
+    /// What may be released of each round beside the model: a mean over the records of its batch, which rides in the sealed
+    /// sum, inside the same clip and under the same noise, and so costs nothing more. An estimate: the sum is divided by the
+    /// nominal batch, however many records were drawn.
+    Metric, "a metric" {
+        /// Mean loss, each record's held to 0 … 4.
+        TrainingLoss = "training-loss",
+        /// Share of right answers.
+        TrainingAccuracy = "training-accuracy",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,6 +107,9 @@ mod tests {
                 adjacency.to_string().parse::<Adjacency>().unwrap(),
                 *adjacency
             );
+        }
+        for metric in Metric::ALL {
+            assert_eq!(metric.to_string().parse::<Metric>().unwrap(), *metric);
         }
         for placement in Placement::ALL {
             assert_eq!(

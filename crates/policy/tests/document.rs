@@ -222,7 +222,7 @@ fn values_that_mean_nothing_are_refused() {
         (
             "metrics = []",
             "metrics = [\"loss\"]",
-            "no metric can be released",
+            "a metric is one of \"training-loss\", \"training-accuracy\"",
         ),
         ("name = \"test\"", "name = \" \"", "1 to 128 characters"),
         ("[privacy]", "[privacy", "not TOML"),

@@ -51,6 +51,7 @@ fn limit_of(policy: &Policy) -> Proposal {
         backbone: [7; 32],
         task: "classification".into(),
         encoder: "embedding".into(),
+        metrics: policy.metrics().clone(),
     }
 }
 

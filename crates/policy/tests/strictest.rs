@@ -1,6 +1,10 @@
 //! The strictest of several policies, and what it admits: exactly what all of its parts admit.
 
-use ciphertune_policy::{Adjacency, Decimal, Error, Placement, Policy, Proposal, Sharing, Unit};
+use std::collections::BTreeSet;
+
+use ciphertune_policy::{
+    Adjacency, Decimal, Error, Metric, Placement, Policy, Proposal, Sharing, Unit,
+};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 
@@ -22,6 +26,7 @@ struct Settings {
     threshold: Option<u32>,
     committee: Option<u32>,
     encoders: Vec<&'static str>,
+    metrics: Vec<&'static str>,
 }
 
 impl Settings {
@@ -54,8 +59,13 @@ impl Settings {
             text += &format!("committee = {committee}\n");
         }
         text += &format!(
-            "[model]\nbackbones = [\"any\"]\nencoders = {:?}\ntasks = [\"any\"]\n[releases]\nmetrics = []\n",
-            self.encoders
+            "[model]\nbackbones = [\"any\"]\nencoders = {:?}\ntasks = [\"any\"]\n[releases]\nmetrics = {:?}\n",
+            self.encoders,
+            if self.unit == Unit::Institution {
+                &[][..]
+            } else {
+                &self.metrics
+            }
         );
         Policy::parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"))
     }
@@ -78,6 +88,11 @@ fn settings() -> impl Strategy<Value = Settings> {
             vec!["lstm", "mlp"],
             vec!["lstm"],
         ]),
+        prop::sample::select(vec![
+            vec![],
+            vec!["training-loss"],
+            vec!["training-accuracy", "training-loss"],
+        ]),
     );
     let numbers = (
         1..4_u32,
@@ -91,7 +106,7 @@ fn settings() -> impl Strategy<Value = Settings> {
         (prop::option::of(2..6_u32), prop::option::of(2..7_u32)),
     );
     (words, numbers).prop_map(
-        |((name, unit, adjacency, placement, encoders), n)| Settings {
+        |((name, unit, adjacency, placement, encoders, metrics), n)| Settings {
             name,
             unit,
             adjacency,
@@ -107,6 +122,7 @@ fn settings() -> impl Strategy<Value = Settings> {
             threshold: n.8.0,
             committee: n.8.1,
             encoders,
+            metrics,
         },
     )
 }
@@ -117,6 +133,11 @@ fn proposals() -> impl Strategy<Value = Proposal> {
         prop::sample::select(Adjacency::ALL),
         prop::sample::select(Placement::ALL),
         prop::sample::select(vec!["mlp", "embedding", "lstm"]),
+        prop::sample::select(vec![
+            vec![],
+            vec![Metric::TrainingLoss],
+            vec![Metric::TrainingAccuracy],
+        ]),
     );
     let numbers = (
         0..4_u32,
@@ -129,25 +150,28 @@ fn proposals() -> impl Strategy<Value = Proposal> {
         2..9_usize,
         prop::option::of(2..8_usize),
     );
-    (words, numbers).prop_map(|((unit, adjacency, placement, encoder), n)| Proposal {
-        unit,
-        adjacency,
-        placement,
-        epsilon: (unit != Unit::None).then(|| Decimal::from(n.0)),
-        delta: (unit != Unit::None).then(|| format!("{}e-6", n.1).parse().unwrap()),
-        clip_norm: Decimal::from(n.2),
-        rounds: n.3,
-        max_attempts: 2,
-        members: 12,
-        cohort: n.4,
-        min_contributors: n.5,
-        colluders: n.6,
-        committee: n.8,
-        threshold: n.7,
-        backbone: [0; 32],
-        task: "classification".into(),
-        encoder: encoder.into(),
-    })
+    (words, numbers).prop_map(
+        |((unit, adjacency, placement, encoder, metrics), n)| Proposal {
+            unit,
+            adjacency,
+            placement,
+            epsilon: (unit != Unit::None).then(|| Decimal::from(n.0)),
+            delta: (unit != Unit::None).then(|| format!("{}e-6", n.1).parse().unwrap()),
+            clip_norm: Decimal::from(n.2),
+            rounds: n.3,
+            max_attempts: 2,
+            members: 12,
+            cohort: n.4,
+            min_contributors: n.5,
+            colluders: n.6,
+            committee: n.8,
+            threshold: n.7,
+            backbone: [0; 32],
+            task: "classification".into(),
+            encoder: encoder.into(),
+            metrics: metrics.into_iter().collect(),
+        },
+    )
 }
 
 /// A proposal at the limit of two policies, which both admit if any is, and with one setting a step beyond it.
@@ -171,6 +195,7 @@ fn near(a: &Settings, b: &Settings, proposal: &Proposal, beyond: usize) -> Propo
         10 => near.encoder = "lstm".into(),
         11 => (near.unit, near.epsilon, near.delta) = (Unit::None, None, None),
         12 => near.committee = Some(near.committee.map_or(4, |k| k - 1)),
+        13 => near.metrics = Metric::ALL.iter().copied().collect(),
         _ => {}
     }
     near
@@ -208,6 +233,7 @@ fn at_the_limit(a: &Settings, b: &Settings, proposal: &Proposal) -> Proposal {
         committee,
         threshold: threshold.max(least),
         encoder: "mlp".into(),
+        metrics: BTreeSet::new(),
         ..proposal.clone()
     }
 }
@@ -245,7 +271,7 @@ proptest! {
     }
 
     #[test]
-    fn tightening_a_limit_never_admits_more(a in settings(), which in 0..11_usize, p in proposals(), beyond in 0..15_usize) {
+    fn tightening_a_limit_never_admits_more(a in settings(), which in 0..12_usize, p in proposals(), beyond in 0..15_usize) {
         let loose = a.policy();
         let mut tight = a.clone();
         match which {
@@ -259,6 +285,7 @@ proptest! {
             7 => tight.adjacency = Adjacency::ReplaceOne,
             8 => tight.committee = None,
             9 => tight.committee = tight.committee.map(|k| k + 1),
+            10 => tight.metrics.truncate(1),
             _ => tight.placement = Placement::Local,
         }
         let tight = tight.policy();
@@ -285,6 +312,7 @@ fn research() -> (Settings, Policy, Proposal) {
         threshold: None,
         committee: None,
         encoders: vec!["mlp"],
+        metrics: vec![],
     };
     let proposal = Proposal {
         unit: Unit::Institution,
@@ -304,6 +332,7 @@ fn research() -> (Settings, Policy, Proposal) {
         backbone: [0xab; 32],
         task: "classification".into(),
         encoder: "mlp".into(),
+        metrics: BTreeSet::new(),
     };
     let policy = settings.policy();
     (settings, policy, proposal)
@@ -488,6 +517,15 @@ fn each_rule_is_refused_alone_with_its_numbers() {
             "model.encoders",
             "lstm",
             "mlp",
+        ),
+        (
+            Proposal {
+                metrics: [Metric::TrainingLoss].into(),
+                ..good.clone()
+            },
+            "releases.metrics",
+            "training-loss",
+            "none",
         ),
     ];
     for (proposal, rule, asked, limit) in cases {

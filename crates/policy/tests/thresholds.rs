@@ -33,6 +33,7 @@ fn proposal(policy: &Policy, n: usize, c: usize, min_contributors: usize, t: usi
         backbone: [7; 32],
         task: "classification".into(),
         encoder: "embedding".into(),
+        metrics: policy.metrics().clone(),
     }
 }
 

@@ -1,8 +1,8 @@
 //! What is wanted: signed by a researcher, constant for its life.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
-use ciphertune_policy::{Adjacency, Decimal, Placement, Unit};
+use ciphertune_policy::{Adjacency, Decimal, Metric, Placement, Unit};
 use prost::Message as _;
 
 use crate::{
@@ -50,6 +50,8 @@ pub struct Batches {
     pub nominal_batch: u32,
     /// The most examples that one member sums.
     pub max_examples: usize,
+    /// What rides in the sum after each record's gradient, a coordinate each, in this order.
+    pub metrics: BTreeSet<Metric>,
 }
 
 impl Mechanism {
@@ -59,6 +61,15 @@ impl Mechanism {
         self.batches
             .as_ref()
             .map_or(Decimal::ONE, |batches| batches.sampling_rate)
+    }
+
+    /// What is released of each round beside the model.
+    #[must_use]
+    pub fn metrics(&self) -> BTreeSet<Metric> {
+        self.batches
+            .as_ref()
+            .map(|batches| batches.metrics.clone())
+            .unwrap_or_default()
     }
 
     /// The most clipped vectors that one member sums.
@@ -98,7 +109,7 @@ pub struct Job {
     pub encoder: String,
     /// The privacy mechanism.
     pub mechanism: Mechanism,
-    /// d: length of the update; with batches, of one record's gradient.
+    /// d: length of the update; with batches, of one record's gradient and metrics.
     pub dimension: u64,
     /// Length of what members agree on after a round: the model, and with batches the optimiser's moments after it. d
     /// without.
@@ -230,6 +241,11 @@ impl Object for Job {
                     .map(|batches| batches.sampling_rate.to_string())
                     .unwrap_or_default(),
                 nominal_batch: batches.map_or(0, |batches| batches.nominal_batch),
+                metrics: mechanism
+                    .metrics()
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect(),
             }),
             dimension: self.dimension,
             value_bound: self.value_bound,
@@ -273,7 +289,18 @@ fn parse_mechanism(raw: message::Mechanism) -> Result<Mechanism> {
     if raw.max_examples == 0 {
         return Err(malformed(NAME, "max_examples = 0"));
     }
-    let silent = raw.sampling_rate.is_empty() && raw.nominal_batch == 0 && raw.max_examples == 1;
+    let metrics = raw
+        .metrics
+        .iter()
+        .map(|metric| metric.parse().map_err(word));
+    let metrics = metrics.collect::<Result<Vec<Metric>>>()?;
+    if !metrics.is_sorted_by(|a, b| a < b) {
+        return Err(malformed(NAME, "metrics out of order, or twice"));
+    }
+    let silent = raw.sampling_rate.is_empty()
+        && raw.nominal_batch == 0
+        && raw.max_examples == 1
+        && metrics.is_empty();
     let batches = match unit {
         Unit::Institution | Unit::None if silent => None,
         Unit::Institution => return Err(malformed(NAME, format!("batches with unit {unit}"))),
@@ -289,6 +316,7 @@ fn parse_mechanism(raw: message::Mechanism) -> Result<Mechanism> {
                 sampling_rate: rate,
                 nominal_batch: raw.nominal_batch,
                 max_examples: raw.max_examples as usize,
+                metrics: metrics.into_iter().collect(),
             })
         }
     };
@@ -334,6 +362,7 @@ mod tests {
                     sampling_rate: Decimal::ONE,
                     nominal_batch: 1,
                     max_examples: 1,
+                    metrics: BTreeSet::new(),
                 }),
             },
             dimension: 5,
@@ -362,6 +391,7 @@ mod tests {
             sampling_rate: "0.1".parse().unwrap(),
             nominal_batch: 180,
             max_examples: 600,
+            metrics: Metric::ALL.iter().copied().collect(),
         });
         job.state = 15;
         job
@@ -411,10 +441,11 @@ mod tests {
 
     #[test]
     fn an_institution_has_no_batches_half_a_batch_is_none_and_moments_go_with_batches() {
-        let changes: [fn(&mut message::Mechanism); 3] = [
+        let changes: [fn(&mut message::Mechanism); 4] = [
             |raw| raw.sampling_rate = "0.1".into(),
             |raw| raw.nominal_batch = 1,
             |raw| raw.max_examples = 2,
+            |raw| raw.metrics = vec!["training-loss".into()],
         ];
         for change in changes {
             let of = |unit| refused(&job(unit), |raw| change(raw.mechanism.as_mut().unwrap()));

@@ -71,6 +71,7 @@ impl Job {
             backbone: *self.backbone.as_bytes(),
             task: self.task.clone(),
             encoder: self.encoder.clone(),
+            metrics: self.mechanism.metrics(),
         }
     }
 }

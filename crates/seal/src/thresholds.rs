@@ -63,6 +63,7 @@ fn is_admissible(policy: &Policy, n: usize, c: usize, t: usize) -> bool {
         backbone: [7; 32],
         task: "classification".into(),
         encoder: "embedding".into(),
+        metrics: Default::default(),
     };
     policy.admit(&proposal).is_ok()
 }

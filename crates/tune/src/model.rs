@@ -7,6 +7,7 @@ use crate::batch::pad;
 use crate::encoder::Encoder;
 use crate::encoder::embedding::Embedding;
 use crate::encoder::mlp::Mlp;
+use crate::evaluate::best;
 use crate::head::{Classifier, Pooling, normalise};
 use crate::parameters::Trainable;
 use crate::random::SplitMix;
@@ -30,6 +31,8 @@ pub struct RecordGradient {
     pub values: Vec<f32>,
     /// Its own loss.
     pub loss: f64,
+    /// Whether the likeliest label was its own; `None` without a classifier.
+    pub right: Option<bool>,
 }
 
 /// How answers are scored.
@@ -165,6 +168,12 @@ impl<'a> Model<'a> {
             Answer::Verbalizer(_) => (self.losses_after(leaf.as_tensor(), examples)?, None),
         };
         let each_loss = losses.detach().to_vec1::<f32>()?;
+        let right: Vec<Option<bool>> = match &head {
+            Some((_, probabilities)) => (probabilities.iter().zip(&labels))
+                .map(|(p, label)| Some(best(p) == *label as usize))
+                .collect(),
+            None => vec![None; labels.len()],
+        };
         let gradients = losses.sum_all()?.backward()?;
         let gradient = gradients.get(&leaf).ok_or_else(|| {
             Error::Fault("no gradient reached the prompts: an operation without one".to_owned())
@@ -179,11 +188,12 @@ impl<'a> Model<'a> {
                 records[b].extend_from_slice(slope);
             }
         }
-        let pairs = records.into_iter().zip(each_loss);
-        Ok(pairs
-            .map(|(values, loss)| RecordGradient {
+        let each = records.into_iter().zip(each_loss).zip(right);
+        Ok(each
+            .map(|((values, loss), right)| RecordGradient {
                 values,
                 loss: loss.into(),
+                right,
             })
             .collect())
     }

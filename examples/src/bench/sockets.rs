@@ -2,6 +2,7 @@
 //! bodies and sums on disk.
 
 use std::{
+    collections::BTreeSet,
     num::NonZeroU8,
     time::{Duration, Instant},
 };
@@ -80,6 +81,7 @@ fn draft(options: &SocketOptions) -> Draft {
         sampling_rate: None,
         nominal_batch: None,
         max_examples: None,
+        metrics: BTreeSet::new(),
         contribute_seconds: PATIENCE.as_secs(),
         open_seconds: PATIENCE.as_secs(),
         agree_seconds: PATIENCE.as_secs(),

@@ -128,6 +128,7 @@ impl<'a> Cells<'a> {
             per_member,
             policy: Some(policy),
             sampling_rate: Some(SAMPLING_RATE.parse()?),
+            metrics: Vec::new(),
             measure_every: NonZeroU32::new(self.common.rounds),
             out: Some(folder.join("run")),
             seed,

@@ -3,7 +3,7 @@
 //!
 //! `cargo run -p ciphertune-tests --bin corpus`
 
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use ciphertune_audit::Log;
 use ciphertune_client::{disk::Disk, draft::Draft, model::Model, tuning::Tuning};
@@ -450,6 +450,7 @@ fn client() {
         sampling_rate: None,
         nominal_batch: None,
         max_examples: None,
+        metrics: BTreeSet::new(),
         contribute_seconds: 600,
         open_seconds: 60,
         agree_seconds: 60,

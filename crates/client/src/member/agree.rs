@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use ciphertune_dp::Release as Released;
 use ciphertune_identity::Role;
+use ciphertune_policy::Metric;
 use ciphertune_round::{Agreement, Digest, Mechanism, ShareIndex, Signed};
 use ciphertune_wire::proto::{DirectoryRequest, EventKind, PutSignedRequest};
 
@@ -12,6 +13,7 @@ use crate::{
     desk::KeptOpening,
     error::{Error, Result},
     inbox::Backlog,
+    learner::measured,
     model::{self, Model},
     report::{RoundReport, peak_memory},
     transfer::retry,
@@ -29,8 +31,9 @@ impl Member {
         self.inbox.put_back(std::mem::take(&mut opened.kept));
         let report = draft(vetted, &opened);
         let Opened { released, key, .. } = opened;
-        let mean = mean(&released, &engaged.job.mechanism);
+        let mut mean = mean(&released, &engaged.job.mechanism);
         drop(released); // twice the model's size
+        let metrics = take_metrics(&mut mean, engaged);
         let state = self.step(engaged, vetted.plan.round, mean).await?;
         let model = model::digest(&state);
         let key = key.agreement_key()?;
@@ -44,6 +47,7 @@ impl Member {
             },
             report: RoundReport {
                 model: model.to_string(),
+                released: metrics,
                 ..report
             },
             agreement: self.sign_agreement(vetted, agreed).await?,
@@ -213,6 +217,7 @@ fn draft(vetted: &Vetted, opened: &Opened) -> RoundReport {
         contributors: opened.contributors,
         training_loss: opened.local.training_loss,
         validation: None,
+        released: BTreeMap::new(),
         update_norm: clip.map(|clip| clip.norm_before),
         clipped_share: clip.map(|clip| clip.clipped_share),
         zeroed_share: clip.map(|clip| clip.zeroed_share),
@@ -225,6 +230,19 @@ fn draft(vetted: &Vetted, opened: &Opened) -> RoundReport {
         epsilon: None,
         peak_memory: 0,
     }
+}
+
+/// What rides after the gradient, as the metrics that it stands for.
+fn take_metrics(mean: &mut Vec<f32>, engaged: &Engagement) -> BTreeMap<String, f64> {
+    let metrics = engaged.job.mechanism.metrics();
+    let gradient = mean.len().saturating_sub(metrics.len());
+    let weight = engaged.reckoned.mechanism.measure_weight(metrics.len());
+    let means = mean.split_off(gradient).into_iter();
+    let read = |(metric, mean): (Metric, f32)| {
+        let value = measured(metric, f64::from(mean) / weight);
+        (metric.to_string(), value)
+    };
+    metrics.into_iter().zip(means).map(read).collect()
 }
 
 /// The opened sum divided by a public number: the contributors, or the nominal batch, never what was drawn.

@@ -263,7 +263,8 @@ impl Member {
                 backbone.short()
             )));
         }
-        let lengths = (start.dimension as u64, start.state.len() as u64);
+        let dimension = start.dimension + job.mechanism.metrics().len();
+        let lengths = (dimension as u64, start.state.len() as u64);
         if lengths != (job.dimension, job.state) || model::digest(&start.state) != job.initial_model
         {
             return Err(Error::Refused(format!(
