@@ -25,7 +25,9 @@ use ciphertune_client::{
 use ciphertune_round::{Digest, Envelope, Fingerprint, Job, Object as _, Roster, Signed};
 use ciphertune_tests::{
     cut::{Cut, End, Taken, WORDS, Where, can_be_torn},
-    federation::{Federation, INSTITUTION, LABORATORY, Member, Wish, is_over, until_job, within},
+    federation::{
+        Federation, INSTITUTION, LABORATORY, Member, RECORD, Wish, is_over, until_job, within,
+    },
     front::{Front, Lies, Put},
     learner::{Gate, Vectors},
     witness::{self, Record},
@@ -69,6 +71,16 @@ fn wish(rounds: u32) -> Wish {
     }
 }
 
+/// The job of two rounds that a policy wants.
+fn job(policy: &str) -> Job {
+    let batches = (policy == RECORD).then(|| Wish::of_batches(MEMBERS, DIMENSION).batches);
+    let wish = Wish {
+        batches: batches.flatten(),
+        ..wish(2)
+    };
+    wish.job(policy).unwrap()
+}
+
 fn join(federation: &Federation, member: usize, disk: Disk) -> Member {
     join_as(federation, Vectors::of(member, DIMENSION), disk)
 }
@@ -93,7 +105,7 @@ async fn run(policy: &str, cut: Option<(usize, Where)>) -> Vec<Taken> {
     });
     let mut victim = join(&federation, VICTIM, Disk::watched(Arc::clone(&watch) as _));
     let mut others = [0, 2].map(|member| join(&federation, member, Disk::default()));
-    let job = wish(2).job(policy).unwrap();
+    let job = job(policy);
     let (mut researcher, digest) = federation.submit_job(job.clone()).await;
 
     if !ends_by(cut, &victim.end().await) {
@@ -262,6 +274,29 @@ async fn a_member_that_crashes_at_any_durable_write_resumes_from_its_disk() {
 
 /// Runs a job of two rounds whose victim is still training when the first is closed, and is cut off while it catches
 /// up. Returns what it wrote in its first life.
+/// What is drawn anew, and what is not, when a batch was on its way: only the writes from the batch to the model that it
+/// moves, unless `CIPHERTUNE_EVERY_CUT` is set.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_crashes_with_a_batch_on_its_way_sends_the_same_bytes_and_takes_the_same_step()
+ {
+    let taken = run(RECORD, None).await;
+    let mut cuts = cuts(&taken);
+    if std::env::var_os("CIPHERTUNE_EVERY_CUT").is_none() {
+        let matters = |name: &str| ["body", "header", "model", "agreement"].contains(&name);
+        cuts.retain(|(step, _)| matters(&taken[step - 1].name));
+    }
+    println!("{} steps, {} cuts", taken.len(), cuts.len());
+    assert!(
+        cuts.len() > 6,
+        "{:?}",
+        taken.iter().map(|it| &it.name).collect::<Vec<_>>()
+    );
+    with_each(&cuts, &taken, AT_A_TIME, |cut| async move {
+        run(RECORD, Some(cut)).await;
+    })
+    .await;
+}
+
 async fn run_late(cut: Option<(usize, Where)>) -> Vec<Taken> {
     let mut federation = Federation::found(LATE_MEMBERS, LABORATORY).await;
     let record = Record::default();
