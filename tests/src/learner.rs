@@ -210,6 +210,10 @@ impl Learner for Vectors {
         self.records
     }
 
+    fn data(&self) -> Option<Digest> {
+        Some(Digest::sha256(&self.member.to_le_bytes()))
+    }
+
     fn train(
         &mut self,
         _: &[f32],

@@ -124,7 +124,10 @@ async fn run(policy: &str, cut: Option<(usize, Where)>) -> Vec<Taken> {
             victim.happenings()
         );
     }
-    assert_eq!(victim.voided(), Vec::<String>::new(), "{cut:?}");
+    // Two of three agree without it: what it comes back too late for, it catches up on.
+    let late = |said: &String| said.contains("the phase that takes this has ended");
+    let voided = victim.voided();
+    assert!(voided.iter().all(late), "{cut:?}: {voided:?}");
     for other in &mut others {
         let outcome = other.end().await.unwrap();
         assert!(outcome.completed, "{outcome:?} {:?}", other.voided());
@@ -272,8 +275,6 @@ async fn a_member_that_crashes_at_any_durable_write_resumes_from_its_disk() {
     .await;
 }
 
-/// Runs a job of two rounds whose victim is still training when the first is closed, and is cut off while it catches
-/// up. Returns what it wrote in its first life.
 /// What is drawn anew, and what is not, when a batch was on its way: only the writes from the batch to the model that it
 /// moves, unless `CIPHERTUNE_EVERY_CUT` is set.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -297,6 +298,8 @@ async fn a_member_that_crashes_with_a_batch_on_its_way_sends_the_same_bytes_and_
     .await;
 }
 
+/// Runs a job of two rounds whose victim is still training when the first is closed, and is cut off while it catches
+/// up. Returns what it wrote in its first life.
 async fn run_late(cut: Option<(usize, Where)>) -> Vec<Taken> {
     let mut federation = Federation::found(LATE_MEMBERS, LABORATORY).await;
     let record = Record::default();

@@ -32,7 +32,7 @@ pub struct Dataset {
     pub budget: Option<Opened>,
     /// Whose presence the budget hides, and against which neighbours; `None` before its first use.
     pub hides: Option<String>,
-    /// SHA-256 of each file that was trained on under this name, in order.
+    /// SHA-256 of each file that jobs with privacy were reserved for under this name, in the order of their last use.
     pub data: Vec<String>,
     /// Whether it was ever used without privacy: no promise covers what was released then.
     pub without_privacy: bool,
@@ -206,13 +206,21 @@ impl Budgets {
     }
 
     fn data(&self, dataset: &str) -> Vec<String> {
-        let entries = self.book.entries(dataset);
-        entries
-            .filter_map(|entry| match entry.kind {
-                Kind::Data(sha256) => Some(Digest::from_bytes(sha256).to_string()),
-                _ => None,
-            })
-            .collect()
+        let mut files = Vec::new();
+        for entry in self.book.entries(dataset) {
+            if let Kind::Data(data) = entry.kind {
+                files.push(Digest::from_bytes(data.sha256).to_string());
+            }
+        }
+        // The one in use stands last.
+        let mut distinct: Vec<String> = Vec::new();
+        for file in files.into_iter().rev() {
+            if !distinct.contains(&file) {
+                distinct.push(file);
+            }
+        }
+        distinct.reverse();
+        distinct
     }
 
     fn charged(&self, entry: &Entry, cost: Option<u64>) -> Spent {

@@ -1,5 +1,5 @@
 //! What a member tells the person who runs it. Losses and counts are for that person's eyes: nothing of this leaves
-//! the machine.
+//! the machine; what was released says so.
 
 use std::collections::BTreeMap;
 

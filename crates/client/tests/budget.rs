@@ -8,13 +8,15 @@ use std::{
 
 use ciphertune_audit::Log;
 use ciphertune_dp::{FrozenSchedule, SamplingRate, rdp::Curve};
-use ciphertune_ledger::{Budget, Cost, Error, Hides, Ledger, Settlement, UNITS};
+use ciphertune_ledger::{Budget, Cost, Data, Error, Hides, Ledger, Settlement, UNITS};
 use ciphertune_policy::{Adjacency, Loss, Unit};
 use ciphertune_round::Digest;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
 const JOB: [u8; 32] = [1; 32];
+const OTHER_JOB: [u8; 32] = [11; 32];
+const THIRD_JOB: [u8; 32] = [12; 32];
 
 fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
@@ -80,10 +82,17 @@ async fn member() -> TempDir {
     let ledger = open(home.path(), "wards", Budget::Private(loss())).await;
     let ledger = ledger.hiding(hides).await.unwrap();
     let one = cost("8");
-    for file in [[0xEE; 32], [0xFF; 32]] {
-        ledger.note_data(JOB, file, now()).await.unwrap();
+    let mut ledger = ledger;
+    for (job, byte) in [(OTHER_JOB, 0xFF), (THIRD_JOB, 0xEE), (JOB, 0xFF)] {
+        ledger = ledger.on_data(Some(Data {
+            salt: [0; 32],
+            sha256: [byte; 32],
+        }));
+        ledger.reserve(job, &one, 10, now()).await.unwrap();
+        if job != JOB {
+            ledger.end(job, now()).await.unwrap();
+        }
     }
-    ledger.reserve(JOB, &one, 10, now()).await.unwrap();
     let mut log = Log::open(home.path().join("audit.jsonl")).unwrap();
     for round in 0..3 {
         let fields = Map::from_iter([
@@ -256,6 +265,32 @@ async fn as_many_rounds_fit_as_the_ledger_grants() {
         assert!(words.contains("room for     0 such attempts"), "{words}");
         assert!(words.contains("it does not fit"), "{words}");
     }
+}
+
+#[test]
+fn a_job_of_batches_is_planned_at_what_its_sampling_costs() {
+    let home = tempfile::tempdir().unwrap();
+    let text = |path: &str| std::fs::read_to_string(root().join(path)).unwrap();
+    let policy = home.path().join("policy.toml");
+    let measured = "metrics = [\"training-accuracy\"]";
+    let record = text("policies/record-epsilon-8.toml").replace("metrics = []", measured);
+    std::fs::write(&policy, record).unwrap();
+    let job = home.path().join("job.toml");
+    let draft = text("tests/corpus/draft/valid-job-at-record-level.toml");
+    let plan = |draft: String| {
+        std::fs::write(&job, draft).unwrap();
+        let (job, policy) = (job.to_str().unwrap(), policy.to_str().unwrap());
+        let arguments = ["plan", "--job", job, "--policy", policy, "--json"];
+        lines(&budget(home.path(), &arguments)).remove(0)
+    };
+    // All of the budget, by its own five rounds of two attempts: no sixth round fits.
+    let fit = plan(draft.clone());
+    assert_eq!((&fit["attempts"], &fit["fits"]), (&json!(10), &json!(true)));
+    assert_eq!(fit["rounds_that_fit"], 5);
+    // A job of the same noise that sees every record each time would cost more; drafted for it, noise grows instead.
+    let whole = plan(draft.replace("sampling_rate = \"0.1\"", "sampling_rate = \"1\""));
+    assert_eq!(whole["fits"], true);
+    assert_ne!(whole["order"], fit["order"]);
 }
 
 #[test]

@@ -58,6 +58,15 @@ impl Guesses {
         Ok(low)
     }
 
+    /// What as many guesses would rule out were all of them right: no claim above it can be refuted.
+    ///
+    /// # Errors
+    /// As [`Guesses::epsilon_ruled_out`].
+    pub fn most_ruled_out(&self, delta: f64, confidence: f64) -> Result<f64> {
+        let right = self.guessed;
+        Self { right, ..*self }.epsilon_ruled_out(delta, confidence)
+    }
+
     /// The bound of theorem 5.2 on the probability of so many right guesses under (ε, δ)-differential privacy.
     fn probability(&self, epsilon: f64, delta: f64) -> f64 {
         // ln p and ln (1 − p) of a guess, p = e^ε/(e^ε + 1).
@@ -115,6 +124,8 @@ mod tests {
         assert_eq!((nothing(100, 100, 50), nothing(100, 0, 0)), (0.0, 0.0));
         // 4 of 4 right happens once in sixteen: not once in twenty.
         assert_eq!(nothing(4, 4, 4), 0.0);
+        let most = guesses(300, 100, 50).most_ruled_out(1e-5, 0.95).unwrap();
+        assert!((3.4..3.6).contains(&most), "{most}");
         assert!(nothing(5, 5, 5) > 0.0);
     }
 

@@ -79,7 +79,7 @@ impl Account {
         match entry.kind {
             Kind::Budget(limit) => self.limit = Some(limit),
             Kind::Hides(hides) => self.hides = Some(hides),
-            Kind::Data(sha256) => self.data = Some(sha256),
+            Kind::Data(data) => self.data = Some(data.sha256),
             Kind::NoPrivacy => self.without_privacy = true,
             Kind::Reserve => self.job_mut(entry.job).reserved = cost.clone(),
             Kind::End => self.job_mut(entry.job).ended = true,

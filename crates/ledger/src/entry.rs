@@ -36,8 +36,8 @@ pub enum Kind {
     Budget(Limit),
     /// What the dataset's budget is a promise of, from its first use on.
     Hides(Hides),
-    /// From here on a job trains on a file of this SHA-256. Another file under the same name opens no new budget.
-    Data([u8; 32]),
+    /// From here on jobs train on a file of this SHA-256. Another file under the same name opens no new budget.
+    Data(Data),
     /// The dataset is used without privacy; a mark that stays.
     NoPrivacy,
     /// A job holds `cost` for its rounds.
@@ -53,6 +53,15 @@ pub enum Kind {
     },
     /// A job is over: what it reserved and did not spend is free again.
     End,
+}
+
+/// A file that is trained on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Data {
+    /// Random, fresh: so that the heads which members sign, and so publish, tell nobody what the file may be.
+    pub salt: [u8; 32],
+    /// The file's.
+    pub sha256: [u8; 32],
 }
 
 /// One entry of the chain.
@@ -121,7 +130,13 @@ impl Kind {
         let kind = match word {
             "budget" => Self::Budget(Limit::parse(budget)?),
             "hides" => Self::Hides(Hides::parse(budget)?),
-            "data" => Self::Data(evidence.try_into().ok()?),
+            "data" => {
+                let (salt, sha256) = evidence.split_at_checked(32)?;
+                Self::Data(Data {
+                    salt: salt.try_into().ok()?,
+                    sha256: sha256.try_into().ok()?,
+                })
+            }
             "no-privacy" => Self::NoPrivacy,
             "reserve" => Self::Reserve,
             "charge" => Self::Charge,
@@ -153,7 +168,7 @@ impl Kind {
                 roster,
                 certificate,
             } => [*roster, *certificate].concat(),
-            Self::Data(sha256) => sha256.to_vec(),
+            Self::Data(data) => [data.salt, data.sha256].concat(),
             _ => Vec::new(),
         }
     }

@@ -9,7 +9,7 @@ use sqlx::SqlitePool;
 
 use crate::account::{Account, Settled};
 use crate::cost::Cost;
-use crate::entry::{Entry, Head, Kind};
+use crate::entry::{Data, Entry, Head, Kind};
 use crate::error::{Error, Result};
 use crate::file;
 use crate::hides::Hides;
@@ -36,6 +36,7 @@ pub struct Ledger {
     dataset: String,
     budget: Budget,
     hides: Option<Hides>,
+    data: Option<Data>,
     seen: Mutex<Head>,
 }
 
@@ -144,6 +145,7 @@ impl Ledger {
             dataset: dataset.to_owned(),
             budget,
             hides: None,
+            data: None,
             seen: Mutex::new(Head::EMPTY),
         };
         ledger.agree_on(seen, now).await?;
@@ -184,27 +186,16 @@ impl Ledger {
         })
     }
 
-    /// Notes which file a job trains on, by its SHA-256, where that is another one than before. Returns the ledger's head.
-    ///
-    /// # Errors
-    /// `Malformed` and `Fault` as for every call.
-    pub async fn note_data(
-        &self,
-        job: [u8; 32],
-        sha256: [u8; 32],
-        now: SystemTime,
-    ) -> Result<[u8; 32]> {
-        let mut work = self.begin(now).await?;
-        if work.account.data == Some(sha256) {
-            return Ok(work.head.hash);
-        }
-        work.add(Kind::Data(sha256), job, NONE, Cost::ZERO).await?;
-        Ok(self.commit(work).await?.hash)
+    /// For jobs that train on this file: each that reserves notes it, where it is another one than before.
+    #[must_use]
+    pub fn on_data(self, data: Option<Data>) -> Self {
+        Self { data, ..self }
     }
 
     /// Sets aside the worst case of a whole job: so many attempts, each at this cost. Asking again for the same job
     /// changes nothing. The first job of a dataset opens its budget, at the order that suits it best. Without privacy
-    /// there is nothing to set aside. Returns the ledger's head after the entry.
+    /// there is nothing to set aside. The file that the job trains on is noted
+    /// with it ([`Ledger::on_data`]). Returns the ledger's head after the entry.
     ///
     /// # Errors
     /// `Refused` when less than that is left, saying what it would cost, what is left, and how many attempts would still
@@ -225,7 +216,11 @@ impl Ledger {
         let cost = attempt.times(attempts);
         match work.account.reserved_by(&job) {
             Some(reserved) if reserved == cost => {
-                return Ok(work.head_after(|one| one.kind == Kind::Reserve && one.job == job));
+                let head = work.head_after(|one| one.kind == Kind::Reserve && one.job == job);
+                if work.note_data(job, self.data).await? {
+                    self.commit(work).await?;
+                }
+                return Ok(head);
             }
             Some(_) => {
                 return Err(Error::Refused(
@@ -244,6 +239,7 @@ impl Ledger {
             let job = format!("the job would cost {all} in the worst case ({attempts} attempts)");
             return Err(self.too_much(&job, &limit, attempt, left));
         }
+        work.note_data(job, self.data).await?;
         work.add(Kind::Reserve, job, NONE, cost).await?;
         Ok(self.commit(work).await?.hash)
     }

@@ -18,7 +18,7 @@ mod work;
 
 pub use book::Book;
 pub use cost::{Cost, UNITS};
-pub use entry::{Entry, Kind};
+pub use entry::{Data, Entry, Kind};
 pub use error::{Error, Result};
 pub use hides::Hides;
 pub use ledger::{Budget, Charged, Ledger, Settlement, Standing};

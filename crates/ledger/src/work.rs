@@ -8,7 +8,7 @@ use sqlx::{Sqlite, SqlitePool, Transaction};
 
 use crate::account::Account;
 use crate::cost::Cost;
-use crate::entry::{Entry, Head, Kind, read_chain};
+use crate::entry::{Data, Entry, Head, Kind, read_chain};
 use crate::error::{Error, Result};
 use crate::hides::Hides;
 use crate::limit::Limit;
@@ -108,6 +108,16 @@ impl Work {
             self.account.hides = Some(asked);
         }
         Ok(())
+    }
+
+    /// Notes the file that a job trains on, where it is another one than before; whether it was.
+    pub(crate) async fn note_data(&mut self, job: [u8; 32], data: Option<Data>) -> Result<bool> {
+        let Some(data) = data.filter(|data| Some(data.sha256) != self.account.data) else {
+            return Ok(false);
+        };
+        self.add(Kind::Data(data), job, NONE, Cost::ZERO).await?;
+        self.account.data = Some(data.sha256);
+        Ok(true)
     }
 
     pub(crate) fn demand_same(&self, asked: Hides) -> Result<()> {

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ciphertune_dp::accounting::{self, Accountant};
 use ciphertune_dp::{FrozenSchedule, SamplingRate, rdp::Curve};
-use ciphertune_ledger::{Budget, Cost, Error, Hides, Ledger, Settlement};
+use ciphertune_ledger::{Book, Budget, Cost, Data, Error, Hides, Ledger, Settlement};
 use ciphertune_policy::{Adjacency, Decimal, Loss, Unit};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, Connection};
@@ -90,24 +90,36 @@ async fn tamper(path: &Path, sql: &'static str) {
     connection.close().await.unwrap();
 }
 
+fn file(salt: u8, number: u8) -> Option<Data> {
+    Some(Data {
+        salt: [salt; 32],
+        sha256: [number; 32],
+    })
+}
+
 #[tokio::test]
 async fn another_file_under_the_same_name_is_noted_and_opens_no_new_budget() {
     let (_folder, path) = place();
-    let ledger = open(&path).await;
-    let first = ledger.note_data(JOB, [1; 32], now()).await.unwrap();
+    let ledger = open(&path).await.on_data(file(1, 1));
+    let reserved = ledger.reserve(JOB, &cost(1), 60, now()).await.unwrap();
+    let length = entries(&path).await;
+    // The same file again, though with another salt: nothing to note.
+    let ledger = ledger.on_data(file(2, 1));
     assert_eq!(
-        ledger.note_data(OTHER_JOB, [1; 32], now()).await.unwrap(),
-        first
+        ledger.reserve(JOB, &cost(1), 60, now()).await.unwrap(),
+        reserved
     );
-    ledger
-        .charge(JOB, context(0), &cost(60), now())
-        .await
-        .unwrap();
-    let second = ledger.note_data(OTHER_JOB, [2; 32], now()).await.unwrap();
-    assert_ne!(second, first);
-    assert_eq!(ledger.standing().await.unwrap().data, Some([2; 32]));
-    let more = ledger.charge(OTHER_JOB, context(1), &cost(41), now()).await;
+    assert_eq!(entries(&path).await, length);
+    // A job that is refused notes nothing; another file, in the same job too, is noted.
+    let ledger = ledger.on_data(file(3, 2));
+    let more = ledger.reserve(OTHER_JOB, &cost(1), 41, now()).await;
     assert!(matches!(more, Err(Error::Refused(_))), "{more:?}");
+    assert_eq!(ledger.standing().await.unwrap().data, Some([1; 32]));
+    assert_eq!(
+        ledger.reserve(JOB, &cost(1), 60, now()).await.unwrap(),
+        reserved
+    );
+    assert_eq!(ledger.standing().await.unwrap().data, Some([2; 32]));
     drop(ledger);
     tamper(
         &path,
@@ -118,6 +130,22 @@ async fn another_file_under_the_same_name_is_noted_and_opens_no_new_budget() {
         open_under(&path, budget()).await,
         Err(Error::Malformed(_))
     ));
+}
+
+#[tokio::test]
+async fn heads_of_ledgers_of_the_same_file_differ_by_their_salt() {
+    let mut heads = Vec::new();
+    for salt in [1, 2] {
+        let (_folder, path) = place();
+        let ledger = open(&path).await.on_data(file(salt, 7));
+        heads.push(ledger.reserve(JOB, &cost(1), 1, now()).await.unwrap());
+    }
+    assert_ne!(heads[0], heads[1]);
+}
+
+async fn entries(path: &Path) -> usize {
+    let book = Book::read(path, &[]).await.unwrap();
+    book.entries("wards").count()
 }
 
 #[tokio::test]

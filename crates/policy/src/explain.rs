@@ -17,7 +17,8 @@ impl Policy {
         };
         match &self.privacy {
             None => say(format_args!(
-                "NO DIFFERENTIAL PRIVACY is asked for (unit = \"none\"); every report will say so."
+                "NO DIFFERENTIAL PRIVACY is asked for (unit = \"none\"); every report will say so. A job may draw batches so \
+                 small that a sum is one record's."
             )),
             Some(promise) => {
                 let unit = match promise.unit {

@@ -156,7 +156,7 @@ impl Policy {
         &self.tasks
     }
 
-    /// The metrics that may be released, noised, with each round's sum.
+    /// The metrics that may be released with each round's sum, noised unless the unit is none.
     #[must_use]
     pub fn metrics(&self) -> &BTreeSet<Metric> {
         &self.metrics

@@ -64,9 +64,17 @@ impl Trainer<'_> {
         }
         self.model.trainable().assign(parameters)?;
         let model = &self.model;
-        for indices in indices.chunks(AT_A_TIME * rayon::current_num_threads()) {
-            let alone = |&index: &usize| model.record_gradients(&select(data, &[index]));
-            let gradients: Vec<_> = indices.par_iter().map(alone).collect();
+        let alone = |&index: &usize| model.record_gradients(&select(data, &[index]));
+        // A large model keeps its cores busy with one record, and has no memory for more.
+        let at_a_time = match model.backbone().is_small() {
+            true => AT_A_TIME * rayon::current_num_threads(),
+            false => 1,
+        };
+        for indices in indices.chunks(at_a_time) {
+            let gradients: Vec<_> = match indices {
+                [one] => vec![alone(one)],
+                several => several.par_iter().map(alone).collect(),
+            };
             for (&index, gradients) in indices.iter().zip(gradients) {
                 for gradient in gradients? {
                     each(index, gradient)?;

@@ -86,6 +86,10 @@ impl Backbone for Toy {
         Ok(rows.clone())
     }
 
+    fn is_small(&self) -> bool {
+        true
+    }
+
     fn digest(&self) -> [u8; 32] {
         [0; 32]
     }

@@ -1,8 +1,11 @@
 //! What a trained prompt shows of its own ε.
 //!
-//! A canary is one word, said over and over, with a label drawn at random: whatever the model learns of it, it learned
-//! from that record alone. Canaries that the final model finds likeliest are guessed to have been in the data, those it
+//! A canary is one word, said over and over, with a label drawn at random, so that little but the record itself tells
+//! which. Canaries that the final model finds likeliest are guessed to have been in the data, those it
 //! finds least likely to have been left out; on the rest the auditor abstains. See [`ciphertune_dp::canary`].
+//!
+//! So many guesses can refute no claim above a certain ε, however good they are; and how good they are is what the run
+//! without noise tells: where that shows nothing, nothing was tested.
 
 use std::{collections::BTreeSet, fmt::Write as _, path::Path};
 
@@ -52,6 +55,8 @@ struct Cell {
     delta: f64,
     /// With confidence 0.95.
     epsilon_at_least: f64,
+    /// What it would be, were every guess right: no ε above it can be refuted.
+    refutable_up_to: f64,
     canaries: u64,
     guessed: u64,
     right: u64,
@@ -59,14 +64,34 @@ struct Cell {
     seconds: f64,
 }
 
+/// What is to be said of a cell.
+#[derive(Clone, Copy, PartialEq)]
+enum Verdict {
+    /// The bound is above what was spent.
+    Refuted,
+    /// It is not, and could have been.
+    NotRefuted,
+    /// No guesses as few as these could have refuted it.
+    OutOfReach,
+    /// Without privacy: guesses are better than chance.
+    Powerful,
+    /// Without privacy, and no better than chance: what the other cells say is worth nothing.
+    Powerless,
+}
+
 impl Cell {
-    fn refutes(&self) -> bool {
-        self.epsilon_spent
-            .is_some_and(|spent| self.epsilon_at_least > spent)
+    fn verdict(&self) -> Verdict {
+        match self.epsilon_spent {
+            Some(spent) if self.epsilon_at_least > spent => Verdict::Refuted,
+            Some(spent) if self.refutable_up_to <= spent => Verdict::OutOfReach,
+            Some(_) => Verdict::NotRefuted,
+            None if self.epsilon_at_least > 0.0 => Verdict::Powerful,
+            None => Verdict::Powerless,
+        }
     }
 }
 
-/// `experiment canaries`. False when a bound refutes what was claimed.
+/// `experiment canaries`. False when a bound refutes what was claimed, or the guesses are worth nothing.
 ///
 /// # Errors
 /// Those of a run; finished cells are kept.
@@ -84,8 +109,7 @@ pub fn run(options: &CanaryOptions) -> Result<bool> {
             let mut canaries = Vec::new();
             let finished = cells.run(folder, level, options.seed, per_member, |corpus| {
                 canaries = draw(corpus, options.canaries as usize, options.seed)?;
-                let present = canaries.iter().filter(|canary| canary.present);
-                for (at, canary) in present.enumerate() {
+                for (at, canary) in canaries.iter().enumerate().filter(|(_, it)| it.present) {
                     let member = at % corpus.members.len();
                     corpus.members[member].push(canary.record.clone());
                 }
@@ -99,7 +123,8 @@ pub fn run(options: &CanaryOptions) -> Result<bool> {
         &table(&found),
         &json!({ "confidence": CONFIDENCE, "cells": found }),
     )?;
-    Ok(!found.iter().any(Cell::refutes))
+    let fails = |cell: &Cell| matches!(cell.verdict(), Verdict::Refuted | Verdict::Powerless);
+    Ok(!found.iter().any(fails))
 }
 
 /// Every canary, a JSON object a line.
@@ -185,6 +210,9 @@ fn judge(
     let (inside, outside) = (&order[..each], &order[order.len() - each..]);
     let right = inside.iter().filter(|at| canaries[**at].present).count()
         + outside.iter().filter(|at| !canaries[**at].present).count();
+    if summary.privacy.epsilon.is_none() && *level != Level::Infinite {
+        return Err(Error::Fault("a private run spent no epsilon".into()));
+    }
     let guesses = Guesses {
         canaries: canaries.len() as u64,
         guessed: 2 * each as u64,
@@ -195,6 +223,7 @@ fn judge(
         epsilon_spent: summary.privacy.epsilon,
         delta,
         epsilon_at_least: guesses.epsilon_ruled_out(delta, CONFIDENCE)?,
+        refutable_up_to: guesses.most_ruled_out(delta, CONFIDENCE)?,
         canaries: guesses.canaries,
         guessed: guesses.guessed,
         right: guesses.right,
@@ -209,21 +238,24 @@ fn judge(
 
 fn table(cells: &[Cell]) -> String {
     let mut text = String::from(
-        "| ε of the policy | ε spent | ε at least (95 %) | canaries guessed right | accuracy | verdict |\n|---|---|---|---|---|---|\n",
+        "| ε of the policy | ε spent | ε at least (95 %) | refutable up to | canaries guessed right | accuracy | verdict |\n|---|---|---|---|---|---|---|\n",
     );
     for cell in cells {
-        let verdict = match (cell.refutes(), cell.epsilon_at_least > 0.0) {
-            (true, _) => "**REFUTED**",
-            (false, true) => "not refuted; better than chance",
-            (false, false) => "not refuted; no better than chance",
+        let verdict = match cell.verdict() {
+            Verdict::Refuted => "**REFUTED**",
+            Verdict::NotRefuted => "not refuted",
+            Verdict::OutOfReach => "out of reach of so few guesses",
+            Verdict::Powerful => "better than chance",
+            Verdict::Powerless => "**NO BETTER THAN CHANCE: nothing was tested**",
         };
         let _ = writeln!(
             text,
-            "| {} | {} | {:.2} | {} of {} | {:.1} % | {verdict} |",
+            "| {} | {} | {:.2} | {:.2} | {} of {} | {:.1} % | {verdict} |",
             cell.epsilon,
             cell.epsilon_spent
                 .map_or("–".into(), |spent| format!("{spent:.3}")),
             cell.epsilon_at_least,
+            cell.refutable_up_to,
             cell.right,
             cell.guessed,
             100.0 * cell.accuracy,

@@ -2,7 +2,9 @@
 
 use std::{fs, num::NonZeroU32, path::Path};
 
+use ciphertune_client::{learner::Learner as _, tuning::Tuner};
 use ciphertune_policy::{Policy, Unit};
+use ciphertune_round::Digest;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{level::Level, options::Common};
@@ -49,8 +51,9 @@ impl<'a> Cells<'a> {
             )));
         }
         let settings = serde_json::json!({
-            "data": common.data,
-            "model": common.model,
+            "version": env!("CARGO_PKG_VERSION"),
+            "data_sha256": common.data.as_deref().map(sha256_of).transpose()?,
+            "backbone": common.model.as_deref().map(digest_of).transpose()?,
             "rounds": common.rounds,
             "members": common.members,
             "policy": policy,
@@ -177,6 +180,16 @@ impl<'a> Cells<'a> {
         }
         Ok(())
     }
+}
+
+fn sha256_of(file: &Path) -> Result<String> {
+    let bytes = fs::read(file)
+        .map_err(|error| Error::Usage(format!("data file {}: {error}", file.display())))?;
+    Ok(Digest::sha256(&bytes).to_string())
+}
+
+fn digest_of(model: &Path) -> Result<String> {
+    Ok(Tuner::for_draft(model)?.backbone().to_string())
 }
 
 fn pretty(value: &impl Serialize) -> Result<String> {

@@ -25,8 +25,8 @@ pub enum Command {
     /// Accuracy against epsilon, at record level.
     Privacy(PrivacyOptions),
     /// What a trained prompt shows of its own epsilon: canaries that enter the data by coins are guessed from the model
-    /// (Steinke, Nasr, Jagielski 2023). A lower bound above the epsilon that was spent refutes the claim, and is exit
-    /// code 1.
+    /// (Steinke, Nasr, Jagielski 2023). A lower bound above the epsilon that was spent refutes the claim; without noise
+    /// it should be above 0, or the guesses are worth nothing: both are exit code 1.
     Canaries(CanaryOptions),
     /// Plays one party; started by the experiment itself.
     #[command(hide = true)]

@@ -9,8 +9,8 @@ use ciphertune_audit::Log;
 use ciphertune_client::{disk::Disk, draft::Draft, model::Model, tuning::Tuning};
 use ciphertune_dp::{FrozenSchedule, SamplingRate, rdp::Curve};
 use ciphertune_identity::{Kit, Request, Role};
-use ciphertune_ledger::{Cost, Ledger, Settlement};
-use ciphertune_policy::Adjacency;
+use ciphertune_ledger::{Cost, Data, Ledger, Settlement};
+use ciphertune_policy::{Adjacency, Metric};
 use ciphertune_round::{Digest, Envelope, Fingerprint, Signed};
 use ciphertune_server::{phase::Input, storage::Entry};
 use ciphertune_sum::{BLOCK_BYTES, Q};
@@ -267,11 +267,14 @@ fn ledger() {
         let ledger = Ledger::open(&path, "records", budget(), &[], now())
             .await
             .unwrap();
+        let ledger = ledger.on_data(Some(Data {
+            salt: [6; 32],
+            sha256: [5; 32],
+        }));
         let whole = SamplingRate::WHOLE;
         let step =
             FrozenSchedule::planned(whole, &"8".parse().unwrap(), 1, Adjacency::ZeroOut).unwrap();
         let cost = Cost::of(&Curve::of(&step)).unwrap();
-        ledger.note_data([1; 32], [5; 32], now()).await.unwrap();
         ledger.reserve([1; 32], &cost, 2, now()).await.unwrap();
         ledger.charge([1; 32], [2; 32], &cost, now()).await.unwrap();
         let settlement = Settlement {
@@ -456,11 +459,20 @@ fn client() {
         agree_seconds: 60,
         tuning,
     };
-    keep(
-        "draft",
-        "job.toml",
-        toml::to_string(&draft).unwrap().as_bytes(),
-    );
+    let in_batches = Draft {
+        name: "a job at record level".into(),
+        sampling_rate: Some("0.1".parse().unwrap()),
+        nominal_batch: Some(180),
+        max_examples: Some(600),
+        metrics: [Metric::TrainingAccuracy].into(),
+        ..draft.clone()
+    };
+    for (name, draft) in [
+        ("job.toml", draft),
+        ("job-at-record-level.toml", in_batches),
+    ] {
+        keep("draft", name, toml::to_string(&draft).unwrap().as_bytes());
+    }
     let vectors = Vectors::read();
     let said = ["plan", "roster", "echo of north", "echo of south"];
     let certificate: Vec<u8> = said

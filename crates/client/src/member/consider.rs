@@ -2,11 +2,13 @@
 
 use std::time::SystemTime;
 
+use ciphertune_gauss::Entropy;
 use ciphertune_identity::Role;
-use ciphertune_ledger::{Budget, Hides, Ledger};
+use ciphertune_ledger::{Budget, Data, Hides, Ledger};
 use ciphertune_policy::{Policy, Unit};
 use ciphertune_round::{Admission, Digest, Job, Signed};
 use ciphertune_wire::proto::{self, Event, JobState};
+use rand_core::Rng as _;
 
 use super::{Engagement, LEDGER_HEAD, Member, Outcome, outcome};
 use crate::{
@@ -291,16 +293,14 @@ impl Member {
         policy: &Policy,
         reckoned: &Reckoned,
     ) -> Result<Ledger> {
-        let ledger = self.ledger(policy).await?;
+        let data = self.with_learner(|learner| Ok(learner.data())).await?;
+        let data = data.map(salted).transpose()?;
+        let ledger = self.ledger(policy).await?.on_data(data);
         if reckoned.attempt.is_some() {
             let (attempt, attempts) = (reckoned.attempt_cost()?, attempts_of(job));
             let id = *job.digest().as_bytes();
-            let path = self.site.home().ledger();
-            if let Some(data) = self.with_learner(|learner| Ok(learner.data())).await? {
-                let noted = ledger.note_data(id, *data.as_bytes(), SystemTime::now());
-                self.site.disk().commits(&path, noted).await?;
-            }
             let reserved = ledger.reserve(id, &attempt, attempts, SystemTime::now());
+            let path = self.site.home().ledger();
             let head = self.site.disk().commits(&path, reserved).await?;
             let without_privacy = ledger.standing().await?.without_privacy;
             if without_privacy {
@@ -357,6 +357,17 @@ impl Member {
         self.tell(Happening::Started { validation });
         Ok(())
     }
+}
+
+fn salted(sha256: Digest) -> Result<Data> {
+    let mut salt = [0; 32];
+    Entropy::from_os()
+        .map_err(|error| Error::fault("entropy", error))?
+        .fill_bytes(&mut salt);
+    Ok(Data {
+        salt,
+        sha256: *sha256.as_bytes(),
+    })
 }
 
 /// What is to be said of a job whose noise, so many clips long, will drown what it sums.

@@ -25,6 +25,7 @@ pub struct Bert {
     config: BertConfig,
     device: Device,
     digest: [u8; 32],
+    small: bool,
     tokens: Tokens,
     stack: Arc<Stack>,
     pooler: Option<Arc<(Linear, Vec<f32>)>>,
@@ -60,6 +61,7 @@ impl Bert {
         Ok(Self {
             device: weights.device().clone(),
             digest: weights.digest(),
+            small: weights.are_small(),
             tokens,
             stack: Stack::new(blocks, options.recompute),
             pooler,
@@ -119,6 +121,10 @@ impl Backbone for Bert {
             };
             Ok((y, vjp))
         })
+    }
+
+    fn is_small(&self) -> bool {
+        self.small
     }
 
     fn digest(&self) -> [u8; 32] {

@@ -27,6 +27,7 @@ pub struct Llama {
     kind: &'static str,
     device: Device,
     digest: [u8; 32],
+    small: bool,
     tokens: Tokens,
     stack: Arc<Stack>,
     head: Arc<Linear>,
@@ -74,6 +75,7 @@ impl Llama {
             },
             device: weights.device().clone(),
             digest: weights.digest(),
+            small: weights.are_small(),
             tokens,
             stack: Stack::new(blocks, options.recompute),
             head: Arc::new(head),
@@ -119,6 +121,10 @@ impl Backbone for Llama {
                 head.vjp(grad)
             }))
         })
+    }
+
+    fn is_small(&self) -> bool {
+        self.small
     }
 
     fn digest(&self) -> [u8; 32] {

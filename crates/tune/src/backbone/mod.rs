@@ -80,6 +80,11 @@ pub trait Backbone: Send + Sync {
         Err(Error::Misuse(format!("{} has no pooler", self.kind())))
     }
 
+    /// Whether a pass is short and takes little memory, so that several may run side by side.
+    fn is_small(&self) -> bool {
+        false
+    }
+
     /// SHA-256 over `config.json` and the weights files: what a plan names the backbone by.
     fn digest(&self) -> [u8; 32];
 }

@@ -248,7 +248,7 @@ fn in_words(shown: &Dataset) -> String {
         [] => {}
         [file] => words.push_str(&format!("  data  SHA-256 {file}\n")),
         [.., last] => words.push_str(&format!(
-            "  data  SHA-256 {last} now; {} files were trained on under this name, all at the cost of this one budget\n",
+            "  data  SHA-256 {last} now; {} files were used under this name, all at the cost of this one budget\n",
             shown.data.len()
         )),
     }

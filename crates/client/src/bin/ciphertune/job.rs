@@ -22,7 +22,8 @@ use crate::{
 pub enum Job {
     /// Derive a job's numbers from the federation's policy, sign it, submit it.
     Submit {
-        /// The job's TOML file. Where the policy hides single records, it says sampling_rate, nominal_batch and max_examples.
+        /// The job's TOML file. Where the policy hides single records (and may, where it hides nothing), it says
+        /// sampling_rate, nominal_batch and max_examples; metrics, where the policy lists them.
         file: PathBuf,
         /// The backbone's folder: for its digest and the first model.
         #[arg(long, value_name = "DIR")]
