@@ -8,6 +8,7 @@ use std::{
 };
 
 use ciphertune_client::report::Happening;
+use ciphertune_seal::SEALED_SHARE_BYTES;
 use ciphertune_tests::{
     federation::{Federation, INSTITUTION, LABORATORY, RECORD, Server, Wish},
     learner::{Gate, Vectors},
@@ -52,7 +53,7 @@ impl Subscriber for Ear {
 
 /// `tests/leaves.toml`.
 struct List {
-    headers: BTreeSet<String>,
+    headers: BTreeMap<String, String>,
     server_prints: BTreeSet<String>,
     calls: Section,
     signed: Section,
@@ -85,8 +86,15 @@ impl List {
             messages,
             ..
         } = call;
-        for name in headers.keys() {
-            assert!(self.headers.contains(name), "{method}: header {name}");
+        for (name, value) in headers {
+            let listed = self.headers.get(name);
+            let says = listed.is_some_and(|listed| match listed.strip_suffix('*') {
+                None => value == listed,
+                Some(start) => value.strip_prefix(start).is_some_and(|rest| {
+                    rest.len() < 12 && rest.bytes().all(|b| b.is_ascii_digit() || b == b'.')
+                }),
+            });
+            assert!(says, "{method}: header {name}: {value}");
         }
         assert!(
             self.calls.contains_key(method),
@@ -121,6 +129,7 @@ impl List {
                 "check" => assert!(length == 16 || length == 0, "{at}: {length}"),
                 "number" => assert!(length <= 10, "{at}: {length}"),
                 "checkpoint" => assert!(length <= 1_024, "{at}: {length}"),
+                "share" => assert_eq!(length, SEALED_SHARE_BYTES, "{at}"),
                 "sealed" => {}
                 "words" if entry == "Envelope" => {}
                 "words" => assert!(std::str::from_utf8(&value).is_ok(), "{at}"),
@@ -259,7 +268,7 @@ async fn all_that_a_member_sends_is_on_the_list_and_nothing_is_on_it_in_vain() {
 }
 
 /// What a call looks like from outside, and how long each field is.
-type Shape = (String, BTreeSet<String>, Vec<Vec<(u64, usize)>>);
+type Shape = (String, BTreeMap<String, String>, Vec<Vec<(u64, usize)>>);
 
 fn shapes(tap: &Tap, federation: &Federation, member: usize) -> Vec<Shape> {
     let by = federation.fingerprint(member);
@@ -273,7 +282,7 @@ fn shapes(tap: &Tap, federation: &Federation, member: usize) -> Vec<Shape> {
                     .collect()
             };
             let messages = call.messages.iter().map(lengths).collect();
-            (call.method, call.headers.into_keys().collect(), messages)
+            (call.method, call.headers, messages)
         })
         .collect();
     shapes.sort();
@@ -299,9 +308,11 @@ async fn sent_by(first: Vectors, wish: &Wish, policy: &str) -> Vec<Shape> {
 async fn a_members_data_changes_neither_which_calls_it_makes_nor_the_length_of_any_field() {
     let (first, wish) = (Vectors::of(0, DIMENSION), Wish::of(3, DIMENSION));
     let nothing = sent_by(first.clone().long(0.0), &wish, INSTITUTION).await;
-    let much = sent_by(first.long(1e6), &wish, INSTITUTION).await;
+    let much = sent_by(first.clone().long(1e6), &wish, INSTITUTION).await;
+    let no_number = sent_by(first.long(f64::NAN), &wish, INSTITUTION).await;
     assert!(nothing.len() > 10);
     assert_eq!(nothing, much);
+    assert_eq!(nothing, no_number);
 }
 
 /// How many records a member has, and so how many are in a batch, is its own affair: one record, or forty.
@@ -309,7 +320,9 @@ async fn a_members_data_changes_neither_which_calls_it_makes_nor_the_length_of_a
 async fn a_batchs_size_changes_neither_which_calls_a_member_makes_nor_the_length_of_any_field() {
     let (first, wish) = (Vectors::of(0, DIMENSION), Wish::of_batches(3, DIMENSION));
     let one = sent_by(first.clone().with_records(1), &wish, RECORD).await;
-    let forty = sent_by(first.with_records(40), &wish, RECORD).await;
+    let forty = sent_by(first.clone().with_records(40), &wish, RECORD).await;
+    let no_numbers = sent_by(first.with_records(40).long(f64::NAN), &wish, RECORD).await;
     assert!(one.len() > 10);
     assert_eq!(one, forty);
+    assert_eq!(one, no_numbers);
 }

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use crate::model::RecordGradient;
 use crate::optimiser::Optimiser;
+use crate::spec::ClipSpace;
 use crate::task::Encoded;
 use crate::trainer::{Trainer, select};
 use crate::{Error, Result};
@@ -15,11 +16,13 @@ use crate::{Error, Result};
 const AT_A_TIME: usize = 16;
 
 impl Trainer<'_> {
-    /// The length of a record's gradient, in prompt space: V·H, and a classifier's
-    /// labels·(H + 1).
-    ///
+    /// The length of a record's gradient: in prompt space V·H, and a classifier's
+    /// labels·(H + 1); in parameter space that of θ.
     pub fn gradient_dimension(&self) -> usize {
-        self.prompt_dimension() + self.classifier_dimension()
+        match self.spec().clip_space {
+            ClipSpace::Prompt => self.prompt_dimension() + self.classifier_dimension(),
+            ClipSpace::Parameters => self.dimension(),
+        }
     }
 
     /// V·H.
@@ -64,7 +67,15 @@ impl Trainer<'_> {
         }
         self.model.trainable().assign(parameters)?;
         let model = &self.model;
-        let alone = |&index: &usize| model.record_gradients(&select(data, &[index]));
+        let alone = |&index: &usize| -> Result<Vec<RecordGradient>> {
+            let mut gradients = model.record_gradients(&select(data, &[index]))?;
+            if self.spec().clip_space == ClipSpace::Parameters {
+                for gradient in &mut gradients {
+                    gradient.values = self.pull_back(parameters, &gradient.values)?;
+                }
+            }
+            Ok(gradients)
+        };
         // A large model keeps its cores busy with one record, and has no memory for more.
         let at_a_time = match model.backbone().is_small() {
             true => AT_A_TIME * rayon::current_num_threads(),
@@ -84,8 +95,17 @@ impl Trainer<'_> {
         Ok(())
     }
 
-    /// The state after one step of the optimiser along a released gradient in prompt space (a
-    /// mean over the nominal batch, noise and all), pulled back through the encoder; alike for
+    /// From a gradient in prompt space, classifier behind, to one of θ.
+    fn pull_back(&self, parameters: &[f32], gradient: &[f32]) -> Result<Vec<f32>> {
+        let (prompt, classifier) = gradient.split_at(self.prompt_dimension());
+        let encoder = &parameters[..self.dimension() - self.classifier_dimension()];
+        let mut slope = self.encoder().pull_back(encoder, prompt)?;
+        slope.extend_from_slice(classifier);
+        Ok(slope)
+    }
+
+    /// The state after one step of the optimiser along a released gradient (a mean over the
+    /// nominal batch, noise and all), pulled back through the encoder from prompt space; alike for
     /// every member: scalar arithmetic in a fixed order, on the CPU, whatever device trains.
     /// `steps` were taken before.
     ///
@@ -103,10 +123,10 @@ impl Trainer<'_> {
             )));
         }
         let (parameters, moments) = state.split_at(self.dimension());
-        let (prompt, classifier) = gradient.split_at(self.prompt_dimension());
-        let encoder = &parameters[..self.dimension() - self.classifier_dimension()];
-        let mut slope = self.encoder().pull_back(encoder, prompt)?;
-        slope.extend_from_slice(classifier);
+        let slope = match self.spec().clip_space {
+            ClipSpace::Prompt => self.pull_back(parameters, gradient)?,
+            ClipSpace::Parameters => gradient.to_vec(),
+        };
         let mut next = parameters.to_vec();
         let spec = self.spec().optimiser;
         let mut optimiser = Optimiser::resumed(spec, next.len(), moments, steps)?;
@@ -137,6 +157,19 @@ mod tests {
             .map(str::to_owned)
             .to_vec();
         let task = Task::new(template, labels, route).unwrap();
+        Trainer::new(toy, spec, headline_tokenizer(), task).unwrap()
+    }
+
+    fn trainer_in(toy: &Toy, encoder: EncoderSpec, clip_space: ClipSpace) -> Trainer<'_> {
+        let spec = TrainingSpec {
+            clip_space,
+            ..trainer(toy, encoder, Route::Classifier).spec().clone()
+        };
+        let labels = ["negative", "neutral", "positive"]
+            .map(str::to_owned)
+            .to_vec();
+        let template = Template::parse("{sentence} sentiment: {label}").unwrap();
+        let task = Task::new(template, labels, Route::Classifier).unwrap();
         Trainer::new(toy, spec, headline_tokenizer(), task).unwrap()
     }
 
@@ -222,6 +255,34 @@ mod tests {
         let before = trainer.evaluate(&start, &data).unwrap().loss;
         let after = trainer.evaluate(&theta, &data).unwrap().loss;
         assert!(after < 0.95 * before, "{before} {after}");
+    }
+
+    #[test]
+    fn in_parameter_space_a_records_gradient_is_pulled_back_before_it_is_clipped() {
+        let toy = toy();
+        let encoder = EncoderSpec::Mlp { hidden: 8 };
+        let mut prompt = trainer(&toy, encoder, Route::Classifier);
+        let mut parameters = trainer_in(&toy, encoder, ClipSpace::Parameters);
+        let data = prompt.encode(&headlines()).unwrap();
+        let state = prompt.initial_state(2).unwrap();
+        let theta = &state[..prompt.dimension()];
+        assert_eq!(parameters.gradient_dimension(), theta.len());
+        assert_ne!(prompt.gradient_dimension(), theta.len());
+        for index in [0, 7, 41] {
+            let narrow = gradients(&mut prompt, theta, &data, &[index]).unwrap();
+            let wide = gradients(&mut parameters, theta, &data, &[index]).unwrap();
+            assert_eq!(wide[0].loss, narrow[0].loss);
+            let (_, whole) = parameters.gradient(&select(&data, &[index])).unwrap();
+            for (g, a) in wide[0].values.iter().zip(&whole) {
+                assert!((g - a).abs() < 1e-5, "record {index}: {g} {a}");
+            }
+            // Of one record, un-noised, both step alike.
+            let narrow = prompt.apply_release(&state, &narrow[0].values, 0).unwrap();
+            let wide = parameters
+                .apply_release(&state, &wide[0].values, 0)
+                .unwrap();
+            assert!(narrow == wide, "record {index}");
+        }
     }
 
     #[test]

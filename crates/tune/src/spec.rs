@@ -21,6 +21,9 @@ pub struct TrainingSpec {
     pub feature_length: Option<f64>,
     /// How the classifier starts.
     pub head_start: HeadStart,
+    /// Where a record's gradient is clipped, at record level.
+    #[serde(default, skip_serializing_if = "ClipSpace::is_prompt")]
+    pub clip_space: ClipSpace,
     /// Learning rate of the encoder's parameters.
     pub prompt_rate: f64,
     /// Learning rate of the classifier's.
@@ -51,6 +54,7 @@ impl Default for TrainingSpec {
             pooling: Pooling::Mean,
             feature_length: Some(8.0),
             head_start: HeadStart::Zeros,
+            clip_space: ClipSpace::Prompt,
             prompt_rate: 0.01,
             classifier_rate: 0.03,
             optimiser: OptimiserSpec::default(),
@@ -138,6 +142,24 @@ impl EncoderSpec {
             Self::Embedding | Self::Words => "embedding",
             Self::Mlp { .. } => "mlp",
         }
+    }
+}
+
+/// Of what a record's gradient is the gradient when it is clipped, and so what is sealed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClipSpace {
+    /// Of the prompt, V·H numbers; what was opened is pulled back through the encoder afterwards. Little has to be drowned in
+    /// noise, and little is sent.
+    #[default]
+    Prompt,
+    /// Of θ itself: pulled back record by record, before it is clipped. Noise falls on as many numbers as the encoder has.
+    Parameters,
+}
+
+impl ClipSpace {
+    fn is_prompt(&self) -> bool {
+        *self == Self::Prompt
     }
 }
 
