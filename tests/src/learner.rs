@@ -130,6 +130,8 @@ pub struct Vectors {
     pub metrics: Vec<Metric>,
     /// What training waits for, from which round on.
     pub gate: Option<(u32, Gate)>,
+    /// Whether its training is refused by its data.
+    pub refuses: bool,
     /// What the evaluation of a new model waits for.
     pub evaluation: Option<Gate>,
 }
@@ -145,6 +147,7 @@ impl Vectors {
             differs_after: None,
             in_batches: false,
             metrics: Vec::new(),
+            refuses: false,
             gate: None,
             evaluation: None,
         }
@@ -222,6 +225,9 @@ impl Learner for Vectors {
         stop: &AtomicBool,
     ) -> Result<Update> {
         self.pass(round, stop)?;
+        if self.refuses {
+            return Err(Error::Refused("training diverged".into()));
+        }
         Ok(Update {
             delta: self.update(round),
             loss: None,

@@ -309,10 +309,16 @@ async fn a_members_data_changes_neither_which_calls_it_makes_nor_the_length_of_a
     let (first, wish) = (Vectors::of(0, DIMENSION), Wish::of(3, DIMENSION));
     let nothing = sent_by(first.clone().long(0.0), &wish, INSTITUTION).await;
     let much = sent_by(first.clone().long(1e6), &wish, INSTITUTION).await;
-    let no_number = sent_by(first.long(f64::NAN), &wish, INSTITUTION).await;
+    let no_number = sent_by(first.clone().long(f64::NAN), &wish, INSTITUTION).await;
+    let refuses = Vectors {
+        refuses: true,
+        ..first
+    };
+    let no_update = sent_by(refuses, &wish, INSTITUTION).await;
     assert!(nothing.len() > 10);
     assert_eq!(nothing, much);
     assert_eq!(nothing, no_number);
+    assert_eq!(nothing, no_update);
 }
 
 /// How many records a member has, and so how many are in a batch, is its own affair: one record, or forty.

@@ -270,8 +270,8 @@ pub fn plan(budgets: Option<&Budgets>, dataset: &str, budget: Loss, asked: &Aske
     Ok(Fit {
         dataset: dataset.to_owned(),
         loss: limit.loss(),
-        epsilon: nearest(&limit.loss().epsilon),
-        delta: nearest(&limit.loss().delta),
+        epsilon: limit.loss().epsilon.to_f64_nearest(),
+        delta: limit.loss().delta.to_f64_nearest(),
         order: limit.order(),
         allowed: limit.units(),
         left,
@@ -294,8 +294,8 @@ fn opened(standing: &Standing, limit: &Limit) -> Result<Opened> {
     let so_far = rdp::epsilon(limit.order(), (spent as f64 / UNITS).next_up(), &delta)?;
     Ok(Opened {
         loss: limit.loss(),
-        epsilon: nearest(&epsilon),
-        delta: nearest(&delta),
+        epsilon: epsilon.to_f64_nearest(),
+        delta: delta.to_f64_nearest(),
         order: limit.order(),
         allowed: limit.units(),
         spent,
@@ -303,11 +303,6 @@ fn opened(standing: &Standing, limit: &Limit) -> Result<Opened> {
         left: limit.units().saturating_sub(held),
         spent_epsilon: so_far.get(),
     })
-}
-
-/// The float that a decimal's digits mean to a reader of JSON.
-fn nearest(decimal: &ciphertune_policy::Decimal) -> f64 {
-    decimal.to_string().parse().unwrap_or(f64::NAN)
 }
 
 /// A digest in a log's field.

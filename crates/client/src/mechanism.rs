@@ -19,7 +19,8 @@ pub struct Reckoned {
     pub attempt: Option<Curve>,
     /// ε of all attempts of all rounds at the job's δ, rounded up; `None` for unit none.
     pub epsilon: Option<f64>,
-    rate: SamplingRate,
+    /// q.
+    pub rate: SamplingRate,
 }
 
 impl Reckoned {

@@ -20,6 +20,7 @@ mod batch;
 mod calibration;
 pub mod canary;
 mod clip;
+mod example_sum;
 mod mechanism;
 mod noise;
 pub mod pld;
@@ -30,7 +31,8 @@ mod schedule;
 pub mod zcdp;
 
 pub use batch::PoissonBatch;
-pub use clip::{ClipReport, Clipped, ExampleSum};
+pub use clip::{ClipReport, Clipped};
+pub use example_sum::ExampleSum;
 pub use mechanism::{Mechanism, MechanismSpec};
 pub use noise::Noised;
 pub use release::Release;

@@ -4,7 +4,7 @@ use ciphertune_gauss::Variance;
 use ciphertune_policy::{Adjacency, Decimal, Placement, Unit};
 use num_bigint::BigUint;
 
-use crate::clip::MEASURES_SHARE;
+use crate::example_sum::MEASURES_SHARE;
 use crate::rational::Fraction;
 use crate::{Error, Result, misuse, refused};
 

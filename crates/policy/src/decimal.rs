@@ -80,7 +80,7 @@ impl Decimal {
     /// A float ≥ x: x itself where a float can hold it, else at most two units in the last place above.
     #[must_use]
     pub fn to_f64_up(&self) -> f64 {
-        let nearest = self.nearest();
+        let nearest = self.to_f64_nearest();
         if self.is_a_float() {
             nearest
         } else {
@@ -91,7 +91,7 @@ impl Decimal {
     /// A float ≤ x: x itself where a float can hold it, else at most two units in the last place below.
     #[must_use]
     pub fn to_f64_down(&self) -> f64 {
-        let nearest = self.nearest();
+        let nearest = self.to_f64_nearest();
         if self.is_a_float() {
             nearest
         } else {
@@ -99,8 +99,9 @@ impl Decimal {
         }
     }
 
-    /// The float nearest to x (the standard library parses correctly rounded).
-    fn nearest(&self) -> f64 {
+    /// The float nearest to x (the standard library parses correctly rounded): what the digits mean to a reader of JSON.
+    #[must_use]
+    pub fn to_f64_nearest(&self) -> f64 {
         let text = format!("{}e-{}", self.mantissa, self.scale);
         text.parse().expect("digits, e, digits: a float's grammar")
     }
@@ -305,7 +306,7 @@ mod tests {
             let x = decimal(text);
             assert!(x.to_f64_down() < x.to_f64_up(), "{text}");
             assert!(
-                x.to_f64_down() <= x.nearest() && x.nearest() <= x.to_f64_up(),
+                x.to_f64_down() <= x.to_f64_nearest() && x.to_f64_nearest() <= x.to_f64_up(),
                 "{text}"
             );
         }

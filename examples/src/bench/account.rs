@@ -81,17 +81,12 @@ fn one(accountant: Accountant, options: &AccountOptions) -> Result<Timed> {
     })?;
     Ok(Timed {
         accountant: accountant.name(),
-        sampling_rate: nearest(&rate.get()),
-        noise_multiplier: nearest(&multiplier),
+        sampling_rate: rate.get().to_f64_nearest(),
+        noise_multiplier: multiplier.to_f64_nearest(),
         reached,
         calibrate_seconds,
         epsilon_seconds,
     })
-}
-
-/// The float that a decimal's digits mean to a reader of JSON.
-fn nearest(decimal: &Decimal) -> f64 {
-    decimal.to_string().parse().unwrap_or(f64::NAN)
 }
 
 impl Accounts {
@@ -105,8 +100,8 @@ impl Accounts {
         };
         json!({
             "steps": self.steps,
-            "epsilon": nearest(&self.epsilon),
-            "delta": nearest(&self.delta),
+            "epsilon": self.epsilon.to_f64_nearest(),
+            "delta": self.delta.to_f64_nearest(),
             "calibrate_seconds": seconds(|timed| timed.calibrate_seconds.median),
             "epsilon_seconds": seconds(|timed| timed.epsilon_seconds.median),
             "accountants": self.accountants,

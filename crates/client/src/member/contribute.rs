@@ -139,10 +139,9 @@ impl Member {
 
     /// Trains on a thread of its own, while events are listened to: a void attempt stops it.
     async fn train(&mut self, engaged: &Engagement, vetted: &Vetted) -> Result<Trained> {
-        let batches = engaged.job.mechanism.batches.as_ref();
-        let rate = batches
-            .map(|batches| SamplingRate::new(batches.sampling_rate))
-            .transpose()?;
+        let in_batches = engaged.job.mechanism.batches.is_some();
+        let rate = in_batches.then_some(engaged.reckoned.rate);
+        let is_private = engaged.job.mechanism.unit != Unit::None;
         let mut learner = self
             .learner
             .take()
@@ -212,9 +211,20 @@ impl Member {
             });
         }
         self.inbox.put_back(kept);
-        match over {
-            Some(reason) => Err(Error::Void(reason)),
-            None => trained,
+        match (over, trained) {
+            (Some(reason), _) => Err(Error::Void(reason)),
+            // Leaving would show everybody that something is wrong with this member's data.
+            (None, Err(Error::Refused(why))) if is_private && rate.is_none() => {
+                self.tell(Happening::Warning {
+                    said: format!("{why}: this round gets nothing of this member's but noise"),
+                });
+                let nothing = vec![0.0; engaged.reckoned.mechanism.dimension()];
+                Ok(Trained {
+                    work: Work::Update(nothing),
+                    loss: None,
+                })
+            }
+            (None, trained) => trained,
         }
     }
 

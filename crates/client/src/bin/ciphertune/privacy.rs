@@ -193,9 +193,9 @@ impl Report {
         };
         Self {
             epsilon: account.epsilon.get(),
-            delta: nearest(&asked.delta),
-            noise_multiplier: nearest(&noise_multiplier),
-            sampling_rate: nearest(&asked.sampling_rate),
+            delta: asked.delta.to_f64_nearest(),
+            noise_multiplier: noise_multiplier.to_f64_nearest(),
+            sampling_rate: asked.sampling_rate.to_f64_nearest(),
             steps: asked.steps,
             adjacency: asked.adjacency.as_str(),
             accountant: asked.accountant.name(),
@@ -209,11 +209,6 @@ impl Report {
             },
         }
     }
-}
-
-/// The float that a decimal's digits mean to a reader of JSON.
-fn nearest(decimal: &Decimal) -> f64 {
-    decimal.to_string().parse().unwrap_or(f64::NAN)
 }
 
 impl fmt::Display for Report {
