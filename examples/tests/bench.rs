@@ -273,22 +273,12 @@ fn a_step_record_by_record_is_timed_beside_a_plain_one() {
     );
     headlines::write_model(&model).unwrap();
     std::fs::write(&data, headlines::HEADLINES).unwrap();
-    let step = |batch: &str| {
+    let step = |batch: &str, more: &[&str]| {
         let (model, data) = (model.to_str().unwrap(), data.to_str().unwrap());
-        bench(&[
-            "step",
-            "--model",
-            model,
-            "--data",
-            data,
-            "--batch",
-            batch,
-            "--repeats",
-            "1",
-            "--json",
-        ])
+        let arguments = ["step", "--model", model, "--data", data, "--batch", batch];
+        bench(&[&arguments[..], &["--repeats", "1", "--json"], more].concat())
     };
-    let output = step("12");
+    let output = step("12", &[]);
     assert!(output.status.success(), "{}", said(&output));
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(
@@ -299,5 +289,10 @@ fn a_step_record_by_record_is_timed_beside_a_plain_one() {
     let aside = median("clip_and_noise_seconds");
     assert!(aside > 0.0 && aside < median("by_record_seconds"));
     assert!(report["ratio"].as_f64().unwrap() > 0.0);
-    assert_eq!(step("100000").status.code(), Some(2));
+    assert_eq!(step("100000", &[]).status.code(), Some(2));
+    // In parameter space a gradient is as long as the encoder and the classifier.
+    let output = step("12", &["--mlp", "16", "--in-parameter-space"]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let perceptron = (128 * 16 + 16) + (16 * 16 + 16) + (16 * 128 + 128);
+    assert_eq!(report["numbers"], 4 * 128 + perceptron + 3 * 129);
 }

@@ -170,6 +170,12 @@ pub struct StepOptions {
     /// A backbone, as `demo` takes it.
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
+    /// The width of PEFT's MLP encoder. [default: the embeddings themselves]
+    #[arg(long, value_name = "N")]
+    pub mlp: Option<usize>,
+    /// Clips the gradient of the encoder's own parameters instead of the prompt's.
+    #[arg(long)]
+    pub in_parameter_space: bool,
     /// Records of the step: the first of the file.
     #[arg(long, value_name = "N", default_value_t = 60)]
     pub batch: usize,

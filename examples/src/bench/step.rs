@@ -10,7 +10,7 @@ use ciphertune_policy::{Adjacency, Decimal, Placement, Unit};
 use ciphertune_tune::{
     backbone,
     data::{Dataset, Schema},
-    spec::TrainingSpec,
+    spec::{ClipSpace, EncoderSpec, TrainingSpec},
     task::{Route, Task},
     template::Template,
     tokenizer::Tokenizer,
@@ -45,6 +45,14 @@ pub fn measure(options: &StepOptions) -> Result<Steps> {
     let spec = TrainingSpec {
         batch_size: options.batch,
         local_epochs: 1,
+        encoder: match options.mlp {
+            Some(hidden) => EncoderSpec::Mlp { hidden },
+            None => EncoderSpec::Words,
+        },
+        clip_space: match options.in_parameter_space {
+            true => ClipSpace::Parameters,
+            false => ClipSpace::Prompt,
+        },
         ..one_step_a_round()
     };
     let mut trainer = Trainer::new(&*backbone, spec, tokenizer, task)?;
