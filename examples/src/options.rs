@@ -23,6 +23,9 @@ pub struct Arguments {
     pub options: Options,
 }
 
+/// Seconds that a round waits unless the command line says otherwise.
+pub const DEADLINE: u64 = 1800;
+
 /// What to demonstrate.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
@@ -66,7 +69,7 @@ pub struct Options {
     #[arg(long)]
     pub json: bool,
     /// Seconds that a round waits for its contributions.
-    #[arg(long, value_name = "SECONDS", default_value_t = 1800, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SECONDS", default_value_t = DEADLINE, value_parser = clap::value_parser!(u64).range(1..))]
     pub deadline: u64,
 }
 

@@ -67,12 +67,7 @@ impl Setup {
     /// # Errors
     /// What is wrong with a file is said before anything is started.
     pub fn prepare(options: &Options, corpus: Corpus) -> Result<Self> {
-        let toml = match &options.policy {
-            None => LABORATORY.to_owned(),
-            Some(path) => fs::read_to_string(path).map_err(|error| {
-                Error::Usage(format!("policy file {}: {error}", path.display()))
-            })?,
-        };
+        let toml = policy_text(options.policy.as_deref(), LABORATORY)?;
         let policy = Policy::parse(&toml)?;
         let given = options.model.as_deref().map(open).transpose()?;
         let root = root(options.out.as_deref())?;
@@ -132,6 +127,15 @@ pub fn free_port() -> Result<u16> {
         .and_then(|listener| listener.local_addr())
         .map(|address| address.port())
         .map_err(|error| Error::fault("looking for a free port", error))
+}
+
+/// The policy of this file, or the one that stands in when none is named.
+pub fn policy_text(file: Option<&Path>, default: &str) -> Result<String> {
+    let Some(path) = file else {
+        return Ok(default.to_owned());
+    };
+    fs::read_to_string(path)
+        .map_err(|error| Error::Usage(format!("policy file {}: {error}", path.display())))
 }
 
 /// A member's own records.

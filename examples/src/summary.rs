@@ -7,7 +7,10 @@ use ciphertune_policy::Unit;
 use ciphertune_round::Job;
 use serde::Serialize;
 
-use crate::tally::Tally;
+use crate::{
+    error::{Error, Result},
+    tally::Tally,
+};
 
 /// A run in figures.
 #[derive(Clone, Debug, Serialize)]
@@ -48,6 +51,17 @@ impl Summary {
     /// Whether every round ended with a model and every opened sum was the plain one.
     pub fn holds(&self) -> bool {
         self.completed && self.rounds.iter().all(|round| round.sum_equals_plaintext)
+    }
+
+    /// The final model on the validation set.
+    ///
+    /// # Errors
+    /// [`Error::Fault`] where the last round was not measured.
+    pub fn last_validation(&self) -> Result<Validation> {
+        let last = self.rounds.last();
+        last.and_then(|round| Some((round.validation_loss?, round.validation_accuracy?)))
+            .map(|(loss, accuracy)| Validation { loss, accuracy })
+            .ok_or_else(|| Error::Fault("the last round was not measured".into()))
     }
 }
 

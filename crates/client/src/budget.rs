@@ -206,21 +206,15 @@ impl Budgets {
     }
 
     fn data(&self, dataset: &str) -> Vec<String> {
-        let mut files = Vec::new();
+        let mut files: Vec<String> = Vec::new();
         for entry in self.book.entries(dataset) {
             if let Kind::Data(data) = entry.kind {
-                files.push(Digest::from_bytes(data.sha256).to_string());
+                let file = Digest::from_bytes(data.sha256).to_string();
+                files.retain(|earlier| *earlier != file);
+                files.push(file);
             }
         }
-        // The one in use stands last.
-        let mut distinct: Vec<String> = Vec::new();
-        for file in files.into_iter().rev() {
-            if !distinct.contains(&file) {
-                distinct.push(file);
-            }
-        }
-        distinct.reverse();
-        distinct
+        files
     }
 
     fn charged(&self, entry: &Entry, cost: Option<u64>) -> Spent {

@@ -7,6 +7,7 @@ use crate::{Mechanism, Result, misuse, refused};
 
 /// Of C, how long the measures of an example are together at the most: a quarter leaves its gradient 97 %.
 pub(crate) const MEASURES_SHARE: f64 = 0.25;
+
 /// A batch in the making: one example's gradient at a time, so that a batch of them is never held at once.
 pub struct ExampleSum {
     /// Empty before the first example.

@@ -194,8 +194,8 @@ impl Ledger {
 
     /// Sets aside the worst case of a whole job: so many attempts, each at this cost. Asking again for the same job
     /// changes nothing. The first job of a dataset opens its budget, at the order that suits it best. Without privacy
-    /// there is nothing to set aside. The file that the job trains on is noted
-    /// with it ([`Ledger::on_data`]). Returns the ledger's head after the entry.
+    /// there is nothing to set aside. The file that the job trains on is noted with it
+    /// ([`Ledger::on_data`]). Returns the ledger's head after the entry.
     ///
     /// # Errors
     /// `Refused` when less than that is left, saying what it would cost, what is left, and how many attempts would still

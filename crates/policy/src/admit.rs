@@ -6,7 +6,7 @@ use std::fmt;
 use crate::committee::Sharing;
 use crate::decimal::Decimal;
 use crate::policy::{Loss, MAX_MEMBERS, Policy};
-use crate::setting::{Adjacency, Metric, Placement, Unit};
+use crate::setting::{Adjacency, Metric, Placement, Unit, listed};
 
 /// What a plan asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -157,10 +157,7 @@ impl Policy {
         }
         let words = |metrics: &BTreeSet<Metric>| match metrics.len() {
             0 => "none".to_owned(),
-            _ => {
-                let words: Vec<&str> = metrics.iter().map(|metric| metric.as_str()).collect();
-                words.join(", ")
-            }
+            _ => listed(metrics),
         };
         rules.check(
             "releases.metrics",

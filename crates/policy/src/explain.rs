@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::committee::BAD_COMMITTEE_LOG2;
 use crate::policy::{Aggregation, Policy};
-use crate::setting::{Adjacency, Placement, Unit};
+use crate::setting::{Adjacency, Placement, Unit, listed};
 
 impl Policy {
     /// The policy in sentences, one a line.
@@ -98,10 +98,9 @@ impl Policy {
         if self.metrics.is_empty() {
             say(format_args!("No metric leaves a member."));
         } else {
-            let metrics: Vec<&str> = self.metrics.iter().map(|metric| metric.as_str()).collect();
             say(format_args!(
                 "Of each round's batch, all members' together, may be released: {}; {}.",
-                metrics.join(", "),
+                listed(&self.metrics),
                 match self.privacy {
                     Some(_) => "noised within the sealed sum, at no further cost",
                     None => "WITHOUT NOISE",

@@ -1,5 +1,6 @@
 //! The settings that are one word out of a few: what is protected, against which change, and who adds the noise.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -91,6 +92,12 @@ words! {
         /// Share of right answers.
         TrainingAccuracy = "training-accuracy",
     }
+}
+
+/// The metrics, a comma between.
+pub(crate) fn listed(metrics: &BTreeSet<Metric>) -> String {
+    let words: Vec<&str> = metrics.iter().map(|metric| metric.as_str()).collect();
+    words.join(", ")
 }
 
 #[cfg(test)]

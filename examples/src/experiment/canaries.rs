@@ -227,11 +227,7 @@ fn judge(
         canaries: guesses.canaries,
         guessed: guesses.guessed,
         right: guesses.right,
-        accuracy: summary
-            .rounds
-            .last()
-            .and_then(|round| round.validation_accuracy)
-            .unwrap_or(f64::NAN),
+        accuracy: summary.last_validation()?.accuracy,
         seconds: summary.seconds,
     })
 }

@@ -13,8 +13,8 @@ use crate::{
     demo::{self, Finished},
     error::{Error, Result},
     federation,
-    options::Options,
-    setup::{SAMPLING_RATE, write},
+    options::{DEADLINE, Options},
+    setup::{SAMPLING_RATE, policy_text, write},
 };
 
 /// The policy when none is named.
@@ -22,8 +22,6 @@ const POLICY: &str = include_str!("../../../policies/record-epsilon-8.toml");
 /// What a finished cell has.
 const CELL: &str = "cell.json";
 const SETTINGS: &str = "settings.json";
-/// Seconds that a round waits: as `demo`.
-const DEADLINE: u64 = 1800;
 
 /// The cells of one folder, all run with the same settings.
 pub struct Cells<'a> {
@@ -38,12 +36,7 @@ impl<'a> Cells<'a> {
     /// # Errors
     /// A folder of other settings, and a policy that hides no single records, are refused.
     pub fn open(common: &'a Common, settings: &serde_json::Value) -> Result<Self> {
-        let policy = match &common.policy {
-            None => POLICY.to_owned(),
-            Some(path) => fs::read_to_string(path).map_err(|error| {
-                Error::Usage(format!("policy file {}: {error}", path.display()))
-            })?,
-        };
+        let policy = policy_text(common.policy.as_deref(), POLICY)?;
         let unit = Policy::parse(&policy)?.unit();
         if unit != Unit::Record {
             return Err(Error::Usage(format!(

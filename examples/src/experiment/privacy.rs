@@ -39,18 +39,14 @@ pub fn run(options: &PrivacyOptions) -> Result<bool> {
                 let summary = cells
                     .run(folder, level, seed, options.per_member, |_| Ok(()))?
                     .summary;
-                let last = summary.rounds.last();
+                let last = summary.last_validation()?;
                 Ok(Cell {
                     epsilon: level.to_string(),
                     seed,
                     epsilon_spent: summary.privacy.epsilon,
                     noise_multiplier: summary.privacy.noise_multiplier.clone(),
-                    accuracy: last
-                        .and_then(|round| round.validation_accuracy)
-                        .unwrap_or(f64::NAN),
-                    loss: last
-                        .and_then(|round| round.validation_loss)
-                        .unwrap_or(f64::NAN),
+                    accuracy: last.accuracy,
+                    loss: last.loss,
                     majority_class: summary.majority_class,
                     rounds: summary.rounds.len(),
                     seconds: summary.seconds,
