@@ -1,5 +1,7 @@
 //! One entry, and the chain of hashes that ties it to those before.
 
+use std::fmt;
+
 use sha2::{Digest as _, Sha256};
 use sqlx::SqliteConnection;
 use sqlx::sqlite::SqliteRow;
@@ -55,13 +57,19 @@ pub enum Kind {
     End,
 }
 
-/// A file that is trained on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A file that is trained on. It prints neither field: who knows the salt can try files against a published head.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Data {
     /// Random, fresh: so that the heads which members sign, and so publish, tell nobody what the file may be.
     pub salt: [u8; 32],
     /// The file's.
     pub sha256: [u8; 32],
+}
+
+impl fmt::Debug for Data {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Data").finish_non_exhaustive()
+    }
 }
 
 /// One entry of the chain.

@@ -141,6 +141,7 @@ async fn heads_of_ledgers_of_the_same_file_differ_by_their_salt() {
         heads.push(ledger.reserve(JOB, &cost(1), 1, now()).await.unwrap());
     }
     assert_ne!(heads[0], heads[1]);
+    assert_eq!(format!("{:?}", file(1, 7).unwrap()), "Data { .. }");
 }
 
 async fn entries(path: &Path) -> usize {

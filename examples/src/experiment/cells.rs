@@ -91,7 +91,11 @@ impl<'a> Cells<'a> {
         }
         eprintln!("cell {name}");
         federation::folder(&folder)?;
-        let cell = work(self, &folder)?;
+        let cell = work(self, &folder).inspect_err(|error| {
+            if matches!(error, Error::Stopped) {
+                eprintln!("finished cells are kept: the same command goes on with {name}");
+            }
+        })?;
         // Whole or not at all.
         let part = folder.join("cell.part");
         write(&part, &pretty(&cell)?)?;
