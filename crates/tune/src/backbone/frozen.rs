@@ -9,16 +9,34 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Storage, Tensor};
 
+use super::cache::{Cache, KeyValues};
 use super::rows::Rows;
 use crate::error::{Error, Result};
 
 /// One layer, over packed rows `[N, ·]`.
 pub(super) trait Block: Send + Sync {
-    /// y = f(x); what [`Block::vjp`] needs goes into `kept` where it is given.
-    fn forward(&self, x: &Tensor, rows: &Rows, kept: Option<&mut Kept>) -> Result<Tensor>;
+    /// y = f(x).
+    fn forward(&self, x: &Tensor, rows: &Rows, pass: Pass<'_>) -> Result<Tensor>;
 
     /// dx = (∂f/∂x)ᵀ·dy.
     fn vjp(&self, kept: &Kept, grad: &Tensor, rows: &Rows) -> Result<Tensor>;
+}
+
+/// What a forward pass is for.
+pub(super) enum Pass<'a> {
+    /// The result alone.
+    Plain,
+    /// A backward pass will follow: what [`Block::vjp`] needs goes in here.
+    Keep(&'a mut Kept),
+    /// The rows continue the sequence whose keys and values these are, and join it.
+    Extend(&'a mut KeyValues),
+}
+
+impl Pass<'_> {
+    /// Whether a backward pass will follow.
+    pub(super) fn keeps(&self) -> bool {
+        matches!(self, Self::Keep(_))
+    }
 }
 
 /// Activations kept from a block's forward pass.
@@ -58,7 +76,7 @@ impl Stack {
         let mut x = rows.pack(&embeds.detach())?;
         if !embeds.track_op() {
             for block in &self.blocks {
-                x = block.forward(&x, &rows, None)?;
+                x = block.forward(&x, &rows, Pass::Plain)?;
             }
             return rows.unpack(&x);
         }
@@ -66,11 +84,11 @@ impl Stack {
         for block in &self.blocks {
             let y;
             if self.recompute {
-                y = block.forward(&x, &rows, None)?;
+                y = block.forward(&x, &rows, Pass::Plain)?;
                 traces.push(Trace::Input(x));
             } else {
                 let mut kept = Kept::default();
-                y = block.forward(&x, &rows, Some(&mut kept))?;
+                y = block.forward(&x, &rows, Pass::Keep(&mut kept))?;
                 traces.push(Trace::Kept(kept));
             }
             x = y;
@@ -84,6 +102,25 @@ impl Stack {
         })?)
     }
 
+    /// A sequence of no positions yet.
+    pub(super) fn start(self: &Arc<Self>) -> Cache {
+        Cache::new(Arc::downgrade(self), self.blocks.len())
+    }
+
+    /// The next positions of one sequence, `[1, T, H]` through every block, outside the graph.
+    /// Where it fails the cache is as before.
+    pub(super) fn extend(self: &Arc<Self>, embeds: &Tensor, cache: &mut Cache) -> Result<Tensor> {
+        let rows = Rows::continuing(cache.len(), embeds.dims3()?.1);
+        let mut x = embeds.detach().squeeze(0)?.contiguous()?;
+        cache.extend(self, rows.positions().len(), |past| {
+            for (block, past) in self.blocks.iter().zip(past) {
+                x = block.forward(&x, &rows, Pass::Extend(past))?;
+            }
+            Ok(())
+        })?;
+        Ok(x.unsqueeze(0)?)
+    }
+
     fn vjp(&self, traces: &[Trace], rows: &Rows, grad: &Tensor) -> Result<Tensor> {
         let mut grad = rows.pack(&grad.detach())?;
         for (block, trace) in self.blocks.iter().zip(traces).rev() {
@@ -91,7 +128,7 @@ impl Stack {
                 Trace::Kept(kept) => block.vjp(kept, &grad, rows)?,
                 Trace::Input(x) => {
                     let mut kept = Kept::default();
-                    block.forward(x, rows, Some(&mut kept))?;
+                    block.forward(x, rows, Pass::Keep(&mut kept))?;
                     block.vjp(&kept, &grad, rows)?
                 }
             };

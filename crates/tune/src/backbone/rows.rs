@@ -39,9 +39,19 @@ impl Rows {
         })
     }
 
-    /// T.
-    pub(super) fn width(&self) -> usize {
-        self.width
+    /// `count` positions of one sequence, after `past` others.
+    pub(super) fn continuing(past: usize, count: usize) -> Self {
+        Self {
+            width: count,
+            lengths: vec![count],
+            total: count,
+            positions: (past..past + count).collect(),
+        }
+    }
+
+    /// One more than the last position.
+    pub(super) fn reach(&self) -> usize {
+        self.positions.iter().max().map_or(0, |last| last + 1)
     }
 
     /// Tokens of each example, in order.
