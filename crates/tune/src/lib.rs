@@ -6,8 +6,10 @@
 //! [`head`] (pooling and the classifier), [`parameters`] (all of it as one vector); then
 //! [`data`], [`template`], [`tokenizer`] and [`task`] (records to tokens), [`batch`],
 //! [`optimiser`], [`spec`] (every choice), and [`trainer`] (one member's local work; with record-level
-//! privacy, its records' own gradients and the step along what is released).
+//! privacy, its records' own gradients and the step along what is released); last [`adapter`] (what was tuned, as PEFT
+//! saves it).
 
+pub mod adapter;
 pub mod backbone;
 pub mod batch;
 pub mod data;
