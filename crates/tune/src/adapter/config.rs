@@ -6,8 +6,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::file;
 use crate::error::{Error, Result};
+use crate::file;
 
 /// PEFT's `PromptEncoderConfig` or `PromptTuningConfig`, by PEFT's own names, as far as an adapter's use depends on it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -19,7 +19,6 @@
 
 mod classifier;
 mod config;
-mod file;
 
 use std::collections::HashMap;
 use std::fs;
@@ -34,6 +33,7 @@ pub use config::{AdapterConfig, Method, PeftType, TaskType};
 
 use crate::backbone::Backbone;
 use crate::error::{Error, Result};
+use crate::file;
 
 /// A tuned prompt and, for [`TaskType::SeqCls`], its classifier: f32 on the CPU, without a graph, every number finite, of the
 /// shapes that its configuration gives.

@@ -8,7 +8,7 @@ use super::{ROWS, fma, vectorised};
 /// x = n·ln 2 + r with |r| ≤ ½ ln 2, a polynomial of degree six in r (Cephes `expf`), and n
 /// added to the exponent bits.
 #[inline(always)]
-pub(super) fn exp<const FMA: bool>(x: f32) -> f32 {
+pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 · 2²³: adding it rounds to an integer
     let x = if x < -87.0 { -87.0 } else { x };
     let x = if x > 88.0 { 88.0 } else { x };
@@ -48,7 +48,7 @@ fn gelu<const FMA: bool>(x: f32) -> (f32, f32) {
 /// ½(1 + tanh u) = σ(2u), one exponential.
 #[inline(always)]
 fn gelu_tanh<const FMA: bool>(x: f32) -> (f32, f32) {
-    const TWICE: f32 = 1.595_769_1; // 2√(2/π)
+    const TWICE: f32 = 1.595_769; // 2√(2/π)
     const CUBIC: f32 = TWICE * 0.044_715;
     let square = x * x;
     let sigmoid = 1.0 / (1.0 + exp::<FMA>(-x * fma::<FMA>(CUBIC, square, TWICE)));

@@ -1,4 +1,4 @@
-//! The adapter's files: read up to a limit, replaced whole.
+//! Files that are read up to a limit, and replaced whole.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 ///
 /// # Errors
 /// [`Error::Malformed`] if it is missing or too long; [`Error::Fault`] if it cannot be read.
-pub(super) fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
+pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
     let name = path.display();
     let fault = |error: std::io::Error| Error::Fault(format!("{name}: {error}"));
     let long = || Error::Malformed(format!("{name}: more than {limit} bytes"));
@@ -39,7 +39,7 @@ pub(super) fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
 ///
 /// # Errors
 /// [`Error::Fault`] with what the file system says; nothing has changed then.
-pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     let fault =
         |error: std::io::Error| Error::Fault(format!("writing {}: {error}", path.display()));
     let mut name = OsString::from(".");
@@ -66,7 +66,7 @@ pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::Fault`] with what the file system says.
-pub(super) fn sync_entry(path: &Path) -> Result<()> {
+pub fn sync_entry(path: &Path) -> Result<()> {
     let folder = path
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty())
