@@ -56,6 +56,8 @@ fn values(tensor: &Tensor) -> Vec<f32> {
 /// max |a − b| / max |b|.
 fn distance(got: &[f32], want: &[f32]) -> f32 {
     assert_eq!(got.len(), want.len());
+    // `max` would pass over a NaN.
+    assert!(got.iter().chain(want).all(|x| x.is_finite()));
     let top = want.iter().fold(0f32, |m, x| m.max(x.abs()));
     got.iter()
         .zip(want)

@@ -51,9 +51,12 @@ fn gelu_tanh<const FMA: bool>(x: f32) -> (f32, f32) {
     const TWICE: f32 = 1.595_769; // 2√(2/π)
     const CUBIC: f32 = TWICE * 0.044_715;
     let square = x * x;
-    let sigmoid = 1.0 / (1.0 + exp::<FMA>(-x * fma::<FMA>(CUBIC, square, TWICE)));
+    let tail = exp::<FMA>(-x * fma::<FMA>(CUBIC, square, TWICE));
+    let sigmoid = 1.0 / (1.0 + tail);
     let slope = x * fma::<FMA>(3.0 * CUBIC, square, TWICE); // x·d(2u)/dx
-    (x * sigmoid, sigmoid * fma::<FMA>(slope, 1.0 - sigmoid, 1.0))
+    // 1 − σ = σ·e^(−2u), without cancellation.
+    let slope = sigmoid * fma::<FMA>(slope, sigmoid * tail, 1.0);
+    (x * sigmoid, slope)
 }
 
 /// Which GELU (Hendrycks and Gimpel, 2016) a model was trained with.
