@@ -16,7 +16,7 @@ use candle_core::{DType, Device, Tensor};
 use ciphertune_tune::adapter::{Adapter, AdapterConfig, ClassifierWeights, Method, TaskType};
 use ciphertune_tune::backbone::{self, Backbone};
 use ciphertune_tune::encoder::Encoder;
-use ciphertune_tune::encoder::mlp::Mlp;
+use ciphertune_tune::encoder::mlp::{Depth, Mlp};
 use ciphertune_tune::head::{Classifier, Pooling};
 use ciphertune_tune::{Error, Result};
 
@@ -73,7 +73,14 @@ fn random(
         other => return Err(Error::Misuse(format!("method {other}"))),
     };
     let (hidden, device) = (backbone.hidden(), backbone.device());
-    let encoder = Mlp::random(VIRTUAL_TOKENS, hidden, ENCODER_WIDTH, 1, device)?;
+    let encoder = Mlp::random(
+        VIRTUAL_TOKENS,
+        hidden,
+        ENCODER_WIDTH,
+        Depth::Peft,
+        1,
+        device,
+    )?;
     let classifier = labels
         .map(|labels| Classifier::random(labels, hidden, 2, device))
         .transpose()?;
@@ -83,7 +90,7 @@ fn random(
     };
     let config = AdapterConfig::new(model_dir, method, task, VIRTUAL_TOKENS)?;
     let classifier = classifier.as_ref().map(ClassifierWeights::of);
-    Adapter::new(&encoder.forward()?, classifier, config)
+    Adapter::new(encoder.forward()?.embeddings(), classifier, config)
 }
 
 fn compute(backbone: &dyn Backbone, adapter: &Adapter) -> Result<HashMap<String, Tensor>> {
