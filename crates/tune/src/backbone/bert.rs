@@ -63,7 +63,7 @@ impl Bert {
             digest: weights.digest(),
             small: weights.are_small(),
             tokens,
-            stack: Stack::new(blocks, options.recompute),
+            stack: Stack::new(blocks, options.recompute, weights.are_small()),
             pooler,
             config,
         })

@@ -77,7 +77,7 @@ impl Llama {
             digest: weights.digest(),
             small: weights.are_small(),
             tokens,
-            stack: Stack::new(blocks, options.recompute),
+            stack: Stack::new(blocks, options.recompute, weights.are_small()),
             head: Arc::new(head),
             config,
         })
