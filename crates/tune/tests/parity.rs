@@ -1,12 +1,18 @@
 //! Every backbone and prompt encoder against what transformers and PEFT computed (the
-//! fixtures under `shared/fixtures/hf`), and its gradients against finite differences.
+//! fixtures under `shared/fixtures/hf`, or where `HF_FIXTURES` says), and its gradients
+//! against finite differences.
+
+#[path = "parity/continuation.rs"]
+mod continuation;
+#[path = "parity/loading.rs"]
+mod loading;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor};
-use ciphertune_tune::backbone::{self, Backbone, Options, random};
+use ciphertune_tune::backbone::{self, Backbone, Options};
 use ciphertune_tune::encoder::Encoder;
 use ciphertune_tune::encoder::embedding::Embedding;
 use ciphertune_tune::encoder::mlp::Mlp;
@@ -18,8 +24,22 @@ type Tensors = HashMap<String, Tensor>;
 
 const CPU: Device = Device::Cpu;
 
+const CAUSAL: [&str; 4] = ["llama", "qwen2", "gpt2", "gpt_neox"];
+const ALL: [&str; 5] = ["llama", "qwen2", "gpt2", "gpt_neox", "bert"];
+
 fn shared(path: &str) -> Option<PathBuf> {
-    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared")).join(path);
+    present(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared")).join(path))
+}
+
+/// The folder of one architecture's fixture.
+fn fixture(architecture: &str) -> Option<PathBuf> {
+    match std::env::var_os("HF_FIXTURES") {
+        Some(root) => present(PathBuf::from(root).join(architecture)),
+        None => shared(&format!("fixtures/hf/{architecture}")),
+    }
+}
+
+fn present(path: PathBuf) -> Option<PathBuf> {
     if !path.exists() {
         eprintln!("SKIPPED: {} is absent", path.display());
         return None;
@@ -45,6 +65,7 @@ fn distance(got: &[f32], want: &[f32]) -> f32 {
 #[track_caller]
 fn close(what: &str, got: &Tensor, want: &Tensor, tolerance: f32) {
     let distance = distance(&values(got), &values(want));
+    println!("{what} is off by {distance:e}");
     assert!(
         distance <= tolerance,
         "{what} is off by {distance:e}, more than {tolerance:e}"
@@ -65,23 +86,51 @@ struct Outcome {
 }
 
 impl Fixture {
-    fn open(architecture: &str, options: Options) -> Option<Self> {
-        let dir = shared(&format!("fixtures/hf/{architecture}"))?;
-        let backbone = backbone::load_with(&dir, &CPU, options).expect("a backbone");
-        let tensors = candle_core::safetensors::load(dir.join("ptuning_mlp.safetensors"), &CPU);
-        let tensors = tensors.expect("a fixture");
-        let virtual_tokens = tensors["encoder.embedding.weight"].dims()[0];
+    /// The model of one architecture and what PEFT's `encoder` (`"mlp"`, `"lstm"`) gave.
+    fn open(architecture: &str, encoder: &str, options: Options) -> Option<Self> {
+        Some(Self::of(&fixture(architecture)?, encoder, options))
+    }
+
+    fn of(dir: &Path, encoder: &str, options: Options) -> Self {
+        let backbone = backbone::load_with(dir, &CPU, options).expect("a backbone");
+        let file = dir.join(format!("ptuning_{encoder}.safetensors"));
+        let tensors = candle_core::safetensors::load(file, &CPU).expect("a fixture");
+        let virtual_tokens = tensors["prompt_embeddings_batch"].dims()[1];
         let mask = tensors["attention_mask"]
             .to_dtype(DType::F32)
             .expect("a mask");
         let ones = Tensor::ones((mask.dims()[0], virtual_tokens), DType::F32, &CPU).expect("ones");
         let mask = Tensor::cat(&[&ones, &mask], 1).expect("a mask");
-        Some(Self {
+        Self {
             backbone,
             tensors,
             mask,
             virtual_tokens,
-        })
+        }
+    }
+
+    /// The prompt `[V, H]` that PEFT's encoder computed.
+    fn prompt(&self) -> Tensor {
+        let prompt = self.tensors["prompt_embeddings_batch"].squeeze(0);
+        prompt.expect("a prompt")
+    }
+
+    /// It as a leaf: plain prompt tuning.
+    fn leaf(&self) -> Tensor {
+        Embedding::from_rows(&self.prompt())
+            .and_then(|encoder| encoder.forward())
+            .expect("a leaf")
+    }
+
+    /// The logits that transformers computed: of the real positions, or of the examples.
+    fn logits(&self) -> Tensor {
+        let logits = &self.tensors["logits"];
+        if self.backbone.kind() == "bert" {
+            return logits.clone();
+        }
+        let rows = self.real_rows().expect("rows");
+        let logits = logits.flatten_to(1).and_then(|t| t.index_select(&rows, 0));
+        logits.expect("logits")
     }
 
     fn prompts(&self, prompt: &Tensor) -> Result<Tensor> {
@@ -167,8 +216,27 @@ fn gradient(gradients: &GradStore, of: &Tensor) -> Tensor {
     gradients.get(of).expect("a gradient").clone()
 }
 
-fn parity(architecture: &str, options: Options) {
-    let Some(fixture) = Fixture::open(architecture, options) else {
+/// The backbone alone: the prompt is given, whatever encoder made it.
+fn backbone_parity(architecture: &str, options: Options) {
+    for encoder in ["mlp", "lstm"] {
+        let Some(fixture) = Fixture::open(architecture, encoder, options) else {
+            return;
+        };
+        let leaf = fixture.leaf();
+        let Outcome { logits, loss } = fixture.outcome(&leaf).expect("an outcome");
+        let name = |what: &str| format!("{architecture}, {encoder}: {what}");
+        close(&name("the logits"), &logits, &fixture.logits(), 1e-4);
+        close(&name("the loss"), &loss, &fixture.tensors["loss"], 1e-4);
+        let gradients = loss.backward().expect("gradients");
+        let got = gradient(&gradients, &leaf);
+        let want = &fixture.tensors["grad.prompt_embeddings"];
+        close(&name("the prompt's gradient"), &got, want, 1e-3);
+    }
+}
+
+/// The MLP encoder before it, and the classifier after it where there is one.
+fn encoder_parity(architecture: &str) {
+    let Some(fixture) = Fixture::open(architecture, "mlp", Options::default()) else {
         return;
     };
     let tensors = &fixture.tensors;
@@ -183,18 +251,7 @@ fn parity(architecture: &str, options: Options) {
         None => fixture.causal(&prompt),
     };
     let Outcome { logits, loss } = outcome.expect("an outcome");
-    let want = if classifier.is_some() {
-        tensors["logits"].clone()
-    } else {
-        let rows = fixture.real_rows().expect("rows");
-        tensors["logits"]
-            .flatten_to(1)
-            .and_then(|t| t.index_select(&rows, 0))
-            .expect("logits")
-    };
-    close("the logits", &logits, &want, 1e-4);
-    close("the loss", &loss, &tensors["loss"], 1e-4);
-
+    close("the logits", &logits, &fixture.logits(), 1e-4);
     let gradients = loss.backward().expect("gradients");
     let theta = Trainable::gather(&encoder, classifier.as_ref());
     for (name, variable) in theta.names().iter().zip(theta.variables()) {
@@ -204,53 +261,48 @@ fn parity(architecture: &str, options: Options) {
         };
         close(&key, &gradient(&gradients, variable), &tensors[&key], 1e-3);
     }
-
-    // The prompt alone as the leaf: plain prompt tuning.
-    let plain = Embedding::from_rows(&prompt).expect("an encoder");
-    let leaf = plain.forward().expect("prompts");
-    let loss = fixture.outcome(&leaf).expect("an outcome").loss;
-    let gradients = loss.backward().expect("gradients");
-    let want = &tensors["grad.prompt_embeddings"];
-    close(
-        "the prompt's gradient",
-        &gradient(&gradients, &leaf),
-        want,
-        1e-3,
-    );
 }
 
 #[test]
 fn llama_computes_what_transformers_and_peft_compute() {
-    parity("llama", Options::default());
+    backbone_parity("llama", Options::default());
+    encoder_parity("llama");
 }
 
 #[test]
 fn qwen2_computes_what_transformers_and_peft_compute() {
-    parity("qwen2", Options::default());
+    backbone_parity("qwen2", Options::default());
+    encoder_parity("qwen2");
+}
+
+#[test]
+fn gpt2_computes_what_transformers_and_peft_compute() {
+    backbone_parity("gpt2", Options::default());
+    encoder_parity("gpt2");
+}
+
+#[test]
+fn gpt_neox_computes_what_transformers_and_peft_compute() {
+    backbone_parity("gpt_neox", Options::default());
+    encoder_parity("gpt_neox");
 }
 
 #[test]
 fn bert_computes_what_transformers_and_peft_compute() {
-    parity("bert", Options::default());
+    backbone_parity("bert", Options::default());
+    encoder_parity("bert");
 }
 
 #[test]
 fn recomputing_activations_changes_nothing() {
-    for architecture in ["llama", "bert"] {
-        parity(architecture, Options { recompute: true });
+    for architecture in ALL {
+        backbone_parity(architecture, Options { recompute: true });
         let gradient_of = |recompute| -> Option<Vec<f32>> {
-            let fixture = Fixture::open(architecture, Options { recompute })?;
-            let prompt = fixture.tensors["prompt_embeddings_batch"]
-                .squeeze(0)
-                .expect("a prompt");
-            let leaf = Embedding::from_rows(&prompt)
-                .and_then(|e| e.forward())
-                .expect("a leaf");
+            let fixture = Fixture::open(architecture, "mlp", Options { recompute })?;
+            let leaf = fixture.leaf();
             let loss = fixture.outcome(&leaf).expect("an outcome").loss;
-            Some(values(&gradient(
-                &loss.backward().expect("gradients"),
-                &leaf,
-            )))
+            let gradients = loss.backward().expect("gradients");
+            Some(values(&gradient(&gradients, &leaf)))
         };
         assert_eq!(gradient_of(true), gradient_of(false), "{architecture}");
     }
@@ -267,64 +319,69 @@ fn slope(prompt: &Tensor, at: usize, step: f32, loss: &dyn Fn(&Tensor) -> Result
     (moved(step) - moved(-step)) / (2.0 * step)
 }
 
+/// A sample of the prompt's gradient, to 2 % of its largest entry.
+fn differences(what: &str, fixture: &Fixture, run: &dyn Fn(&Tensor) -> Result<Outcome>) {
+    let (prompt, leaf) = (fixture.prompt(), fixture.leaf());
+    let loss = run(&leaf).expect("an outcome").loss;
+    let gradients = loss.backward().expect("gradients");
+    let exact = values(&gradient(&gradients, &leaf));
+    let top = exact.iter().fold(0f32, |m, x| m.max(x.abs()));
+    for at in (0..exact.len()).step_by(exact.len().div_ceil(12)) {
+        let loss = |p: &Tensor| Ok(run(p)?.loss.to_scalar::<f32>()?);
+        let slope = slope(&prompt, at, 1e-2, &loss);
+        let off = (slope - exact[at]).abs() / top;
+        assert!(off < 2e-2, "{what} [{at}]: {slope} and {}", exact[at]);
+    }
+}
+
 #[test]
 fn gradients_agree_with_finite_differences() {
-    for (architecture, pooling) in [
-        ("llama", None),
-        ("qwen2", None),
-        ("bert", Some(Pooling::First)),
-        ("bert", Some(Pooling::Mean)),
-    ] {
-        let Some(fixture) = Fixture::open(architecture, Options::default()) else {
+    for architecture in ALL {
+        let Some(fixture) = Fixture::open(architecture, "mlp", Options::default()) else {
             return;
         };
-        let run = |prompt: &Tensor| match pooling {
-            Some(pooling) => fixture.classify(prompt, &fixture.classifier(), pooling),
-            None => fixture.causal(prompt),
-        };
-        let prompt = fixture.tensors["prompt_embeddings_batch"]
-            .squeeze(0)
-            .expect("a prompt");
-        let leaf = Embedding::from_rows(&prompt)
-            .and_then(|e| e.forward())
-            .expect("a leaf");
-        let gradients = run(&leaf)
-            .expect("an outcome")
-            .loss
-            .backward()
-            .expect("gradients");
-        let exact = values(&gradient(&gradients, &leaf));
-        let top = exact.iter().fold(0f32, |m, x| m.max(x.abs()));
-        for at in (0..exact.len()).step_by(exact.len() / 12) {
-            let loss = |p: &Tensor| Ok(run(p)?.loss.to_scalar::<f32>()?);
-            let slope = slope(&prompt, at, 1e-2, &loss);
-            let off = (slope - exact[at]).abs() / top;
-            assert!(
-                off < 2e-2,
-                "{architecture} {pooling:?} [{at}]: {slope} and {}",
-                exact[at]
-            );
+        differences(architecture, &fixture, &|prompt| fixture.outcome(prompt));
+        if architecture == "bert" {
+            let (fixture, classifier) = (&fixture, fixture.classifier());
+            differences("bert, mean", fixture, &|prompt| {
+                fixture.classify(prompt, &classifier, Pooling::Mean)
+            });
         }
     }
 }
 
 #[test]
-fn evaluation_without_a_gradient_gives_the_same_numbers() {
-    let Some(fixture) = Fixture::open("bert", Options::default()) else {
+fn a_gpt_neox_with_one_residual_after_the_other_agrees_with_finite_differences() {
+    let Some(dir) = fixture("gpt_neox") else {
         return;
     };
-    let prompt = fixture.tensors["prompt_embeddings_batch"]
-        .squeeze(0)
-        .expect("a prompt");
-    let tracked = Embedding::from_rows(&prompt)
-        .and_then(|e| e.forward())
-        .expect("a leaf");
-    let plain = fixture.outcome(&prompt).expect("an outcome").logits;
-    assert!(!plain.detach().track_op());
-    assert_eq!(
-        values(&plain),
-        values(&fixture.outcome(&tracked).expect("an outcome").logits)
-    );
+    let serial = loading::altered(&dir, |config| {
+        config["use_parallel_residual"] = false.into();
+    });
+    let fixture = Fixture::of(serial.path(), "mlp", Options::default());
+    differences("serial residuals", &fixture, &|prompt| {
+        fixture.outcome(prompt)
+    });
+    let outcome = fixture.outcome(&fixture.prompt()).expect("an outcome");
+    let off = distance(&values(&outcome.logits), &values(&fixture.logits()));
+    assert!(off > 1e-2, "parallel residuals give other logits: {off}");
+}
+
+#[test]
+fn evaluation_without_a_gradient_gives_the_same_numbers() {
+    for architecture in ALL {
+        let Some(fixture) = Fixture::open(architecture, "mlp", Options::default()) else {
+            return;
+        };
+        let plain = fixture
+            .outcome(&fixture.prompt())
+            .expect("an outcome")
+            .logits;
+        let tracked = fixture.outcome(&fixture.leaf()).expect("an outcome").logits;
+        // BERT's classifier is trained, whatever the prompt is.
+        assert_eq!(plain.track_op(), architecture == "bert");
+        assert_eq!(values(&plain), values(&tracked));
+    }
 }
 
 #[test]
@@ -366,153 +423,4 @@ fn minilm_loads_and_trains_in_finite_numbers() {
     assert!(matches!(backbone.logits(&features), Err(Error::Misuse(_))));
     let again = backbone::load(&dir, &CPU).expect("MiniLM");
     assert_eq!(backbone.digest(), again.digest());
-}
-
-#[test]
-fn half_precision_weights_give_nearly_the_same_states() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let config = random::small_llama(64, 32, 2);
-    random::write_random_llama(folder.path(), &config, 5).expect("a model");
-    let full = backbone::load(folder.path(), &CPU).expect("f32");
-    let path = folder.path().join("model.safetensors");
-    let tensors = candle_core::safetensors::load(&path, &CPU).expect("tensors");
-    let half: Tensors = tensors
-        .into_iter()
-        .map(|(name, tensor)| (name, tensor.to_dtype(DType::BF16).expect("bf16")))
-        .collect();
-    candle_core::safetensors::save(&half, &path).expect("saved");
-    let half = backbone::load(folder.path(), &CPU).expect("bf16");
-    assert_ne!(full.digest(), half.digest());
-    let ids = Tensor::new(&[[1u32, 2, 3, 4, 5, 6, 7]], &CPU).expect("ids");
-    let mask = Tensor::ones((1, 7), DType::F32, &CPU).expect("a mask");
-    let states = |backbone: &dyn Backbone| {
-        let hidden = backbone.forward(&backbone.embed(&ids)?, &mask)?;
-        backbone.logits(&hidden.squeeze(0)?)
-    };
-    let want = states(full.as_ref()).expect("logits");
-    close("bf16", &states(half.as_ref()).expect("logits"), &want, 2e-2);
-}
-
-#[test]
-fn shards_are_read_as_one_model() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let config = random::small_llama(64, 32, 1);
-    random::write_random_llama(folder.path(), &config, 5).expect("a model");
-    let ids = Tensor::new(&[[1u32, 2, 3]], &CPU).expect("ids");
-    let mask = Tensor::ones((1, 3), DType::F32, &CPU).expect("a mask");
-    let states = || {
-        let model = backbone::load(folder.path(), &CPU).expect("a backbone");
-        values(
-            &model
-                .forward(&model.embed(&ids).expect("embeds"), &mask)
-                .expect("states"),
-        )
-    };
-    let want = states();
-    let path = folder.path().join("model.safetensors");
-    let tensors = candle_core::safetensors::load(&path, &CPU).expect("tensors");
-    std::fs::remove_file(&path).expect("removed");
-    let mut map = serde_json::Map::new();
-    let (mut first, mut second) = (Tensors::new(), Tensors::new());
-    for (index, (name, tensor)) in tensors.into_iter().enumerate() {
-        let file = format!("model-0000{}-of-00002.safetensors", 1 + index % 2);
-        map.insert(name.clone(), file.into());
-        if index % 2 == 0 {
-            &mut first
-        } else {
-            &mut second
-        }
-        .insert(name, tensor);
-    }
-    for (tensors, file) in [(first, 1), (second, 2)] {
-        let path = folder
-            .path()
-            .join(format!("model-0000{file}-of-00002.safetensors"));
-        candle_core::safetensors::save(&tensors, path).expect("saved");
-    }
-    let index = serde_json::json!({ "metadata": {}, "weight_map": map }).to_string();
-    let path = folder.path().join("model.safetensors.index.json");
-    std::fs::write(&path, index).expect("written");
-    assert_eq!(states(), want);
-    let outside = serde_json::json!({ "weight_map": { "x": "../model.safetensors" } }).to_string();
-    std::fs::write(&path, outside).expect("written");
-    assert!(matches!(
-        backbone::load(folder.path(), &CPU),
-        Err(Error::Malformed(_))
-    ));
-}
-
-fn refused(dir: &Path) -> Error {
-    backbone::load(dir, &CPU).err().expect("a refusal")
-}
-
-#[test]
-fn a_folder_that_is_not_a_known_whole_model_is_refused_by_name() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let dir = folder.path();
-    assert!(
-        matches!(refused(dir), Error::Malformed(text) if text.contains("config.json is missing"))
-    );
-
-    let config = random::small_llama(64, 32, 1);
-    random::write_random_llama(dir, &config, 5).expect("a model");
-    let weights = dir.join("model.safetensors");
-    let bytes = std::fs::read(&weights).expect("bytes");
-
-    std::fs::write(&weights, &bytes[..bytes.len() - 4]).expect("written");
-    assert!(matches!(refused(dir), Error::Malformed(text) if text.contains("cut short")));
-    std::fs::write(&weights, &bytes[..5]).expect("written");
-    assert!(matches!(refused(dir), Error::Malformed(text) if text.contains("header")));
-    std::fs::remove_file(&weights).expect("removed");
-    assert!(
-        matches!(refused(dir), Error::Malformed(text) if text.contains("model.safetensors is missing"))
-    );
-
-    std::fs::write(&weights, &bytes).expect("written");
-    let mut wrong = config.clone();
-    wrong.intermediate_size += 1;
-    let text = serde_json::to_string(&wrong).expect("json");
-    std::fs::write(dir.join("config.json"), text).expect("written");
-    assert!(
-        matches!(refused(dir), Error::Malformed(text) if text.contains("mlp.gate_proj.weight has shape [64, 32]"))
-    );
-
-    let unknown = r#"{"model_type":"t5","architectures":["T5ForConditionalGeneration"]}"#;
-    std::fs::write(dir.join("config.json"), unknown).expect("written");
-    assert!(
-        matches!(refused(dir), Error::Refused(text) if text.contains("t5") && text.contains("llama"))
-    );
-    std::fs::write(dir.join("config.json"), "{").expect("written");
-    assert!(matches!(refused(dir), Error::Malformed(_)));
-}
-
-#[test]
-fn inputs_a_backbone_cannot_take_are_misuse() {
-    let folder = tempfile::tempdir().expect("a folder");
-    random::write_random_llama(folder.path(), &random::small_llama(64, 32, 1), 5).expect("a model");
-    let model = backbone::load(folder.path(), &CPU).expect("a backbone");
-    let misuse =
-        |result: Result<Tensor>| assert!(matches!(result, Err(Error::Misuse(_))), "{result:?}");
-    misuse(model.embed(&Tensor::new(&[[64u32]], &CPU).expect("ids")));
-    misuse(model.embed(&Tensor::new(&[1u32], &CPU).expect("ids")));
-    let zeros = |b, t, h| Tensor::zeros((b, t, h), DType::F32, &CPU).expect("zeros");
-    let ones = |b, t| Tensor::ones((b, t), DType::F32, &CPU).expect("ones");
-    misuse(model.forward(&zeros(1, 3, 31), &ones(1, 3)));
-    misuse(model.forward(&zeros(1, 3, 32), &ones(1, 4)));
-    misuse(model.forward(&zeros(1, 513, 32), &ones(1, 513)));
-    misuse(model.pool(&Tensor::zeros((1, 32), DType::F32, &CPU).expect("zeros")));
-}
-
-#[test]
-fn a_random_model_is_the_same_from_the_same_seed() {
-    let folders = [5, 5, 6].map(|seed| {
-        let folder = tempfile::tempdir().expect("a folder");
-        random::write_random_llama(folder.path(), &random::small_llama(64, 32, 1), seed)
-            .expect("a model");
-        backbone::load(folder.path(), &CPU)
-            .expect("a backbone")
-            .digest()
-    });
-    assert_eq!(folders[0], folders[1]);
-    assert_ne!(folders[0], folders[2]);
 }

@@ -7,67 +7,63 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 
 use super::config::{self, BertConfig};
-use super::embedding::{Tokens, check_length};
-use super::frozen::{Block, Kept, Stack, apply_rows};
-use super::kernels::activation::{bias_gelu, multiply};
+use super::embedding::{Tokens, add_positions, check_length};
+use super::frozen::{Block, Kept, Pass, Stack, apply_rows};
+use super::kernels::activation::Gelu;
 use super::kernels::attention::Attention;
 use super::kernels::norm::LayerNorm;
-use super::kernels::{add, add_bias};
 use super::linear::Linear;
+use super::parts::{
+    activate, add_to, attend, attend_vjp, layer_norm, multiply_by, normalise, normalise_vjp,
+};
 use super::rows::Rows;
-use super::tensors::{floats, fresh, update};
-use super::weights::Weights;
+use super::tensors::update;
+use super::weights::{Part, Weights};
 use super::{Backbone, Options};
 use crate::error::{Error, Result};
 
 /// A frozen BERT encoder with its pooler, where the checkpoint has one.
-pub struct Bert {
+pub(super) struct Bert {
     config: BertConfig,
     device: Device,
     digest: [u8; 32],
     small: bool,
     tokens: Tokens,
     stack: Arc<Stack>,
-    pooler: Option<Arc<(Linear, Vec<f32>)>>,
+    pooler: Option<Arc<Linear>>,
 }
 
-impl Bert {
-    /// Reads a folder whose `model_type` is `bert`.
-    ///
-    /// # Errors
-    /// As [`super::load`].
-    pub fn load(dir: &Path, device: &Device, options: Options) -> Result<Self> {
-        let config: BertConfig = config::read(dir)?;
-        config.check()?;
-        let weights = Weights::open(dir, device)?;
-        let plain = weights.has("embeddings.word_embeddings.weight");
-        let root = if plain { "" } else { "bert." };
-        let hidden = config.hidden_size;
-        let words = format!("{root}embeddings.word_embeddings.weight");
-        let tokens = Tokens(weights.matrix(&words, config.vocab_size, hidden)?);
-        let mut blocks: Vec<Box<dyn Block>> =
-            vec![Box::new(Positions::load(&weights, root, &config)?)];
-        for index in 0..config.num_hidden_layers {
-            blocks.push(Box::new(Layer::load(&weights, root, index, &config)?));
-        }
-        let pooler = format!("{root}pooler.dense.weight");
-        let pooler = if weights.has(&pooler) {
-            let weight = Linear::load(&weights, &pooler, hidden, hidden)?;
-            let bias = weights.vector(&format!("{root}pooler.dense.bias"), hidden)?;
-            Some(Arc::new((weight, bias)))
-        } else {
-            None
-        };
-        Ok(Self {
-            device: weights.device().clone(),
-            digest: weights.digest(),
-            small: weights.are_small(),
-            tokens,
-            stack: Stack::new(blocks, options.recompute, weights.are_small()),
-            pooler,
-            config,
-        })
+/// Reads a folder whose `model_type` is `bert`.
+pub(super) fn load(dir: &Path, device: &Device, options: Options) -> Result<Bert> {
+    let config: BertConfig = config::read(dir)?;
+    config.check()?;
+    let weights = Weights::open(dir, device)?;
+    let plain = weights.has("embeddings.word_embeddings.weight");
+    let root = if plain { "" } else { "bert." };
+    let hidden = config.hidden_size;
+    let words = format!("{root}embeddings.word_embeddings");
+    let tokens = Tokens(weights.matrix(&words, config.vocab_size, hidden)?);
+    let mut blocks: Vec<Box<dyn Block>> = vec![Box::new(Positions::load(&weights, root, &config)?)];
+    for index in 0..config.num_hidden_layers {
+        let at = format!("{root}encoder.layer.{index}");
+        blocks.push(Box::new(Layer::load(&weights, &at, &config)?));
     }
+    let pooler = format!("{root}pooler.dense");
+    let pooler = if weights.has(&format!("{pooler}.weight")) {
+        let pooler = Linear::load(&weights, &pooler, (hidden, hidden), true)?;
+        Some(Arc::new(pooler))
+    } else {
+        None
+    };
+    Ok(Bert {
+        device: weights.device().clone(),
+        digest: weights.digest(),
+        small: weights.are_small(),
+        tokens,
+        stack: Stack::new(blocks, options.recompute, weights.are_small()),
+        pooler,
+        config,
+    })
 }
 
 impl Backbone for Bert {
@@ -96,7 +92,7 @@ impl Backbone for Bert {
     }
 
     fn forward(&self, embeds: &Tensor, mask: &Tensor) -> Result<Tensor> {
-        check_length(embeds, self.hidden(), self.max_positions())?;
+        check_length(embeds, self.hidden(), 0, self.max_positions())?;
         self.stack.apply(embeds, mask)
     }
 
@@ -106,18 +102,12 @@ impl Backbone for Bert {
             .as_ref()
             .ok_or_else(|| Error::Misuse("this BERT checkpoint has no pooler".into()))?;
         apply_rows(rows, |rows| {
-            let y = pooler.0.forward(rows)?;
-            update(&y, |y| {
-                for row in y.chunks_exact_mut(pooler.1.len()) {
-                    for (y, bias) in row.iter_mut().zip(&pooler.1) {
-                        *y = libm::tanhf(*y + bias);
-                    }
-                }
-            })?;
+            let y = pooler.forward(rows)?;
+            update(&y, |y| y.iter_mut().for_each(|y| *y = libm::tanhf(*y)))?;
             let (pooler, kept) = (Arc::clone(pooler), y.clone());
             let vjp = move |grad: &Tensor| {
                 let slope = kept.sqr()?.affine(-1.0, 1.0)?;
-                pooler.0.vjp(&grad.mul(&slope)?)
+                pooler.vjp(&grad.mul(&slope)?)
             };
             Ok((y, vjp))
         })
@@ -130,47 +120,6 @@ impl Backbone for Bert {
     fn digest(&self) -> [u8; 32] {
         self.digest
     }
-}
-
-fn layer_norm(weights: &Weights, name: &str, config: &BertConfig) -> Result<LayerNorm> {
-    Ok(LayerNorm {
-        gamma: weights.vector(&format!("{name}.weight"), config.hidden_size)?,
-        beta: weights.vector(&format!("{name}.bias"), config.hidden_size)?,
-        epsilon: config.layer_norm_eps as f32,
-    })
-}
-
-/// y = LayerNorm(x) of rows that are no longer needed: → y, x̂, scales `[N, 1]`.
-fn normalise(norm: &LayerNorm, x: Tensor) -> Result<(Tensor, Tensor, Tensor)> {
-    let (count, width) = x.dims2()?;
-    let mut scales = vec![0f32; count];
-    let mut out = vec![0f32; count * width];
-    update(&x, |x| norm.forward(x, &mut scales, &mut out))?;
-    let device = x.device();
-    let y = Tensor::from_vec(out, (count, width), device)?;
-    let scales = Tensor::from_vec(scales, (count, 1), device)?;
-    Ok((y, x, scales))
-}
-
-fn normalise_vjp(
-    norm: &LayerNorm,
-    normed: &Tensor,
-    scales: &Tensor,
-    grad: &Tensor,
-) -> Result<Tensor> {
-    let (count, width) = grad.dims2()?;
-    let (n, nl) = normed.storage_and_layout();
-    let (s, sl) = scales.storage_and_layout();
-    let (g, gl) = grad.storage_and_layout();
-    let (n, s, g) = (floats(&n, nl)?, floats(&s, sl)?, floats(&g, gl)?);
-    fresh(count, width, grad, |out| norm.vjp(n, s, g, out))
-}
-
-/// x ← x + y.
-fn add_to(x: &Tensor, y: &Tensor) -> Result<()> {
-    let (y, layout) = y.storage_and_layout();
-    let y = floats(&y, layout)?;
-    update(x, |x| add(x, y))
 }
 
 /// LayerNorm(x + position + token type 0).
@@ -193,27 +142,17 @@ impl Positions {
                 .zip(&types)
                 .for_each(|(value, first)| *value += first);
         }
-        let norm = layer_norm(weights, &format!("{root}embeddings.LayerNorm"), config)?;
+        let norm = format!("{root}embeddings.LayerNorm");
+        let norm = layer_norm(weights, &norm, hidden, config.epsilon())?;
         Ok(Self { table, norm })
     }
 }
 
 impl Block for Positions {
-    fn forward(&self, x: &Tensor, rows: &Rows, kept: Option<&mut Kept>) -> Result<Tensor> {
-        let (count, width) = x.dims2()?;
-        let (storage, layout) = x.storage_and_layout();
-        let values = floats(&storage, layout)?;
-        let sum = fresh(count, width, x, |out| {
-            let places = out.chunks_exact_mut(width).zip(values.chunks_exact(width));
-            for ((out, value), position) in places.zip(rows.positions()) {
-                let place = &self.table[position * width..(position + 1) * width];
-                for ((out, value), place) in out.iter_mut().zip(value).zip(place) {
-                    *out = value + place;
-                }
-            }
-        })?;
+    fn forward(&self, x: &Tensor, rows: &Rows, pass: Pass<'_>) -> Result<Tensor> {
+        let sum = add_positions(x, &self.table, rows)?;
         let (y, normed, scales) = normalise(&self.norm, sum)?;
-        if let Some(kept) = kept {
+        if let Pass::Keep(kept) = pass {
             kept.put([normed, scales]);
         }
         Ok(y)
@@ -229,25 +168,24 @@ impl Block for Positions {
 struct Layer {
     attention: Attention,
     qkv: Linear,
-    qkv_bias: Vec<f32>,
     out: Linear,
-    out_bias: Vec<f32>,
     norm_attention: LayerNorm,
     up: Linear,
     up_bias: Vec<f32>,
+    gelu: Gelu,
     down: Linear,
-    down_bias: Vec<f32>,
     norm_out: LayerNorm,
 }
 
 impl Layer {
-    fn load(weights: &Weights, root: &str, index: usize, config: &BertConfig) -> Result<Self> {
+    fn load(weights: &Weights, at: &str, config: &BertConfig) -> Result<Self> {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        let at = |name: &str| format!("{root}encoder.layer.{index}.{name}");
-        let three = |kind: &str| {
-            ["query", "key", "value"]
-                .map(|part| (at(&format!("attention.self.{part}.{kind}")), hidden))
-        };
+        let at = |name: &str| format!("{at}.{name}");
+        let qkv = ["query", "key", "value"]
+            .map(|name| Part::whole(at(&format!("attention.self.{name}")), hidden));
+        let out = at("attention.output.dense");
+        let up = at("intermediate.dense");
+        let norm = |name: &str| layer_norm(weights, &at(name), hidden, config.epsilon());
         let heads = config.num_attention_heads;
         Ok(Self {
             attention: Attention {
@@ -255,57 +193,35 @@ impl Layer {
                 groups: heads,
                 size: hidden / heads,
                 causal: false,
+                scale: 1.0 / ((hidden / heads) as f32).sqrt(),
             },
-            qkv: Linear::stacked(weights, &three("weight"), hidden)?,
-            qkv_bias: weights.vectors(&three("bias"))?,
-            out: Linear::load(
-                weights,
-                &at("attention.output.dense.weight"),
-                hidden,
-                hidden,
-            )?,
-            out_bias: weights.vector(&at("attention.output.dense.bias"), hidden)?,
-            norm_attention: layer_norm(weights, &at("attention.output.LayerNorm"), config)?,
-            up: Linear::load(weights, &at("intermediate.dense.weight"), inner, hidden)?,
-            up_bias: weights.vector(&at("intermediate.dense.bias"), inner)?,
-            down: Linear::load(weights, &at("output.dense.weight"), hidden, inner)?,
-            down_bias: weights.vector(&at("output.dense.bias"), hidden)?,
-            norm_out: layer_norm(weights, &at("output.LayerNorm"), config)?,
+            qkv: Linear::stacked(weights, &qkv, hidden, true)?,
+            out: Linear::load(weights, &out, (hidden, hidden), true)?,
+            norm_attention: norm("attention.output.LayerNorm")?,
+            up: Linear::load(weights, &up, (inner, hidden), false)?,
+            up_bias: weights.vector(&format!("{up}.bias"), inner)?,
+            gelu: config.gelu()?,
+            down: Linear::load(weights, &at("output.dense"), (hidden, inner), true)?,
+            norm_out: norm("output.LayerNorm")?,
         })
     }
 }
 
 impl Block for Layer {
-    fn forward(&self, x: &Tensor, rows: &Rows, kept: Option<&mut Kept>) -> Result<Tensor> {
-        let (count, hidden) = x.dims2()?;
+    fn forward(&self, x: &Tensor, rows: &Rows, mut pass: Pass<'_>) -> Result<Tensor> {
         let qkv = self.qkv.forward(x)?;
-        update(&qkv, |qkv| add_bias(qkv, &self.qkv_bias))?;
-        let mut weights = vec![0f32; self.attention.weights(rows)];
-        let context = {
-            let (storage, layout) = qkv.storage_and_layout();
-            let values = floats(&storage, layout)?;
-            fresh(count, hidden, x, |out| {
-                self.attention.forward(rows, values, out, &mut weights)
-            })?
-        };
+        let (context, weights) = attend(&self.attention, &qkv, rows, &mut pass)?;
         let sum = self.out.forward(&context)?;
         drop(context);
-        update(&sum, |sum| add_bias(sum, &self.out_bias))?;
         add_to(&sum, x)?;
         let (middle, normed, scales) = normalise(&self.norm_attention, sum)?;
 
         let inner = self.up.forward(&middle)?;
-        let mut slope = kept.is_some().then(|| vec![0f32; inner.elem_count()]);
-        update(&inner, |inner| {
-            bias_gelu(inner, slope.as_deref_mut(), &self.up_bias)
-        })?;
+        let slope = activate(self.gelu, &inner, &self.up_bias, &pass)?;
         let sum = self.down.forward(&inner)?;
-        update(&sum, |sum| add_bias(sum, &self.down_bias))?;
         add_to(&sum, &middle)?;
         let (y, normed_out, scales_out) = normalise(&self.norm_out, sum)?;
-        if let (Some(kept), Some(slope)) = (kept, slope) {
-            let weights = Tensor::from_vec(weights, self.attention.weights(rows), x.device())?;
-            let slope = Tensor::from_vec(slope, inner.shape(), x.device())?;
+        if let (Pass::Keep(kept), Some(slope)) = (pass, slope) {
             kept.put([qkv, weights, normed, scales, slope, normed_out, scales_out]);
         }
         Ok(y)
@@ -315,26 +231,13 @@ impl Block for Layer {
         let [qkv, weights, normed, scales, slope, normed_out, scales_out] = kept.get()?;
         let d_sum = normalise_vjp(&self.norm_out, normed_out, scales_out, grad)?;
         let d_inner = self.down.vjp(&d_sum)?;
-        {
-            let (storage, layout) = slope.storage_and_layout();
-            let slope = floats(&storage, layout)?;
-            update(&d_inner, |inner| multiply(inner, slope))?;
-        }
+        multiply_by(&d_inner, slope)?;
         let d_middle = self.up.vjp(&d_inner)?;
         drop(d_inner);
         add_to(&d_middle, &d_sum)?;
         let d_sum = normalise_vjp(&self.norm_attention, normed, scales, &d_middle)?;
         let d_context = self.out.vjp(&d_sum)?;
-        let d_qkv = {
-            let (q, ql) = qkv.storage_and_layout();
-            let (w, wl) = weights.storage_and_layout();
-            let (g, gl) = d_context.storage_and_layout();
-            let (q, w, g) = (floats(&q, ql)?, floats(&w, wl)?, floats(&g, gl)?);
-            let (count, width) = qkv.dims2()?;
-            fresh(count, width, qkv, |out| {
-                self.attention.vjp(rows, q, w, g, out)
-            })?
-        };
+        let d_qkv = attend_vjp(&self.attention, qkv, weights, &d_context, rows)?;
         let d_x = self.qkv.vjp(&d_qkv)?;
         add_to(&d_x, &d_sum)?;
         Ok(d_x)

@@ -1,10 +1,11 @@
 //! `config.json`, as far as a forward pass needs it.
 
-use std::f64::consts::PI;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use super::kernels::activation::Gelu;
+use super::rotary::{RopeParameters, frequencies};
 use super::weights::read_text;
 use crate::error::{Error, Result};
 
@@ -18,9 +19,41 @@ pub(super) struct Kind {
 
 /// Reads `config.json` of a model folder as `T`.
 pub(super) fn read<T: DeserializeOwned>(dir: &Path) -> Result<T> {
-    let path = dir.join("config.json");
+    read_file(dir, "config.json")
+}
+
+fn read_file<T: DeserializeOwned>(dir: &Path, name: &str) -> Result<T> {
+    let path = dir.join(name);
     serde_json::from_str(&read_text(&path)?)
         .map_err(|error| Error::Malformed(format!("{}: {error}", path.display())))
+}
+
+#[derive(Deserialize)]
+struct Ends {
+    eos_token_id: Option<Ids>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Ids {
+    One(u32),
+    Several(Vec<u32>),
+}
+
+/// The ids that end a text: `eos_token_id` of `generation_config.json`, or of `config.json`
+/// where that file is absent or says none; empty where neither says one.
+pub(super) fn end_of_text(dir: &Path) -> Result<Vec<u32>> {
+    let generation = "generation_config.json";
+    let told = if dir.join(generation).exists() {
+        read_file::<Ends>(dir, generation)?.eos_token_id
+    } else {
+        None
+    };
+    Ok(match told.or(read::<Ends>(dir)?.eos_token_id) {
+        None => Vec::new(),
+        Some(Ids::One(id)) => vec![id],
+        Some(Ids::Several(ids)) => ids,
+    })
 }
 
 /// BERT: the keys of transformers' `BertConfig`.
@@ -58,7 +91,7 @@ impl BertConfig {
             "hidden_size",
             self.hidden_size,
         )?;
-        known("hidden_act", &self.hidden_act, &["gelu"])?;
+        self.gelu()?;
         let positions = self
             .position_embedding_type
             .as_deref()
@@ -70,6 +103,14 @@ impl BertConfig {
             ));
         }
         Ok(())
+    }
+
+    pub(super) fn gelu(&self) -> Result<Gelu> {
+        gelu("hidden_act", &self.hidden_act)
+    }
+
+    pub(super) fn epsilon(&self) -> f32 {
+        self.layer_norm_eps as f32
     }
 }
 
@@ -118,24 +159,15 @@ pub struct LlamaConfig {
     /// Whether that limit is used (Qwen2).
     #[serde(default)]
     pub use_sliding_window: Option<bool>,
-}
-
-/// Rotary position settings; further keys belong to kinds that are refused.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct RopeParameters {
-    /// `"default"`, `"linear"` or `"llama3"`.
-    #[serde(alias = "type")]
-    pub rope_type: Option<String>,
-    /// Base of the rotary angles.
-    pub rope_theta: Option<f64>,
-    /// Stretch of the positions (linear, llama3).
-    pub factor: Option<f64>,
-    /// llama3.
-    pub low_freq_factor: Option<f64>,
-    /// llama3.
-    pub high_freq_factor: Option<f64>,
-    /// llama3.
-    pub original_max_position_embeddings: Option<f64>,
+    /// Whether q, k, v and the attention's output have biases (Llama).
+    #[serde(default)]
+    pub attention_bias: bool,
+    /// Whether the feed-forward part has biases (Llama).
+    #[serde(default)]
+    pub mlp_bias: bool,
+    /// Part of each head that is rotated: all of it, or the model is refused.
+    #[serde(default)]
+    pub partial_rotary_factor: Option<f64>,
 }
 
 impl LlamaConfig {
@@ -179,6 +211,11 @@ impl LlamaConfig {
         self.frequencies().map(drop)
     }
 
+    /// Whether q, k and v have biases: always in a Qwen2.
+    pub(super) fn qkv_bias(&self) -> bool {
+        self.attention_bias || self.model_type == "qwen2"
+    }
+
     /// Longest sequence computed exactly: beyond a sliding window attention would differ.
     pub(super) fn positions(&self) -> usize {
         let window = self
@@ -189,54 +226,27 @@ impl LlamaConfig {
         })
     }
 
-    /// ω_d = θ^(−2d/D) for d < D/2, stretched as `rope_type` says (transformers'
-    /// `modeling_rope_utils`).
+    /// Angles a position, half a head of them.
     pub(super) fn frequencies(&self) -> Result<Vec<f32>> {
         let settings = self.rope_parameters.as_ref().or(self.rope_scaling.as_ref());
-        let theta = settings
-            .and_then(|s| s.rope_theta)
-            .or(self.rope_theta)
-            .unwrap_or(10_000.0);
-        let size = self.head_size();
-        let plain = (0..size / 2).map(|d| libm::pow(theta, -2.0 * d as f64 / size as f64));
-        let rope_type = settings
-            .and_then(|s| s.rope_type.as_deref())
-            .unwrap_or("default");
-        known("rope_type", rope_type, &["default", "linear", "llama3"])?;
-        let need = |value: Option<f64>, key: &str| {
-            value
-                .filter(|v| v.is_finite() && *v > 0.0)
-                .ok_or_else(|| Error::Malformed(format!("rope_type {rope_type} without {key}")))
-        };
-        let Some(settings) = settings.filter(|_| rope_type != "default") else {
-            return Ok(plain.map(|w| w as f32).collect());
-        };
-        let factor = need(settings.factor, "factor")?;
-        if rope_type == "linear" {
-            return Ok(plain.map(|w| (w / factor) as f32).collect());
+        let part = settings.and_then(|s| s.partial_rotary_factor);
+        if let Some(part) = part.or(self.partial_rotary_factor).filter(|p| *p != 1.0) {
+            return Err(Error::Refused(format!(
+                "partial_rotary_factor {part} in a {}",
+                self.model_type
+            )));
         }
-        let low = need(settings.low_freq_factor, "low_freq_factor")?;
-        let high = need(settings.high_freq_factor, "high_freq_factor")?;
-        let original = need(
-            settings.original_max_position_embeddings,
-            "original_max_position_embeddings",
-        )?;
-        let stretched = plain.map(|w| {
-            let turns = original * w / (2.0 * PI);
-            let smooth = ((turns - low) / (high - low)).clamp(0.0, 1.0);
-            ((1.0 - smooth) * w / factor + smooth * w) as f32
-        });
-        Ok(stretched.collect())
+        frequencies(settings, self.rope_theta, self.head_size())
     }
 }
 
 /// The largest sizes that are believed of a configuration, far beyond any published model: what is allocated or
 /// multiplied by one before the weights are looked at stays small.
-const MOST_ROWS: usize = 1 << 24;
-const MOST_WIDE: usize = 1 << 20;
-const MOST_LAYERS: usize = 1 << 12;
+pub(super) const MOST_ROWS: usize = 1 << 24;
+pub(super) const MOST_WIDE: usize = 1 << 20;
+pub(super) const MOST_LAYERS: usize = 1 << 12;
 
-fn bounded(sizes: &[(&str, usize, usize)]) -> Result<()> {
+pub(super) fn bounded(sizes: &[(&str, usize, usize)]) -> Result<()> {
     match sizes.iter().find(|(_, size, most)| size > most) {
         Some((key, size, most)) => Err(Error::Malformed(format!(
             "{key} {size} is more than {most}"
@@ -245,7 +255,20 @@ fn bounded(sizes: &[(&str, usize, usize)]) -> Result<()> {
     }
 }
 
-fn known(key: &str, value: &str, values: &[&str]) -> Result<()> {
+/// The GELU of this name in transformers' `ACT2FN`.
+pub(super) fn gelu(key: &str, name: &str) -> Result<Gelu> {
+    const ERF: [&str; 2] = ["gelu", "gelu_python"];
+    const TANH: [&str; 3] = ["gelu_new", "gelu_fast", "gelu_pytorch_tanh"];
+    known(key, name, &[ERF.as_slice(), &TANH].concat())?;
+    Ok(if ERF.contains(&name) {
+        Gelu::Erf
+    } else {
+        Gelu::Tanh
+    })
+}
+
+/// Refuses a value that is not among `values`, with the list of them.
+pub(super) fn known(key: &str, value: &str, values: &[&str]) -> Result<()> {
     if values.contains(&value) {
         return Ok(());
     }
@@ -255,7 +278,7 @@ fn known(key: &str, value: &str, values: &[&str]) -> Result<()> {
     )))
 }
 
-fn divides(small_key: &str, small: usize, large_key: &str, large: usize) -> Result<()> {
+pub(super) fn divides(small_key: &str, small: usize, large_key: &str, large: usize) -> Result<()> {
     if small > 0 && large > 0 && large.is_multiple_of(small) {
         return Ok(());
     }
@@ -278,28 +301,19 @@ mod tests {
     }
 
     #[test]
-    fn rotary_frequencies_fall_from_one() {
-        let plain = config("").frequencies().expect("frequencies");
-        assert_eq!(plain.len(), 4);
-        for (got, want) in plain.iter().zip([1.0, 0.1, 0.01, 0.001]) {
-            assert!((got - want).abs() < 1e-6 * want);
-        }
-    }
-
-    #[test]
-    fn llama3_keeps_fast_angles_and_stretches_slow_ones() {
-        let settings = r#","rope_scaling":{"rope_type":"llama3","factor":8.0,"low_freq_factor":1.0,
-            "high_freq_factor":4.0,"original_max_position_embeddings":8192}"#;
-        let stretched = config(settings).frequencies().expect("frequencies");
-        assert!((stretched[0] - 1.0).abs() < 1e-6);
-        // 8192·0.001/2π = 1.3038 turns: smooth = 0.10127, so ω = 0.001·(0.89873/8 + 0.10127).
-        assert!((stretched[3] - 2.1361e-4).abs() < 1e-7, "{}", stretched[3]);
-    }
-
-    #[test]
     fn unknown_rotations_and_activations_are_refused_by_name() {
-        let refused = config(r#","rope_scaling":{"type":"yarn","factor":4.0}"#).check();
-        assert!(matches!(refused, Err(Error::Refused(text)) if text.contains("yarn")));
+        for (extra, name) in [
+            (r#","rope_scaling":{"type":"yarn","factor":4.0}"#, "yarn"),
+            (
+                r#","rope_parameters":{"partial_rotary_factor":0.5}"#,
+                "partial_rotary_factor",
+            ),
+            (r#","partial_rotary_factor":0.5"#, "partial_rotary_factor"),
+        ] {
+            let refused = config(extra).check();
+            assert!(matches!(refused, Err(Error::Refused(text)) if text.contains(name)));
+        }
+        assert!(config(r#","partial_rotary_factor":1.0"#).check().is_ok());
         let mut relu = config("");
         relu.hidden_act = "relu".into();
         assert!(matches!(relu.check(), Err(Error::Refused(text)) if text.contains("relu")));
@@ -327,5 +341,27 @@ mod tests {
             config(r#","sliding_window":32,"use_sliding_window":false"#).positions(),
             64
         );
+    }
+
+    #[test]
+    fn the_ends_of_a_text_are_one_several_or_none() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let dir = folder.path();
+        let write = |name: &str, text: &str| std::fs::write(dir.join(name), text).expect("written");
+        for (text, want) in [
+            ("{}", vec![]),
+            (r#"{"eos_token_id":null}"#, vec![]),
+            (r#"{"eos_token_id":2}"#, vec![2]),
+            (r#"{"eos_token_id":[2,7]}"#, vec![2, 7]),
+        ] {
+            write("config.json", text);
+            assert_eq!(end_of_text(dir).expect("ids"), want);
+        }
+        write("generation_config.json", r#"{"eos_token_id":5}"#);
+        assert_eq!(end_of_text(dir).expect("ids"), [5]);
+        write("generation_config.json", r#"{"bos_token_id":1}"#);
+        assert_eq!(end_of_text(dir).expect("ids"), [2, 7]);
+        write("generation_config.json", r#"{"eos_token_id":-1}"#);
+        assert!(matches!(end_of_text(dir), Err(Error::Malformed(_))));
     }
 }

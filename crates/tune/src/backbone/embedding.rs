@@ -1,13 +1,23 @@
-//! The token-embedding table.
+//! The tables of token embeddings and of learned positions.
 
 use candle_core::{DType, Tensor};
 
+use super::rows::Rows;
+use super::tensors::{floats, fresh};
 use crate::error::{Error, Result};
 
 /// Rows `[vocabulary, H]`, as stored.
 pub(super) struct Tokens(pub(super) Tensor);
 
 impl Tokens {
+    pub(super) fn vocabulary(&self) -> usize {
+        self.0.dims()[0]
+    }
+
+    pub(super) fn hidden(&self) -> usize {
+        self.0.dims()[1]
+    }
+
     /// ids `[B, T]` → f32 rows `[B, T, H]`.
     pub(super) fn embed(&self, ids: &Tensor) -> Result<Tensor> {
         let (examples, width) = ids.dims2().map_err(|_| {
@@ -26,12 +36,34 @@ impl Tokens {
     }
 }
 
-/// Refuses a sequence longer than the model's positions.
-pub(super) fn check_length(embeds: &Tensor, hidden: usize, positions: usize) -> Result<()> {
+/// x + p: `table` `[positions, H]`, flat, gives each of the rows `[N, H]` that of its position.
+pub(super) fn add_positions(x: &Tensor, table: &[f32], rows: &Rows) -> Result<Tensor> {
+    let (count, width) = x.dims2()?;
+    let (storage, layout) = x.storage_and_layout();
+    let values = floats(&storage, layout)?;
+    fresh(count, width, x, |out| {
+        let places = out.chunks_exact_mut(width).zip(values.chunks_exact(width));
+        for ((out, value), position) in places.zip(rows.positions()) {
+            let place = &table[position * width..(position + 1) * width];
+            for ((out, value), place) in out.iter_mut().zip(value).zip(place) {
+                *out = value + place;
+            }
+        }
+    })
+}
+
+/// Refuses a sequence that, after `past` positions, is longer than the model's.
+pub(super) fn check_length(
+    embeds: &Tensor,
+    hidden: usize,
+    past: usize,
+    positions: usize,
+) -> Result<()> {
     match embeds.dims3() {
-        Ok((_, width, columns)) if columns == hidden && width <= positions => Ok(()),
+        Ok((_, width, columns)) if columns == hidden && past + width <= positions => Ok(()),
         Ok((_, width, columns)) if columns == hidden => Err(Error::Misuse(format!(
-            "a sequence of {width} positions; the model computes {positions}"
+            "a sequence of {} positions; the model computes {positions}",
+            past + width
         ))),
         _ => Err(Error::Misuse(format!(
             "embeddings {:?}, not [B, T, {hidden}]",

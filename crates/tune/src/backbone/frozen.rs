@@ -10,16 +10,34 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Storage, Tensor};
 use rayon::prelude::*;
 
+use super::cache::{Cache, KeyValues};
 use super::rows::Rows;
 use crate::error::{Error, Result};
 
 /// One layer, over packed rows `[N, ·]`.
 pub(super) trait Block: Send + Sync {
-    /// y = f(x); what [`Block::vjp`] needs goes into `kept` where it is given.
-    fn forward(&self, x: &Tensor, rows: &Rows, kept: Option<&mut Kept>) -> Result<Tensor>;
+    /// y = f(x).
+    fn forward(&self, x: &Tensor, rows: &Rows, pass: Pass<'_>) -> Result<Tensor>;
 
     /// dx = (∂f/∂x)ᵀ·dy.
     fn vjp(&self, kept: &Kept, grad: &Tensor, rows: &Rows) -> Result<Tensor>;
+}
+
+/// What a forward pass is for.
+pub(super) enum Pass<'a> {
+    /// The result alone.
+    Plain,
+    /// A backward pass will follow: what [`Block::vjp`] needs goes in here.
+    Keep(&'a mut Kept),
+    /// The rows continue the sequence whose keys and values these are, and join it.
+    Extend(&'a mut KeyValues),
+}
+
+impl Pass<'_> {
+    /// Whether a backward pass will follow.
+    pub(super) fn keeps(&self) -> bool {
+        matches!(self, Self::Keep(_))
+    }
 }
 
 /// Activations kept from a block's forward pass.
@@ -70,7 +88,7 @@ impl Stack {
             false => 1,
         };
         let shares = Rows::from_mask(mask)?.shares(count);
-        let (batch, keep) = (embeds.detach(), embeds.track_op());
+        let (batch, keep) = (embeds.detach().contiguous()?, embeds.track_op());
         let passes = on_each(shares, |rows| self.forward(&batch, rows, keep))?;
         let (outputs, shares): (Vec<_>, Vec<_>) = passes.into_iter().unzip();
         let result = Tensor::cat(&outputs, 0)?;
@@ -84,6 +102,25 @@ impl Stack {
         })?)
     }
 
+    /// A sequence of no positions yet.
+    pub(super) fn start(self: &Arc<Self>) -> Cache {
+        Cache::new(Arc::downgrade(self), self.blocks.len())
+    }
+
+    /// The next positions of one sequence, `[1, T, H]` through every block, outside the graph.
+    /// Where it fails the cache is as before.
+    pub(super) fn extend(self: &Arc<Self>, embeds: &Tensor, cache: &mut Cache) -> Result<Tensor> {
+        let rows = Rows::continuing(cache.len(), embeds.dims3()?.1);
+        let mut x = embeds.detach().squeeze(0)?.contiguous()?;
+        cache.extend(self, rows.positions().len(), |past| {
+            for (block, past) in self.blocks.iter().zip(past) {
+                x = block.forward(&x, &rows, Pass::Extend(past))?;
+            }
+            Ok(())
+        })?;
+        Ok(x.unsqueeze(0)?)
+    }
+
     /// One share of a batch, `[B, T, H]` → `[b, T, H]`.
     fn forward(&self, batch: &Tensor, rows: Rows, keep: bool) -> Result<(Tensor, Share)> {
         let mut x = rows.pack(batch)?;
@@ -92,10 +129,10 @@ impl Stack {
             let y;
             if keep && !self.recompute {
                 let mut kept = Kept::default();
-                y = block.forward(&x, &rows, Some(&mut kept))?;
+                y = block.forward(&x, &rows, Pass::Keep(&mut kept))?;
                 traces.push(Trace::Kept(kept));
             } else {
-                y = block.forward(&x, &rows, None)?;
+                y = block.forward(&x, &rows, Pass::Plain)?;
                 if keep {
                     traces.push(Trace::Input(x));
                 }
@@ -113,7 +150,7 @@ impl Stack {
                 Trace::Kept(kept) => block.vjp(kept, &grad, rows)?,
                 Trace::Input(x) => {
                     let mut kept = Kept::default();
-                    block.forward(x, rows, Some(&mut kept))?;
+                    block.forward(x, rows, Pass::Keep(&mut kept))?;
                     block.vjp(&kept, &grad, rows)?
                 }
             };

@@ -1,66 +1,117 @@
-//! A frozen matrix: x·Wᵀ forwards, dy·W back.
+//! A frozen affine map: x·Wᵀ + b forwards, dy·W back.
 
 use std::borrow::Cow;
 
 use candle_core::{DType, Tensor};
 
-use super::weights::Weights;
+use super::kernels::add_bias;
+use super::tensors::update;
+use super::weights::{Part, Weights};
 use crate::error::Result;
 
-/// W `[out, in]`, as stored (f32, bf16 or f16); arithmetic is f32.
+/// W `[out, in]` or, as GPT-2 stores it, Wᵀ `[in, out]`, in the type it is stored in (f32, bf16
+/// or f16); arithmetic is f32.
 pub(super) struct Linear {
-    weight: Tensor,
-    /// Wᵀ as it lies, `[in, out]`. A matrix whose rows run along the sum is rearranged before
-    /// every product, which over the thirty rows of one record takes longer than the product;
-    /// of a small model there is room for both.
-    transposed: Option<Tensor>,
+    stored: Tensor,
+    /// Whether what is stored is Wᵀ.
+    input_first: bool,
+    /// The other orientation as it lies. A matrix whose rows run along the sum is rearranged
+    /// before every product, which over the thirty rows of one record takes longer than the
+    /// product; of a small model there is room for both.
+    copy: Option<Tensor>,
+    bias: Option<Vec<f32>>,
 }
 
 impl Linear {
-    /// Without a second copy.
-    pub(super) fn new(weight: Tensor) -> Self {
+    /// W `[out, in]` without a second copy.
+    pub(super) fn new(stored: Tensor) -> Self {
         Self {
-            weight,
-            transposed: None,
+            stored,
+            input_first: false,
+            copy: None,
+            bias: None,
         }
     }
 
-    /// The matrix of this name.
-    pub(super) fn load(weights: &Weights, name: &str, out: usize, width: usize) -> Result<Self> {
-        Self::stacked(weights, &[(name.to_owned(), out)], width)
+    /// `name`.weight `[out, in]`, and `name`.bias where it is to be `biased`.
+    pub(super) fn load(
+        weights: &Weights,
+        name: &str,
+        (out, width): (usize, usize),
+        biased: bool,
+    ) -> Result<Self> {
+        let whole = Part::whole(name.to_owned(), out);
+        Self::stacked(weights, &[whole], width, biased)
     }
 
-    /// Matrices `[outᵢ, in]` one below the other.
+    /// Rows of matrices `[outᵢ, in]` one below the other.
     pub(super) fn stacked(
         weights: &Weights,
-        parts: &[(String, usize)],
+        parts: &[Part],
         width: usize,
+        biased: bool,
     ) -> Result<Self> {
-        let weight = weights.stacked(parts, width)?;
-        let copies = weights.are_small() && weight.dtype() == DType::F32;
-        let transposed = copies.then(|| weight.t()?.contiguous()).transpose()?;
-        Ok(Self { weight, transposed })
+        let bias = biased.then(|| weights.biases(parts)).transpose()?;
+        Self::keep(weights, weights.stacked(parts, width)?, false, bias)
+    }
+
+    /// `name`.weight `[in, out]` and `name`.bias: GPT-2's `Conv1D`.
+    pub(super) fn input_first(
+        weights: &Weights,
+        name: &str,
+        (out, width): (usize, usize),
+        biased: bool,
+    ) -> Result<Self> {
+        let bias = biased.then(|| weights.vector(&format!("{name}.bias"), out));
+        let stored = weights.matrix(name, width, out)?;
+        Self::keep(weights, stored, true, bias.transpose()?)
+    }
+
+    fn keep(
+        weights: &Weights,
+        stored: Tensor,
+        input_first: bool,
+        bias: Option<Vec<f32>>,
+    ) -> Result<Self> {
+        let copies = weights.are_small() && stored.dtype() == DType::F32;
+        let copy = copies.then(|| stored.t()?.contiguous()).transpose()?;
+        Ok(Self {
+            stored,
+            input_first,
+            copy,
+            bias,
+        })
     }
 
     /// Half-precision weights are widened for one product at a time: a layer's worth of f32,
     /// never a model's.
-    fn weight(&self) -> Result<Cow<'_, Tensor>> {
-        Ok(match self.weight.dtype() {
-            DType::F32 => Cow::Borrowed(&self.weight),
-            _ => Cow::Owned(self.weight.to_dtype(DType::F32)?),
+    fn widened(&self) -> Result<Cow<'_, Tensor>> {
+        Ok(match self.stored.dtype() {
+            DType::F32 => Cow::Borrowed(&self.stored),
+            _ => Cow::Owned(self.stored.to_dtype(DType::F32)?),
         })
     }
 
-    /// `[N, in]` → x·Wᵀ `[N, out]`, no bias.
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(match &self.transposed {
-            Some(transposed) => x.matmul(transposed)?,
-            None => x.matmul(&self.weight()?.t()?)?,
+    /// x times the matrix as stored, or times the other orientation.
+    fn product(&self, x: &Tensor, as_stored: bool) -> Result<Tensor> {
+        Ok(match &self.copy {
+            _ if as_stored => x.matmul(self.widened()?.as_ref())?,
+            Some(copy) => x.matmul(copy)?,
+            None => x.matmul(&self.widened()?.t()?)?,
         })
+    }
+
+    /// `[N, in]` → x·Wᵀ + b `[N, out]`.
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let y = self.product(x, self.input_first)?;
+        if let Some(bias) = &self.bias {
+            update(&y, |y| add_bias(y, bias))?;
+        }
+        Ok(y)
     }
 
     /// `[N, out]` → dy·W `[N, in]`.
     pub(super) fn vjp(&self, grad: &Tensor) -> Result<Tensor> {
-        Ok(grad.matmul(self.weight()?.as_ref())?)
+        self.product(grad, !self.input_first)
     }
 }

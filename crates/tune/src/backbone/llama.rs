@@ -6,130 +6,50 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
+use super::Options;
+use super::causal::{Causal, Parts};
 use super::config::{self, LlamaConfig};
-use super::embedding::{Tokens, check_length};
-use super::frozen::{Block, Kept, Stack, apply_rows};
+use super::frozen::{Block, Kept, Pass};
 use super::kernels::activation::{swiglu, swiglu_vjp};
 use super::kernels::attention::Attention;
 use super::kernels::norm::RmsNorm;
 use super::kernels::rope::Rope;
-use super::kernels::{add, add_bias};
 use super::linear::Linear;
+use super::parts::{add_to, attend, attend_vjp};
 use super::rows::Rows;
 use super::tensors::{floats, fresh, update};
-use super::weights::Weights;
-use super::{Backbone, Options};
+use super::weights::{Part, Weights};
 use crate::error::Result;
 
-/// A frozen Llama, Mistral or Qwen2 with its language-model head.
-pub struct Llama {
-    config: LlamaConfig,
-    kind: &'static str,
-    device: Device,
-    digest: [u8; 32],
-    small: bool,
-    tokens: Tokens,
-    stack: Arc<Stack>,
-    head: Arc<Linear>,
-}
-
-impl Llama {
-    /// Reads a folder whose `model_type` is `llama`, `mistral` or `qwen2`.
-    ///
-    /// # Errors
-    /// As [`super::load`].
-    pub fn load(dir: &Path, device: &Device, options: Options) -> Result<Self> {
-        let config: LlamaConfig = config::read(dir)?;
-        config.check()?;
-        let weights = Weights::open(dir, device)?;
-        let root = if weights.has("embed_tokens.weight") {
-            ""
-        } else {
-            "model."
-        };
-        let (hidden, vocabulary) = (config.hidden_size, config.vocab_size);
-        let words = format!("{root}embed_tokens.weight");
-        let tokens = Tokens(weights.matrix(&words, vocabulary, hidden)?);
-        let head = if config.tie_word_embeddings {
-            Linear::new(tokens.0.clone())
-        } else {
-            Linear::load(&weights, "lm_head.weight", vocabulary, hidden)?
-        };
-        let rope = Arc::new(Rope::new(config.frequencies()?));
-        let mut blocks: Vec<Box<dyn Block>> = Vec::with_capacity(config.num_hidden_layers + 1);
-        for index in 0..config.num_hidden_layers {
-            blocks.push(Box::new(Layer::load(
-                &weights, root, index, &config, &rope,
-            )?));
-        }
-        blocks.push(Box::new(Norm(rms_norm(
-            &weights,
-            &format!("{root}norm"),
-            &config,
-        )?)));
-        Ok(Self {
-            kind: match config.model_type.as_str() {
-                "mistral" => "mistral",
-                "qwen2" => "qwen2",
-                _ => "llama",
-            },
-            device: weights.device().clone(),
-            digest: weights.digest(),
-            small: weights.are_small(),
-            tokens,
-            stack: Stack::new(blocks, options.recompute, weights.are_small()),
-            head: Arc::new(head),
-            config,
-        })
+/// Reads a folder whose `model_type` is `llama`, `mistral` or `qwen2`.
+pub(super) fn load(dir: &Path, device: &Device, options: Options) -> Result<Causal> {
+    let config: LlamaConfig = config::read(dir)?;
+    config.check()?;
+    let weights = Weights::open(dir, device)?;
+    let plain = weights.has("embed_tokens.weight");
+    let root = if plain { "" } else { "model." };
+    let rope = Arc::new(Rope::new(config.head_size(), config.frequencies()?));
+    let mut blocks: Vec<Box<dyn Block>> = Vec::with_capacity(config.num_hidden_layers + 1);
+    for index in 0..config.num_hidden_layers {
+        let at = format!("{root}layers.{index}");
+        blocks.push(Box::new(Layer::load(&weights, &at, &config, &rope)?));
     }
-}
-
-impl Backbone for Llama {
-    fn hidden(&self) -> usize {
-        self.config.hidden_size
-    }
-
-    fn vocabulary(&self) -> usize {
-        self.config.vocab_size
-    }
-
-    fn max_positions(&self) -> usize {
-        self.config.positions()
-    }
-
-    fn kind(&self) -> &'static str {
-        self.kind
-    }
-
-    fn device(&self) -> &Device {
-        &self.device
-    }
-
-    fn embed(&self, ids: &Tensor) -> Result<Tensor> {
-        self.tokens.embed(ids)
-    }
-
-    fn forward(&self, embeds: &Tensor, mask: &Tensor) -> Result<Tensor> {
-        check_length(embeds, self.hidden(), self.max_positions())?;
-        self.stack.apply(embeds, mask)
-    }
-
-    fn logits(&self, rows: &Tensor) -> Result<Tensor> {
-        apply_rows(rows, |rows| {
-            let head = Arc::clone(&self.head);
-            Ok((self.head.forward(rows)?, move |grad: &Tensor| {
-                head.vjp(grad)
-            }))
-        })
-    }
-
-    fn is_small(&self) -> bool {
-        self.small
-    }
-
-    fn digest(&self) -> [u8; 32] {
-        self.digest
-    }
+    let norm = rms_norm(&weights, &format!("{root}norm"), &config)?;
+    blocks.push(Box::new(Norm(norm)));
+    let parts = Parts {
+        kind: match config.model_type.as_str() {
+            "mistral" => "mistral",
+            "qwen2" => "qwen2",
+            _ => "llama",
+        },
+        vocabulary: config.vocab_size,
+        hidden: config.hidden_size,
+        positions: config.positions(),
+        tokens: &format!("{root}embed_tokens"),
+        head: (!config.tie_word_embeddings).then_some("lm_head"),
+        blocks,
+    };
+    Causal::assemble(dir, &weights, parts, options)
 }
 
 fn rms_norm(weights: &Weights, name: &str, config: &LlamaConfig) -> Result<RmsNorm> {
@@ -160,20 +80,13 @@ fn add_vjp(norm: &RmsNorm, x: &Tensor, scales: &Tensor, grad: &Tensor, sum: &Ten
     update(sum, |sum| norm.add_vjp(x, s, g, sum))
 }
 
-/// x ← x + y.
-fn add_to(x: &Tensor, y: &Tensor) -> Result<()> {
-    let (y, layout) = y.storage_and_layout();
-    let y = floats(&y, layout)?;
-    update(x, |x| add(x, y))
-}
-
 /// The norm after the last layer.
 struct Norm(RmsNorm);
 
 impl Block for Norm {
-    fn forward(&self, x: &Tensor, _: &Rows, kept: Option<&mut Kept>) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, _: &Rows, pass: Pass<'_>) -> Result<Tensor> {
         let (y, scales) = normalise(&self.0, x)?;
-        if let Some(kept) = kept {
+        if let Pass::Keep(kept) = pass {
             kept.put([x.clone(), scales]);
         }
         Ok(y)
@@ -188,13 +101,12 @@ impl Block for Norm {
 }
 
 /// a = x + Attention(RoPE(norm₁(x)·Wqkvᵀ))·Wₒᵀ;
-/// y = a + (silu(n·W_gᵀ) ∘ n·W_uᵀ)·W_dᵀ with n = norm₂(a).
+/// y = a + (silu(n·W_gᵀ) ∘ n·W_uᵀ)·W_dᵀ with n = norm₂(a); biases where the model has them.
 struct Layer {
     attention: Attention,
     rope: Arc<Rope>,
     norm_in: RmsNorm,
     qkv: Linear,
-    qkv_bias: Option<Vec<f32>>,
     out: Linear,
     norm_middle: RmsNorm,
     gate_up: Linear,
@@ -203,46 +115,41 @@ struct Layer {
 }
 
 impl Layer {
-    fn load(
-        weights: &Weights,
-        root: &str,
-        index: usize,
-        config: &LlamaConfig,
-        rope: &Arc<Rope>,
-    ) -> Result<Self> {
+    fn load(weights: &Weights, at: &str, config: &LlamaConfig, rope: &Arc<Rope>) -> Result<Self> {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let attention = Attention {
             heads: config.num_attention_heads,
             groups: config.groups(),
             size: config.head_size(),
             causal: true,
+            scale: 1.0 / (config.head_size() as f32).sqrt(),
         };
         let across = attention.heads * attention.size;
         let shared = attention.groups * attention.size;
-        let at = |name: &str| format!("{root}layers.{index}.{name}");
-        let three = |kind: &str| {
-            [("q_proj", across), ("k_proj", shared), ("v_proj", shared)]
-                .map(|(part, rows)| (at(&format!("self_attn.{part}.{kind}")), rows))
-        };
-        let gate_up = [
-            (at("mlp.gate_proj.weight"), inner),
-            (at("mlp.up_proj.weight"), inner),
-        ];
-        let biased = weights.has(&at("self_attn.q_proj.bias"));
+        let q = format!("{at}.self_attn.q_proj");
+        let k = format!("{at}.self_attn.k_proj");
+        let v = format!("{at}.self_attn.v_proj");
+        let qkv =
+            [(q, across), (k, shared), (v, shared)].map(|(name, rows)| Part::whole(name, rows));
+        let out = format!("{at}.self_attn.o_proj");
+        let gate_up = [format!("{at}.mlp.gate_proj"), format!("{at}.mlp.up_proj")]
+            .map(|name| Part::whole(name, inner));
+        let down = format!("{at}.mlp.down_proj");
+        // What the configuration promises must be there; what is there counts.
+        let biased = |promised: bool, name: &str| promised || weights.has(&format!("{name}.bias"));
+        let qkv_biased = biased(config.qkv_bias(), &qkv[0].name);
+        let out_biased = biased(config.attention_bias, &out);
+        let gate_up_biased = biased(config.mlp_bias, &gate_up[0].name);
+        let down_biased = biased(config.mlp_bias, &down);
         Ok(Self {
             attention,
             rope: Arc::clone(rope),
-            norm_in: rms_norm(weights, &at("input_layernorm"), config)?,
-            qkv: Linear::stacked(weights, &three("weight"), hidden)?,
-            qkv_bias: if biased {
-                Some(weights.vectors(&three("bias"))?)
-            } else {
-                None
-            },
-            out: Linear::load(weights, &at("self_attn.o_proj.weight"), hidden, across)?,
-            norm_middle: rms_norm(weights, &at("post_attention_layernorm"), config)?,
-            gate_up: Linear::stacked(weights, &gate_up, hidden)?,
-            down: Linear::load(weights, &at("mlp.down_proj.weight"), hidden, inner)?,
+            norm_in: rms_norm(weights, &format!("{at}.input_layernorm"), config)?,
+            qkv: Linear::stacked(weights, &qkv, hidden, qkv_biased)?,
+            out: Linear::load(weights, &out, (hidden, across), out_biased)?,
+            norm_middle: rms_norm(weights, &format!("{at}.post_attention_layernorm"), config)?,
+            gate_up: Linear::stacked(weights, &gate_up, hidden, gate_up_biased)?,
+            down: Linear::load(weights, &down, (hidden, inner), down_biased)?,
             inner,
         })
     }
@@ -258,24 +165,13 @@ impl Layer {
 }
 
 impl Block for Layer {
-    fn forward(&self, x: &Tensor, rows: &Rows, kept: Option<&mut Kept>) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, rows: &Rows, mut pass: Pass<'_>) -> Result<Tensor> {
         let count = x.dims2()?.0;
         let (normed, scales) = normalise(&self.norm_in, x)?;
         let qkv = self.qkv.forward(&normed)?;
         drop(normed);
-        if let Some(bias) = &self.qkv_bias {
-            update(&qkv, |qkv| add_bias(qkv, bias))?;
-        }
         self.rotate(&qkv, rows, 1.0)?;
-        let mut weights = vec![0f32; self.attention.weights(rows)];
-        let across = self.attention.heads * self.attention.size;
-        let context = {
-            let (storage, layout) = qkv.storage_and_layout();
-            let values = floats(&storage, layout)?;
-            fresh(count, across, x, |out| {
-                self.attention.forward(rows, values, out, &mut weights)
-            })?
-        };
+        let (context, weights) = attend(&self.attention, &qkv, rows, &mut pass)?;
         let middle = self.out.forward(&context)?;
         drop(context);
         add_to(&middle, x)?;
@@ -288,8 +184,7 @@ impl Block for Layer {
         let inner = Tensor::from_vec(out, (count, self.inner), x.device())?;
         let y = self.down.forward(&inner)?;
         add_to(&y, &middle)?;
-        if let Some(kept) = kept {
-            let weights = Tensor::from_vec(weights, self.attention.weights(rows), x.device())?;
+        if let Pass::Keep(kept) = pass {
             kept.put([
                 x.clone(),
                 scales,
@@ -328,16 +223,7 @@ impl Block for Layer {
         )?;
 
         let d_context = self.out.vjp(&d_middle)?;
-        let d_qkv = {
-            let (q, ql) = qkv.storage_and_layout();
-            let (w, wl) = weights.storage_and_layout();
-            let (g, gl) = d_context.storage_and_layout();
-            let (q, w, g) = (floats(&q, ql)?, floats(&w, wl)?, floats(&g, gl)?);
-            let width = self.attention.width();
-            fresh(count, width, grad, |out| {
-                self.attention.vjp(rows, q, w, g, out)
-            })?
-        };
+        let d_qkv = attend_vjp(&self.attention, qkv, weights, &d_context, rows)?;
         self.rotate(&d_qkv, rows, -1.0)?;
         let d_normed = self.qkv.vjp(&d_qkv)?;
         add_vjp(&self.norm_in, x, scales, &d_normed, &d_middle)?;

@@ -1,13 +1,20 @@
 //! The frozen language model: what every architecture offers to training.
 
-pub mod bert;
+mod bert;
+mod cache;
+mod causal;
 mod config;
 mod embedding;
 mod frozen;
+mod gpt2;
+mod gpt_neox;
 mod kernels;
 mod linear;
-pub mod llama;
+mod llama;
+mod parts;
+mod prenorm;
 pub mod random;
+mod rotary;
 mod rows;
 mod tensors;
 mod weights;
@@ -16,7 +23,9 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 
-pub use config::{LlamaConfig, RopeParameters};
+pub use cache::Cache;
+pub use config::LlamaConfig;
+pub use rotary::RopeParameters;
 
 use crate::error::{Error, Result};
 
@@ -58,6 +67,39 @@ pub trait Backbone: Send + Sync {
     /// [`Backbone::max_positions`] positions.
     fn forward(&self, embeds: &Tensor, mask: &Tensor) -> Result<Tensor>;
 
+    /// A sequence of no positions yet, for [`Backbone::extend`].
+    ///
+    /// # Errors
+    /// [`Error::Misuse`] where a position's hidden state depends on later ones (BERT).
+    fn start(&self) -> Result<Cache> {
+        Err(Error::Misuse(format!(
+            "{} computes whole sequences alone",
+            self.kind()
+        )))
+    }
+
+    /// Last hidden states of the next positions of one sequence, `[1, T, H]` → `[1, T, H]`:
+    /// what [`Backbone::forward`] gives there for the sequence that `cache` and they make up,
+    /// at the cost of the T new positions. They join `cache`, which is as before where this
+    /// fails. Nothing is differentiated.
+    ///
+    /// # Errors
+    /// [`Error::Misuse`] for a wrong shape, a cache of another backbone, more than
+    /// [`Backbone::max_positions`] positions in all, or as [`Backbone::start`].
+    fn extend(&self, embeds: &Tensor, cache: &mut Cache) -> Result<Tensor> {
+        let _ = (embeds, cache);
+        Err(Error::Misuse(format!(
+            "{} computes whole sequences alone",
+            self.kind()
+        )))
+    }
+
+    /// The token ids that end a text, as the model's folder gives them
+    /// (`generation_config.json` before `config.json`); it may give none.
+    fn end_of_text(&self) -> &[u32] {
+        &[]
+    }
+
     /// The language-model head: `[R, H]` → `[R, vocabulary]`, differentiable in `rows`.
     ///
     /// # Errors
@@ -90,7 +132,7 @@ pub trait Backbone: Send + Sync {
 }
 
 /// The `model_type`s that [`load`] knows.
-pub const KNOWN: [&str; 4] = ["bert", "llama", "mistral", "qwen2"];
+pub const KNOWN: [&str; 6] = ["bert", "gpt2", "gpt_neox", "llama", "mistral", "qwen2"];
 
 /// How a backbone is run; the results do not depend on it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -117,16 +159,19 @@ pub fn load(dir: &Path, device: &Device) -> Result<Box<dyn Backbone>> {
 /// As [`load`].
 pub fn load_with(dir: &Path, device: &Device, options: Options) -> Result<Box<dyn Backbone>> {
     let kind: config::Kind = config::read(dir)?;
-    match kind.model_type.as_deref() {
-        Some("bert") => Ok(Box::new(bert::Bert::load(dir, device, options)?)),
-        Some("llama" | "mistral" | "qwen2") => {
-            Ok(Box::new(llama::Llama::load(dir, device, options)?))
+    let known: Box<dyn Backbone> = match kind.model_type.as_deref() {
+        Some("bert") => Box::new(bert::load(dir, device, options)?),
+        Some("gpt2") => Box::new(gpt2::load(dir, device, options)?),
+        Some("gpt_neox") => Box::new(gpt_neox::load(dir, device, options)?),
+        Some("llama" | "mistral" | "qwen2") => Box::new(llama::load(dir, device, options)?),
+        other => {
+            return Err(Error::Refused(format!(
+                "architecture {:?} (model_type {:?}); known: {}",
+                kind.architectures,
+                other.unwrap_or("none"),
+                KNOWN.join(", ")
+            )));
         }
-        other => Err(Error::Refused(format!(
-            "architecture {:?} (model_type {:?}); known: {}",
-            kind.architectures,
-            other.unwrap_or("none"),
-            KNOWN.join(", ")
-        ))),
-    }
+    };
+    Ok(known)
 }

@@ -29,6 +29,9 @@ pub fn small_llama(vocabulary: usize, hidden: usize, layers: usize) -> LlamaConf
         tie_word_embeddings: true,
         sliding_window: None,
         use_sliding_window: None,
+        attention_bias: false,
+        mlp_bias: false,
+        partial_rotary_factor: None,
     }
 }
 

@@ -71,9 +71,17 @@ impl Rows {
         shares
     }
 
-    /// T.
-    pub(super) fn width(&self) -> usize {
-        self.width
+    /// `count` positions of one sequence, after `past` others.
+    pub(super) fn continuing(past: usize, count: usize) -> Self {
+        Self {
+            positions: (past..past + count).collect(),
+            ..Self::of(1, 0, count, vec![count])
+        }
+    }
+
+    /// One more than the last position.
+    pub(super) fn reach(&self) -> usize {
+        self.positions.iter().max().map_or(0, |last| last + 1)
     }
 
     /// Tokens of each example, in order.

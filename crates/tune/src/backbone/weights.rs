@@ -3,10 +3,14 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
-use candle_core::{DType, Device, Tensor};
+use bytemuck::{Pod, Zeroable};
+use candle_core::{Device, Tensor, WithDType};
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde::Deserialize;
@@ -14,8 +18,17 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 
-/// The opened weights of one folder. A tensor goes from the file straight into its place in
-/// memory; the model never exists twice.
+// Safetensors are little-endian, and their bytes are read as numbers in place.
+const _: () = assert!(
+    cfg!(target_endian = "little"),
+    "weights are read on little-endian machines alone"
+);
+
+/// The opened weights of one folder.
+///
+/// A tensor is read from the file into the vector that it stays in: the model never exists
+/// twice. That is as near to a memory map as safe code gets: a map is undefined behaviour if
+/// another process cuts the file short, so mapping is `unsafe`, which this workspace denies.
 pub(super) struct Weights {
     files: Vec<Mutex<File>>,
     tensors: HashMap<String, Place>,
@@ -30,6 +43,28 @@ struct Place {
     info: TensorInfo,
 }
 
+/// The rows `taken` of the `rows` that `name`.weight and `name`.bias have.
+pub(super) struct Part {
+    pub(super) name: String,
+    pub(super) rows: usize,
+    pub(super) taken: Range<usize>,
+}
+
+impl Part {
+    /// All rows.
+    pub(super) fn whole(name: String, rows: usize) -> Self {
+        Self {
+            name,
+            rows,
+            taken: 0..rows,
+        }
+    }
+
+    fn weight(&self) -> String {
+        format!("{}.weight", self.name)
+    }
+}
+
 #[derive(Deserialize)]
 struct ShardIndex {
     weight_map: HashMap<String, String>,
@@ -39,6 +74,8 @@ struct ShardIndex {
 const SMALL: u64 = 512 << 20;
 /// A safetensors header longer than this is not one.
 const MAX_HEADER: u64 = 100_000_000;
+/// Half-precision numbers widened at a time: a megabyte.
+const CHUNK: usize = 1 << 19;
 
 impl Weights {
     /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names, and
@@ -100,82 +137,107 @@ impl Weights {
         self.tensors.contains_key(name)
     }
 
-    /// A matrix as stored (f32, bf16, f16).
+    /// `name`.weight `[rows, columns]`, as stored (f32, bf16, f16).
     pub(super) fn matrix(&self, name: &str, rows: usize, columns: usize) -> Result<Tensor> {
-        self.stacked(&[(name.to_owned(), rows)], columns)
+        self.stacked(&[Part::whole(name.to_owned(), rows)], columns)
     }
 
-    /// Matrices `[rowsᵢ, columns]` one below the other, as stored.
-    pub(super) fn stacked(&self, parts: &[(String, usize)], columns: usize) -> Result<Tensor> {
-        let total: usize = parts.iter().map(|(_, rows)| rows).sum();
-        let mut bytes = Vec::new();
+    /// Rows of matrices `[rowsᵢ, columns]` one below the other, as stored.
+    pub(super) fn stacked(&self, parts: &[Part], columns: usize) -> Result<Tensor> {
         let mut dtype = None;
-        for (name, rows) in parts {
-            let place = self.place(name, &[*rows, columns])?;
-            if *dtype.get_or_insert(place.info.dtype) != place.info.dtype {
+        for part in parts {
+            let name = part.weight();
+            let found = self.place(&name, &[part.rows, columns])?.info.dtype;
+            if *dtype.get_or_insert(found) != found {
                 return Err(Error::Malformed(format!(
                     "{name} is of another type than its fellows"
                 )));
             }
-            self.read(name, place, &mut bytes)?;
         }
-        let dtype = match dtype {
-            Some(Dtype::F32) => DType::F32,
-            Some(Dtype::BF16) => DType::BF16,
-            Some(Dtype::F16) => DType::F16,
-            other => return Err(Error::Refused(format!("weights of type {other:?}"))),
-        };
-        Ok(Tensor::from_raw_buffer(
-            &bytes,
-            dtype,
-            &[total, columns],
-            &self.device,
-        )?)
+        match dtype {
+            Some(Dtype::F32) => self.gathered::<f32>(parts, columns),
+            Some(Dtype::BF16) => self.gathered::<bf16>(parts, columns),
+            Some(Dtype::F16) => self.gathered::<f16>(parts, columns),
+            Some(other) => Err(unknown(&parts[0].weight(), other)),
+            None => Err(Error::Fault("a matrix of no parts".into())),
+        }
     }
 
-    /// A vector, as f32.
+    fn gathered<T: WithDType + Pod>(&self, parts: &[Part], columns: usize) -> Result<Tensor> {
+        let rows: usize = parts.iter().map(|part| part.taken.len()).sum();
+        let mut values = vec![<T as Zeroable>::zeroed(); rows * columns];
+        let mut rest = values.as_mut_slice();
+        for part in parts {
+            let place;
+            (place, rest) = rest.split_at_mut(part.taken.len() * columns);
+            self.read(&part.weight(), part.taken.start * columns, place)?;
+        }
+        Ok(Tensor::from_vec(values, (rows, columns), &self.device)?)
+    }
+
+    /// The vector of this full name, as f32.
     pub(super) fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>> {
-        self.place(name, &[length])?;
         self.floats(name, &[length])
     }
 
-    /// Vectors one after the other, as f32.
-    pub(super) fn vectors(&self, parts: &[(String, usize)]) -> Result<Vec<f32>> {
-        let mut all = Vec::new();
-        for (name, length) in parts {
-            all.extend(self.vector(name, *length)?);
+    /// Pieces of biases one after the other, as f32.
+    pub(super) fn biases(&self, parts: &[Part]) -> Result<Vec<f32>> {
+        let mut all = vec![0f32; parts.iter().map(|part| part.taken.len()).sum()];
+        let mut rest = all.as_mut_slice();
+        for part in parts {
+            let piece;
+            (piece, rest) = rest.split_at_mut(part.taken.len());
+            let name = format!("{}.bias", part.name);
+            self.place(&name, &[part.rows])?;
+            self.widened(&name, part.taken.start, piece)?;
         }
         Ok(all)
     }
 
     /// Any tensor, flat, as f32.
     pub(super) fn floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        let place = self.place(name, shape)?;
-        let mut bytes = Vec::new();
-        self.read(name, place, &mut bytes)?;
-        let wide = |b: &[u8]| u32::from(u16::from_le_bytes([b[0], b[1]]));
-        Ok(match place.info.dtype {
-            Dtype::F32 => bytes
-                .chunks_exact(4)
-                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-                .collect(),
-            Dtype::BF16 => bytes
-                .chunks_exact(2)
-                .map(|b| f32::from_bits(wide(b) << 16))
-                .collect(),
-            Dtype::F16 => Tensor::from_raw_buffer(&bytes, DType::F16, shape, &Device::Cpu)?
-                .to_dtype(DType::F32)?
-                .flatten_all()?
-                .to_vec1()?,
-            other => return Err(Error::Refused(format!("{name} is of type {other:?}"))),
-        })
+        self.place(name, shape)?;
+        let mut values = vec![0f32; shape.iter().product()];
+        self.widened(name, 0, &mut values)?;
+        Ok(values)
+    }
+
+    /// Numbers of a tensor from number `first` on, as f32.
+    fn widened(&self, name: &str, first: usize, out: &mut [f32]) -> Result<()> {
+        match self.found(name)?.info.dtype {
+            Dtype::F32 => self.read(name, first, out),
+            Dtype::BF16 => {
+                self.converted::<bf16>(name, first, out, |h, f| h.convert_to_f32_slice(f))
+            }
+            Dtype::F16 => self.converted::<f16>(name, first, out, |h, f| h.convert_to_f32_slice(f)),
+            other => Err(unknown(name, other)),
+        }
+    }
+
+    fn converted<T: Pod>(
+        &self,
+        name: &str,
+        first: usize,
+        out: &mut [f32],
+        convert: impl Fn(&[T], &mut [f32]),
+    ) -> Result<()> {
+        let mut buffer = vec![T::zeroed(); out.len().min(CHUNK)];
+        for (index, out) in out.chunks_mut(CHUNK).enumerate() {
+            let half = &mut buffer[..out.len()];
+            self.read(name, first + index * CHUNK, half)?;
+            convert(half, out);
+        }
+        Ok(())
+    }
+
+    fn found(&self, name: &str) -> Result<&Place> {
+        self.tensors
+            .get(name)
+            .ok_or_else(|| Error::Malformed(format!("the weights have no tensor {name}")))
     }
 
     fn place(&self, name: &str, shape: &[usize]) -> Result<&Place> {
-        let place = self
-            .tensors
-            .get(name)
-            .ok_or_else(|| Error::Malformed(format!("the weights have no tensor {name}")))?;
+        let place = self.found(name)?;
         if place.info.shape != shape {
             return Err(Error::Malformed(format!(
                 "{name} has shape {:?}, the configuration says {shape:?}",
@@ -185,23 +247,32 @@ impl Weights {
         Ok(place)
     }
 
-    fn read(&self, name: &str, place: &Place, into: &mut Vec<u8>) -> Result<()> {
-        let fault = |why: String| Error::Fault(format!("{name}: {why}"));
+    /// Fills `out` with a tensor's numbers from number `first` on; they are of type `T`.
+    fn read<T: Pod>(&self, name: &str, first: usize, out: &mut [T]) -> Result<()> {
+        let place = self.found(name)?;
         let (start, end) = place.info.data_offsets;
-        let mut file = self
-            .files
-            .get(place.file)
-            .and_then(|file| file.lock().ok())
-            .ok_or_else(|| fault("its file is gone".into()))?;
-        file.seek(SeekFrom::Start(place.start + start as u64))
-            .map_err(|e| fault(e.to_string()))?;
-        into.reserve_exact(end - start);
-        let read = (&mut *file).take((end - start) as u64).read_to_end(into);
-        match read.map_err(|e| fault(e.to_string()))? {
-            count if count == end - start => Ok(()),
-            count => Err(Error::Malformed(format!("{name} ends after {count} bytes"))),
+        let (from, bytes) = (first * size_of::<T>(), size_of_val(out));
+        if from + bytes > end - start {
+            return Err(Error::Fault(format!("{name} ends before its shape")));
         }
+        let mut file = self.files[place.file]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        file.seek(SeekFrom::Start(place.start + (start + from) as u64))
+            .and_then(|_| file.read_exact(bytemuck::cast_slice_mut(out)))
+            .map_err(|error| match error.kind() {
+                std::io::ErrorKind::UnexpectedEof => {
+                    Error::Malformed(format!("{name} was cut short"))
+                }
+                _ => Error::Fault(format!("{name}: {error}")),
+            })
     }
+}
+
+fn unknown(name: &str, dtype: Dtype) -> Error {
+    Error::Refused(format!(
+        "{name} is of type {dtype:?}; known: F32, BF16, F16"
+    ))
 }
 
 fn open(path: &Path) -> Result<File> {

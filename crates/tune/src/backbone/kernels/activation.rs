@@ -44,38 +44,86 @@ fn gelu<const FMA: bool>(x: f32) -> (f32, f32) {
     (x * phi, fma::<FMA>(x * 0.398_942_3, bell, phi))
 }
 
-vectorised! {
-    fn gelu_rows<'a>(values: &'a mut [f32], slope: &'a mut [f32], bias: &'a [f32]) {
-        let width = bias.len();
-        for (row, slope) in values.chunks_exact_mut(width).zip(slope.chunks_exact_mut(width)) {
-            for ((value, slope), bias) in row.iter_mut().zip(slope).zip(bias) {
-                (*value, *slope) = gelu::<FMA>(*value + bias);
-            }
+/// (gelu(x), gelu′(x)) with gelu(x) = ½x·(1 + tanh u), u = √(2/π)·(x + 0.044715x³): since
+/// ½(1 + tanh u) = σ(2u), one exponential.
+#[inline(always)]
+fn gelu_tanh<const FMA: bool>(x: f32) -> (f32, f32) {
+    const TWICE: f32 = 1.595_769_1; // 2√(2/π)
+    const CUBIC: f32 = TWICE * 0.044_715;
+    let square = x * x;
+    let sigmoid = 1.0 / (1.0 + exp::<FMA>(-x * fma::<FMA>(CUBIC, square, TWICE)));
+    let slope = x * fma::<FMA>(3.0 * CUBIC, square, TWICE); // x·d(2u)/dx
+    (x * sigmoid, sigmoid * fma::<FMA>(slope, 1.0 - sigmoid, 1.0))
+}
+
+/// Which GELU (Hendrycks and Gimpel, 2016) a model was trained with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(in super::super) enum Gelu {
+    /// x·Φ(x).
+    Erf,
+    /// Its approximation by tanh.
+    Tanh,
+}
+
+#[inline(always)]
+fn with_slope(
+    values: &mut [f32],
+    slope: &mut [f32],
+    bias: &[f32],
+    gelu: impl Fn(f32) -> (f32, f32),
+) {
+    let width = bias.len();
+    let rows = values.chunks_exact_mut(width);
+    for (row, slope) in rows.zip(slope.chunks_exact_mut(width)) {
+        for ((value, slope), bias) in row.iter_mut().zip(slope).zip(bias) {
+            (*value, *slope) = gelu(*value + bias);
+        }
+    }
+}
+
+#[inline(always)]
+fn without_slope(values: &mut [f32], bias: &[f32], gelu: impl Fn(f32) -> (f32, f32)) {
+    for row in values.chunks_exact_mut(bias.len()) {
+        for (value, bias) in row.iter_mut().zip(bias) {
+            *value = gelu(*value + bias).0;
         }
     }
 }
 
 vectorised! {
-    fn gelu_only_rows<'a>(values: &'a mut [f32], bias: &'a [f32]) {
-        for row in values.chunks_exact_mut(bias.len()) {
-            for (value, bias) in row.iter_mut().zip(bias) {
-                *value = gelu::<FMA>(*value + bias).0;
-            }
+    fn gelu_rows<'a>(form: Gelu, values: &'a mut [f32], slope: &'a mut [f32], bias: &'a [f32]) {
+        match form {
+            Gelu::Erf => with_slope(values, slope, bias, gelu::<FMA>),
+            Gelu::Tanh => with_slope(values, slope, bias, gelu_tanh::<FMA>),
+        }
+    }
+}
+
+vectorised! {
+    fn gelu_only_rows<'a>(form: Gelu, values: &'a mut [f32], bias: &'a [f32]) {
+        match form {
+            Gelu::Erf => without_slope(values, bias, gelu::<FMA>),
+            Gelu::Tanh => without_slope(values, bias, gelu_tanh::<FMA>),
         }
     }
 }
 
 /// x ← gelu(x + b) on every row; gelu′(x + b) into `slope` where it is wanted.
-pub(in super::super) fn bias_gelu(values: &mut [f32], slope: Option<&mut [f32]>, bias: &[f32]) {
+pub(in super::super) fn bias_gelu(
+    form: Gelu,
+    values: &mut [f32],
+    slope: Option<&mut [f32]>,
+    bias: &[f32],
+) {
     let step = ROWS * bias.len();
     match slope {
         Some(slope) => values
             .par_chunks_mut(step)
             .zip(slope.par_chunks_mut(step))
-            .for_each(|(rows, slope)| gelu_rows(rows, slope, bias)),
+            .for_each(|(rows, slope)| gelu_rows(form, rows, slope, bias)),
         None => values
             .par_chunks_mut(step)
-            .for_each(|rows| gelu_only_rows(rows, bias)),
+            .for_each(|rows| gelu_only_rows(form, rows, bias)),
     }
 }
 
@@ -169,29 +217,44 @@ mod tests {
         assert!(exp::<false>(-1000.0) < 1e-37 && exp::<false>(1000.0).is_finite());
     }
 
-    #[test]
-    fn gelu_and_its_slope_are_exact_to_a_millionth() {
+    /// Both outputs of `form` on the grid, shifted by a bias of a quarter, against `exact`.
+    fn check(form: Gelu, exact: impl Fn(f64) -> (f64, f64)) {
         let mut values = grid();
         let mut slopes = vec![0.0; values.len()];
         let bias = vec![0.25; 100];
-        bias_gelu(&mut values, Some(&mut slopes), &bias);
+        bias_gelu(form, &mut values, Some(&mut slopes), &bias);
         let mut again = grid();
-        bias_gelu(&mut again, None, &bias);
+        bias_gelu(form, &mut again, None, &bias);
         assert_eq!(values, again);
         for ((x, value), slope) in grid().iter().zip(values).zip(slopes) {
             let x = f64::from(*x) + 0.25;
-            let phi = 0.5 * libm::erfc(-x * std::f64::consts::FRAC_1_SQRT_2);
-            let density = libm::exp(-0.5 * x * x) / libm::sqrt(2.0 * std::f64::consts::PI);
+            let (want, want_slope) = exact(x);
             let tolerance = 1e-6 * x.abs().max(1.0);
             assert!(
-                (f64::from(value) - x * phi).abs() < tolerance,
-                "gelu({x}) = {value}"
+                (f64::from(value) - want).abs() < tolerance,
+                "{form:?} gelu({x}) = {value}"
             );
             assert!(
-                (f64::from(slope) - phi - x * density).abs() < 1e-6,
-                "gelu'({x}) = {slope}"
+                (f64::from(slope) - want_slope).abs() < 1e-6,
+                "{form:?} gelu'({x}) = {slope}"
             );
         }
+    }
+
+    #[test]
+    fn gelu_and_its_slope_are_exact_to_a_millionth() {
+        check(Gelu::Erf, |x| {
+            let phi = 0.5 * libm::erfc(-x * std::f64::consts::FRAC_1_SQRT_2);
+            let density = libm::exp(-0.5 * x * x) / libm::sqrt(2.0 * std::f64::consts::PI);
+            (x * phi, phi + x * density)
+        });
+        check(Gelu::Tanh, |x| {
+            let root = libm::sqrt(2.0 / std::f64::consts::PI);
+            let t = libm::tanh(root * (x + 0.044715 * x * x * x));
+            let inner = root * (1.0 + 3.0 * 0.044715 * x * x);
+            let slope = 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * inner;
+            (0.5 * x * (1.0 + t), slope)
+        });
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Scaled dot-product attention over packed rows, forward and backward, example by example.
 //!
 //! Rows are q₀…q_{h−1}, k₀…k_{g−1}, v₀…v_{g−1}, each D wide: h query heads share g key heads
-//! (grouped-query attention where g < h). Per head: P = softmax(q·kᵀ/√D), c = P·v.
+//! (grouped-query attention where g < h). Per head: P = softmax(s·q·kᵀ), c = P·v; s is 1/√D.
 
 use rayon::prelude::*;
 
@@ -21,6 +21,16 @@ pub(in super::super) struct Attention {
     pub(in super::super) size: usize,
     /// Whether position i sees positions up to i alone.
     pub(in super::super) causal: bool,
+    /// What scores q·kᵀ are multiplied by: 1/√D in most models.
+    pub(in super::super) scale: f32,
+}
+
+/// The rows that queries see: `width` numbers a row, k₀ from number `start`, v₀ after all keys.
+#[derive(Clone, Copy)]
+struct Seen<'a> {
+    rows: &'a [f32],
+    width: usize,
+    start: usize,
 }
 
 /// Rounds up to whole blocks.
@@ -66,24 +76,24 @@ fn softmax<const FMA: bool>(row: &mut [f32], kept: usize, scale: f32) {
 }
 
 vectorised! {
-    fn forward_example<'a>(shape: Attention, rows: &'a [f32], out: &'a mut [f32], weights: &'a mut [f32]) {
+    fn forward_example<'a>(shape: Attention, rows: &'a [f32], seen: Seen<'a>, out: &'a mut [f32], weights: &'a mut [f32]) {
         let (size, width) = (shape.size, shape.width());
-        let (length, across) = (rows.len() / width, shape.heads * size);
+        let (count, length) = (rows.len() / width, seen.rows.len() / seen.width);
+        let (across, past) = (shape.heads * size, length - count);
         let (columns, wide) = (padded(length), padded(size));
-        let scale = 1.0 / (size as f32).sqrt();
         let mut keys = vec![0f32; size * columns];
         let mut values = vec![0f32; length * wide];
-        let mut context = vec![0f32; length * wide];
+        let mut context = vec![0f32; count * wide];
         let per_group = shape.heads / shape.groups;
-        for (head, weights) in weights.chunks_exact_mut(length * columns).enumerate() {
+        for (head, weights) in weights.chunks_exact_mut(count * columns).enumerate() {
             if head % per_group == 0 {
-                let group = head / per_group;
-                gather_transposed(rows, width, shape.key(group), size, &mut keys);
-                gather(rows, width, shape.value(group), size, &mut values);
+                let key = seen.start + head / per_group * size;
+                gather_transposed(seen.rows, seen.width, key, size, &mut keys);
+                gather(seen.rows, seen.width, key + shape.groups * size, size, &mut values);
             }
             product(&rows[head * size..], width, size, &keys, weights, columns);
             for (i, row) in weights.chunks_exact_mut(columns).enumerate() {
-                softmax::<FMA>(row, if shape.causal { i + 1 } else { length }, scale);
+                softmax::<FMA>(row, if shape.causal { past + i + 1 } else { length }, shape.scale);
             }
             product(weights, columns, length, &values, &mut context, wide);
             for (out, context) in out.chunks_exact_mut(across).zip(context.chunks_exact(wide)) {
@@ -98,7 +108,6 @@ vectorised! {
         let (size, width) = (shape.size, shape.width());
         let (length, across) = (rows.len() / width, shape.heads * size);
         let (columns, wide) = (padded(length), padded(size));
-        let scale = 1.0 / (size as f32).sqrt();
         let narrow = || vec![0f32; length * wide];
         let (mut context, mut queries, mut keys, mut product_out) = (narrow(), narrow(), narrow(), narrow());
         let mut values = vec![0f32; size * columns];
@@ -115,12 +124,12 @@ vectorised! {
             // dv += Pᵀ·dc
             product_transposed(weights, columns, length, &context, &mut product_out, wide);
             scatter(&product_out, out, width, shape.value(group), size);
-            // dP = dc·vᵀ; dS = P ∘ (dP − Σ dP ∘ P)/√D
+            // dP = dc·vᵀ; dS = s·P ∘ (dP − Σ dP ∘ P)
             product(&context, wide, size, &values, &mut scores, columns);
             for (score, weight) in scores.chunks_exact_mut(columns).zip(weights.chunks_exact(columns)) {
                 let along = sum2(score, weight, |s, p| s * p);
                 for (score, weight) in score.iter_mut().zip(weight) {
-                    *score = (*score - along) * weight * scale;
+                    *score = (*score - along) * weight * shape.scale;
                 }
             }
             // dq = dS·k; dk += dSᵀ·q
@@ -184,8 +193,35 @@ impl Attention {
             (w, weights) = weights.split_at_mut(self.heads * length * padded(length));
             jobs.push((v, o, w));
         }
-        jobs.into_par_iter()
-            .for_each(|(v, o, w)| forward_example(*self, v, o, w));
+        jobs.into_par_iter().for_each(|(v, o, w)| {
+            let seen = Seen {
+                rows: v,
+                width: self.width(),
+                start: self.key(0),
+            };
+            forward_example(*self, v, seen, o, w);
+        });
+    }
+
+    /// Numbers in the k and v of one row: 2g·D.
+    pub(in super::super) fn shared(&self) -> usize {
+        2 * self.groups * self.size
+    }
+
+    /// The last T positions of one sequence of L: their q, k, v rows `[T, (h + 2g)·D]` and the
+    /// k, v rows `[L, 2g·D]` of all → c `[T, h·D]` in `out`.
+    pub(in super::super) fn extend(&self, values: &[f32], keys_values: &[f32], out: &mut [f32]) {
+        let seen = Seen {
+            rows: keys_values,
+            width: self.shared(),
+            start: 0,
+        };
+        let (count, length) = (
+            values.len() / self.width(),
+            keys_values.len() / self.shared(),
+        );
+        let mut weights = vec![0f32; self.heads * count * padded(length)];
+        forward_example(*self, values, seen, out, &mut weights);
     }
 
     /// Adds the gradient for q, k and v to `out` (zeros at the start), from that for c and
@@ -238,7 +274,7 @@ mod tests {
                                 .map(|d| at(i, head * size, d) * at(j, shape.key(group), d))
                                 .sum::<f64>()
                         })
-                        .map(|s| libm::exp(s / libm::sqrt(size as f64)))
+                        .map(|s| libm::exp(s * f64::from(shape.scale)))
                         .collect();
                     let total: f64 = weights.iter().sum();
                     for d in 0..size {
@@ -301,12 +337,14 @@ mod tests {
             groups: 2,
             size: 16,
             causal: false,
+            scale: 1.0 / 16_f32.sqrt(),
         });
         check(Attention {
             heads: 3,
             groups: 3,
             size: 6,
             causal: false,
+            scale: 0.3,
         });
     }
 
@@ -317,12 +355,45 @@ mod tests {
             groups: 2,
             size: 20,
             causal: true,
+            scale: 1.0 / 20_f32.sqrt(),
         });
         check(Attention {
             heads: 3,
             groups: 1,
             size: 32,
             causal: true,
+            scale: 1.0 / 32_f32.sqrt(),
         });
+    }
+
+    #[test]
+    fn the_end_of_a_sequence_attends_as_in_the_whole() {
+        let shape = Attention {
+            heads: 4,
+            groups: 2,
+            size: 20,
+            causal: true,
+            scale: 0.2,
+        };
+        let rows = Rows::continuing(0, 37);
+        let values: Vec<f32> = (0..37 * shape.width())
+            .map(|i| (i as f32 * 0.61).sin())
+            .collect();
+        let mut whole = vec![0.0; 37 * shape.heads * shape.size];
+        let mut weights = vec![0.0; shape.weights(&rows)];
+        shape.forward(&rows, &values, &mut whole, &mut weights);
+        let keys_values: Vec<f32> = values
+            .chunks_exact(shape.width())
+            .flat_map(|row| &row[shape.key(0)..])
+            .copied()
+            .collect();
+        for count in [1, 5, 37] {
+            let mut end = vec![0.0; count * shape.heads * shape.size];
+            let last = &values[(37 - count) * shape.width()..];
+            shape.extend(last, &keys_values, &mut end);
+            for (got, want) in end.iter().zip(&whole[whole.len() - end.len()..]) {
+                assert!((got - want).abs() < 1e-6, "{got} {want}");
+            }
+        }
     }
 }

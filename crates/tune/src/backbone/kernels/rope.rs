@@ -1,5 +1,5 @@
 //! Rotary position embeddings (Su et al., "RoFormer", 2021), halves rotated as transformers
-//! does: (x_d, x_{d+D/2}) is one pair.
+//! does: (x_d, x_{d+D/2}) is one pair, D the head's size or that part of it that is rotated.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,24 +9,28 @@ use super::super::rows::Rows;
 
 /// Angles position·ω_d for one head size; tables grow as longer sequences come.
 pub(in super::super) struct Rope {
+    size: usize,
     frequencies: Vec<f32>,
     table: Mutex<Arc<Vec<(f32, f32)>>>,
 }
 
 impl Rope {
-    /// `frequencies` ω, D/2 of them, in radians a position.
-    pub(in super::super) fn new(frequencies: Vec<f32>) -> Self {
+    /// Heads of `size` numbers, of which the first 2·`frequencies.len()` are rotated; ω in
+    /// radians a position.
+    pub(in super::super) fn new(size: usize, frequencies: Vec<f32>) -> Self {
         Self {
+            size,
             frequencies,
             table: Mutex::new(Arc::new(Vec::new())),
         }
     }
 
-    /// (cos, sin) `[positions, D/2]`, angles in f32 as transformers computes them.
+    /// (cos, sin) `[positions or more, D/2]`, angles in f32 as transformers computes them.
     fn table(&self, positions: usize) -> Arc<Vec<(f32, f32)>> {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         if table.len() < positions * self.frequencies.len() {
-            let angles = (0..positions).flat_map(|p| {
+            // Doubled, or a sequence that grows by one would compute its table anew each time.
+            let angles = (0..positions.next_power_of_two()).flat_map(|p| {
                 self.frequencies
                     .iter()
                     .map(move |frequency| p as f32 * frequency)
@@ -50,14 +54,14 @@ impl Rope {
         if half == 0 {
             return;
         }
-        let table = self.table(rows.width());
+        let table = self.table(rows.reach());
         let positions = rows.positions();
         values
             .par_chunks_exact_mut(width)
             .zip(positions)
             .for_each(|(row, position)| {
                 let turns = &table[position * half..(position + 1) * half];
-                for head in row.chunks_exact_mut(2 * half).take(heads) {
+                for head in row.chunks_exact_mut(self.size).take(heads) {
                     let (first, second) = head.split_at_mut(half);
                     for ((a, b), (cos, sin)) in first.iter_mut().zip(second).zip(turns) {
                         let sin = sin * turn;
