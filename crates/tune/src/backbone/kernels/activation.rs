@@ -151,8 +151,12 @@ vectorised! {
     fn swiglu_rows<'a>(gated: &'a mut [f32], out: &'a mut [f32], width: usize) {
         for (gated, out) in gated.chunks_exact_mut(2 * width).zip(out.chunks_exact_mut(width)) {
             let (gate, up) = gated.split_at_mut(width);
+            // Two loops: all in one, it is not vectorised for AVX2.
+            for (gate, out) in gate.iter().zip(out.iter_mut()) {
+                *out = 1.0 / (1.0 + exp::<FMA>(-*gate));
+            }
             for ((gate, up), out) in gate.iter_mut().zip(up).zip(out) {
-                let sigmoid = 1.0 / (1.0 + exp::<FMA>(-*gate));
+                let sigmoid = *out;
                 let silu = *gate * sigmoid;
                 let slope = sigmoid * fma::<FMA>(*gate, 1.0 - sigmoid, 1.0);
                 *out = silu * *up;

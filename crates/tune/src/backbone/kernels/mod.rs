@@ -7,6 +7,7 @@
 pub(crate) mod activation;
 pub(super) mod attention;
 pub(super) mod norm;
+mod product;
 pub(super) mod rope;
 
 use rayon::prelude::*;
@@ -61,6 +62,23 @@ pub(crate) fn sum2(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
     }
     let rest: f32 = a_rest.iter().zip(b_rest).map(|(&a, &b)| f(a, b)).sum();
     lanes.iter().sum::<f32>() + rest
+}
+
+/// The largest of `values`, −∞ of none; NaN is passed over.
+#[inline(always)]
+pub(super) fn largest(values: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    let (chunks, rest) = values.as_chunks::<16>();
+    for chunk in chunks {
+        for (lane, &value) in lanes.iter_mut().zip(chunk) {
+            *lane = if value > *lane { value } else { *lane };
+        }
+    }
+    let all = lanes.iter().chain(rest);
+    all.fold(
+        f32::NEG_INFINITY,
+        |top, &value| if value > top { value } else { top },
+    )
 }
 
 vectorised! {
