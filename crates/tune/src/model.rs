@@ -2,7 +2,7 @@
 
 use candle_core::{D, DType, Tensor, Var};
 
-use crate::backbone::Backbone;
+use crate::backbone::{Backbone, log_likelihood};
 use crate::batch::pad;
 use crate::encoder::Encoder;
 use crate::encoder::embedding::Embedding;
@@ -290,7 +290,7 @@ impl<'a> Model<'a> {
             .flat_map(|a| a.as_ref().iter().copied())
             .collect();
         let logits = self.answer_logits(prompts, examples, &read)?;
-        let each = pick(&log_softmax(&logits)?, &said)?;
+        let each = log_likelihood(&logits, &said)?;
         if said.len() == examples.len() {
             return Ok(each);
         }
