@@ -338,11 +338,11 @@ fn adapter(trainer: &Trainer<'_>, model: &Path) -> Result<Adapter> {
     Ok(Adapter::new(prompt.embeddings(), classifier, config)?)
 }
 
+/// What PEFT calls it; of what it has no name for, the prompt alone.
 fn method(spec: &TrainingSpec) -> Method {
     match spec.encoder {
-        EncoderSpec::Embedding | EncoderSpec::Words => Method::PromptTuning,
+        EncoderSpec::Mlp { hidden } => Method::Mlp { hidden },
         EncoderSpec::Lstm { hidden, layers } => Method::Lstm { hidden, layers },
-        EncoderSpec::Mlp { hidden } | EncoderSpec::NemoMlp { hidden } => Method::Mlp { hidden },
         _ => Method::PromptTuning,
     }
 }

@@ -2,7 +2,7 @@
 
 use candle_core::{D, DType, Tensor, Var};
 
-use crate::backbone::Backbone;
+use crate::backbone::{Backbone, log_likelihood};
 use crate::batch::pad;
 use crate::encoder::embedding::Embedding;
 use crate::encoder::lstm::Lstm;
@@ -249,7 +249,7 @@ impl<'a> Model<'a> {
             Scoring::Words => words(examples)?,
         };
         let logits = self.answer_logits(prompts, &prompts_of(examples), &read(&answers))?;
-        let each = pick(&log_softmax(&logits)?, &answers.concat())?;
+        let each = log_likelihood(&logits, &answers.concat())?;
         let share = |answer: &[u32]| match &self.scoring {
             Scoring::Words => 1.0 / answer.len() as f32,
             _ => 1.0,
@@ -278,7 +278,7 @@ impl<'a> Model<'a> {
                     let column = |answer: &Vec<u32>| {
                         let answers = vec![answer.as_slice(); texts.len()];
                         let logits = self.answer_logits(prompts, texts, &read(&answers))?;
-                        let each = pick(&log_softmax(&logits)?, &answers.concat())?;
+                        let each = log_likelihood(&logits, &answers.concat())?;
                         sum_by_answer(&each, &answers, |_| 1.0)
                     };
                     let columns = verbalizer.answers().iter().map(column);
@@ -296,7 +296,7 @@ impl<'a> Model<'a> {
         let answers = words(examples)?;
         let logits = self.answer_logits(prompts, &prompts_of(examples), &read(&answers))?;
         let likeliest = logits.argmax(D::Minus1)?.to_vec1::<u32>()?;
-        let each = pick(&log_softmax(&logits)?, &answers.concat())?.to_vec1::<f32>()?;
+        let each = log_likelihood(&logits, &answers.concat())?.to_vec1::<f32>()?;
         let (mut each, mut likeliest) = (each.into_iter(), likeliest.into_iter());
         let met = answers.iter().map(|answer| {
             let loss: f64 = each.by_ref().take(answer.len()).map(f64::from).sum();

@@ -9,6 +9,7 @@ mod frozen;
 mod gpt2;
 mod gpt_neox;
 pub(crate) mod kernels;
+mod likelihood;
 mod linear;
 mod llama;
 mod parts;
@@ -25,6 +26,7 @@ use candle_core::{Device, Tensor};
 
 pub use cache::Cache;
 pub use config::LlamaConfig;
+pub(crate) use likelihood::log_likelihood;
 pub use rotary::RopeParameters;
 
 use crate::error::{Error, Result};

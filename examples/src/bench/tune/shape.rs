@@ -77,6 +77,8 @@ impl Batch {
 pub enum EncoderKind {
     /// A perceptron of three layers.
     Mlp,
+    /// A bidirectional LSTM of two layers, and a perceptron of two.
+    Lstm,
 }
 
 impl EncoderKind {
@@ -84,6 +86,7 @@ impl EncoderKind {
     pub fn spec(self, hidden: usize) -> EncoderSpec {
         match self {
             Self::Mlp => EncoderSpec::Mlp { hidden },
+            Self::Lstm => EncoderSpec::Lstm { hidden, layers: 2 },
         }
     }
 }
