@@ -219,7 +219,7 @@ fn a_run_that_was_killed_goes_on_to_the_same_digest() {
 
     let (code, said) = desk.refusal(&format!("{command} --rate 0.02 --out killed"));
     assert!(
-        code == 1 && said.contains("prompt_rate was 0.01, is 0.02"),
+        code == 1 && said.contains("classifier_rate was 0.03, is 0.06"),
         "{said}"
     );
     // What only changes how it is computed gives the same bits, or is refused.
@@ -354,7 +354,7 @@ fn mistakes_are_told_and_nothing_is_written() {
             "config.json is missing",
         ),
         (
-            "tune --model model --data one.txt --out x",
+            "tune --model model --data one.txt --labels positive,negative --out x",
             2,
             "none is left to train on",
         ),
