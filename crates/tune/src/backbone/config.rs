@@ -188,6 +188,11 @@ impl LlamaConfig {
             ("num_hidden_layers", self.num_hidden_layers, MOST_LAYERS),
             ("num_attention_heads", self.num_attention_heads, MOST_WIDE),
             ("head_dim", self.head_size(), MOST_WIDE),
+            (
+                "max_position_embeddings",
+                self.max_position_embeddings,
+                MOST_ROWS,
+            ),
         ])?;
         known("hidden_act", &self.hidden_act, &["silu"])?;
         divides(

@@ -63,6 +63,11 @@ impl Config {
             ("hidden_size", self.hidden_size, MOST_WIDE),
             ("intermediate_size", self.intermediate_size, MOST_WIDE),
             ("num_hidden_layers", self.num_hidden_layers, MOST_LAYERS),
+            (
+                "max_position_embeddings",
+                self.max_position_embeddings,
+                MOST_ROWS,
+            ),
         ])?;
         divides(
             "num_attention_heads",

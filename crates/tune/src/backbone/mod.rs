@@ -8,7 +8,7 @@ mod embedding;
 mod frozen;
 mod gpt2;
 mod gpt_neox;
-mod kernels;
+pub(crate) mod kernels;
 mod likelihood;
 mod linear;
 mod llama;

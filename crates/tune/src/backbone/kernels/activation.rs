@@ -8,7 +8,7 @@ use super::{ROWS, fma, vectorised};
 /// x = n·ln 2 + r with |r| ≤ ½ ln 2, a polynomial of degree six in r (Cephes `expf`), and n
 /// added to the exponent bits.
 #[inline(always)]
-pub(super) fn exp<const FMA: bool>(x: f32) -> f32 {
+pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 · 2²³: adding it rounds to an integer
     let x = if x < -87.0 { -87.0 } else { x };
     let x = if x > 88.0 { 88.0 } else { x };
@@ -48,12 +48,15 @@ fn gelu<const FMA: bool>(x: f32) -> (f32, f32) {
 /// ½(1 + tanh u) = σ(2u), one exponential.
 #[inline(always)]
 fn gelu_tanh<const FMA: bool>(x: f32) -> (f32, f32) {
-    const TWICE: f32 = 1.595_769_1; // 2√(2/π)
+    const TWICE: f32 = 1.595_769; // 2√(2/π)
     const CUBIC: f32 = TWICE * 0.044_715;
     let square = x * x;
-    let sigmoid = 1.0 / (1.0 + exp::<FMA>(-x * fma::<FMA>(CUBIC, square, TWICE)));
+    let tail = exp::<FMA>(-x * fma::<FMA>(CUBIC, square, TWICE));
+    let sigmoid = 1.0 / (1.0 + tail);
     let slope = x * fma::<FMA>(3.0 * CUBIC, square, TWICE); // x·d(2u)/dx
-    (x * sigmoid, sigmoid * fma::<FMA>(slope, 1.0 - sigmoid, 1.0))
+    // 1 − σ = σ·e^(−2u), without cancellation.
+    let slope = sigmoid * fma::<FMA>(slope, sigmoid * tail, 1.0);
+    (x * sigmoid, slope)
 }
 
 /// Which GELU (Hendrycks and Gimpel, 2016) a model was trained with.

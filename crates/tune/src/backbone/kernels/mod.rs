@@ -4,7 +4,7 @@
 //! knows and the fastest one the processor has is taken at run time: no `unsafe`, no
 //! compiler flags. `FMA` says whether a fused multiply-add is one instruction there.
 
-pub(super) mod activation;
+pub(crate) mod activation;
 pub(super) mod attention;
 pub(super) mod norm;
 mod product;
@@ -42,17 +42,17 @@ macro_rules! vectorised {
         }
     };
 }
-pub(super) use vectorised;
+pub(crate) use vectorised;
 
 /// a·b + c, fused where that is one instruction.
 #[inline(always)]
-pub(super) fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
+pub(crate) fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FMA { a.mul_add(b, c) } else { a * b + c }
 }
 
 /// Σ f(aᵢ, bᵢ) in sixteen partial sums.
 #[inline(always)]
-pub(super) fn sum2(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
+pub(crate) fn sum2(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
     let mut lanes = [0f32; 16];
     let (a16, a_rest) = a.as_chunks::<16>();
     let (b16, b_rest) = b.as_chunks::<16>();
