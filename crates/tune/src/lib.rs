@@ -25,6 +25,7 @@ pub mod head;
 mod model;
 pub mod optimiser;
 pub mod parameters;
+mod part;
 pub mod predict;
 pub mod random;
 mod record;

@@ -146,40 +146,6 @@ impl<'a> Model<'a> {
         self.encoder.forward()
     }
 
-    /// The mean loss of a batch and its gradient, in θ's order; no more than `at_a_time` examples are in memory at once.
-    pub(crate) fn gradient(
-        &self,
-        examples: &[&Example],
-        at_a_time: usize,
-    ) -> Result<(f64, Vec<f32>)> {
-        let prompt = self.prompt()?;
-        let leaf = Var::from_tensor(prompt.embeddings())?;
-        let classifier = self.classifier().map(Classifier::parameters);
-        let mut leaves = vec![leaf.clone()];
-        leaves.extend(classifier.into_iter().flatten().map(|(_, leaf)| leaf));
-        let mut loss = 0.0;
-        let mut sums: Vec<Option<Tensor>> = vec![None; leaves.len()];
-        for part in examples.chunks(at_a_time.max(1)) {
-            let sum = self.losses(leaf.as_tensor(), part)?.sum_all()?;
-            loss += f64::from(sum.to_scalar::<f32>()?);
-            let gradients = (sum / examples.len() as f64)?.backward()?;
-            for (leaf, sum) in leaves.iter().zip(&mut sums) {
-                let gradient = gradients.get(leaf).ok_or_else(no_gradient)?;
-                *sum = Some(match sum.take() {
-                    Some(sum) => (sum + gradient)?,
-                    None => gradient.clone(),
-                });
-            }
-        }
-        let mut sums = sums.into_iter().flatten();
-        let of_prompt = sums.next().ok_or_else(no_gradient)?;
-        let mut gradient = prompt.pull_back(&of_prompt)?;
-        for of_classifier in sums {
-            gradient.extend(of_classifier.flatten_all()?.to_vec1::<f32>()?);
-        }
-        Ok((loss / examples.len() as f64, gradient))
-    }
-
     /// Each example's own gradient of its own loss, `[B]` vectors: ∂ℓ_b/∂P row-major, then,
     /// where there is a classifier, (p_b − 1_b) ⊗ f_b for its weight and p_b − 1_b for its
     /// bias (the softmax's derivative, with the features f_b).
@@ -237,7 +203,7 @@ impl<'a> Model<'a> {
 
     /// −log p(answer | prompt) of each example, `[B]`, differentiable in `prompts`: `[V, H]` for all of them, or one each,
     /// `[B, V, H]`. Of an answer in words, the mean over its tokens.
-    fn losses(&self, prompts: &Tensor, examples: &[&Example]) -> Result<Tensor> {
+    pub(crate) fn losses(&self, prompts: &Tensor, examples: &[&Example]) -> Result<Tensor> {
         let answers: Vec<&[u32]> = match &self.scoring {
             Scoring::Classifier { .. } => {
                 let scores = self.scores(prompts, &prompts_of(examples))?;
@@ -420,7 +386,7 @@ fn sum_by_answer(
     Ok(sums.matmul(&each.unsqueeze(1)?)?.squeeze(1)?)
 }
 
-fn no_gradient() -> Error {
+pub(crate) fn no_gradient() -> Error {
     Error::Fault("no gradient came back: an operation without one".to_owned())
 }
 

@@ -244,13 +244,17 @@ impl<'a> Trainer<'a> {
         for indices in evaluation_order(&data.lengths(), self.spec.batch_size) {
             let examples = select(data, &indices);
             if self.task.route() == Route::Generation {
-                for met in self.model.met(prompt, &examples)? {
+                let parts = (self.model).in_parts(&examples, |part| self.model.met(prompt, part));
+                for met in parts?.into_iter().flatten() {
                     sheet.answer(met.loss, met.tokens, met.right);
                 }
                 continue;
             }
-            let scores = self.model.scores(prompt, &prompts_of(&examples))?;
-            for (example, scores) in examples.iter().zip(scores.to_vec2::<f32>()?) {
+            let parts = self.model.in_parts(&examples, |part| {
+                let scores = self.model.scores(prompt, &prompts_of(part))?;
+                Ok(scores.to_vec2::<f32>()?)
+            });
+            for (example, scores) in examples.iter().zip(parts?.into_iter().flatten()) {
                 sheet.label(example.label()?, &scores);
             }
         }

@@ -61,7 +61,7 @@ impl Causal {
             small: weights.are_small(),
             end_of_text: end_of_text(dir)?,
             tokens,
-            stack: Stack::new(parts.blocks, options.recompute, weights.are_small()),
+            stack: Stack::new(parts.blocks, options.recompute),
             head: Arc::new(head),
         })
     }
