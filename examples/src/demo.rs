@@ -15,6 +15,7 @@ use ciphertune_client::{
     report::Happening,
     researcher::Researcher,
     site::Site,
+    tuned::{Opened, Tuned},
 };
 use ciphertune_identity::Role;
 use ciphertune_policy::Unit;
@@ -556,6 +557,20 @@ async fn interrupted() {
     }
 }
 
+/// Writes what the members agreed on last as a folder to use, from the first member's home.
+fn keep_tuned(setup: &Setup) -> Result<()> {
+    let Some(member) = setup.federation.members.first() else {
+        return Ok(());
+    };
+    let failed = |error| Error::fault("looking for the job", error);
+    for entry in std::fs::read_dir(member.home.jobs()).map_err(failed)? {
+        let opened = Opened::open(&setup.model, Default::default())?;
+        let tuned = Tuned::of_job(&entry.map_err(failed)?.path(), &opened)?;
+        tuned.write(&setup.root.join("tuned"), &opened)?;
+    }
+    Ok(())
+}
+
 /// Writes the figures and the table to the run's folder, and returns what is to be said.
 fn keep(summary: &Summary, setup: &Setup, progress: &Progress) -> Result<String> {
     let text = serde_json::to_string_pretty(summary)
@@ -575,6 +590,13 @@ fn keep(summary: &Summary, setup: &Setup, progress: &Progress) -> Result<String>
         said.push_str(&format!("NOT COMPLETED: {}\n", summary.reason));
     }
     let root = setup.root.display();
+    if summary.completed {
+        keep_tuned(setup)?;
+        said.push_str(&format!(
+            "\n{root}/tuned/                 what was tuned: `ciphertune eval|predict --adapter {root}/tuned --model {}`",
+            setup.model.display()
+        ));
+    }
     said.push_str(&format!(
         "\n{root}/summary.json           every figure\n\
          {root}/policy.toml            the policy in force (signed: parties/*/policy/)\n\

@@ -6,7 +6,8 @@ use std::{
 };
 
 use ciphertune_policy::{Decimal, Metric};
-use clap::{Args, Parser, Subcommand};
+use ciphertune_tune::aggregation::Aggregation;
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// A whole federation on this machine: an authority, a server, members with their own processes, keys, data and
 /// ledgers, and a job that p-tunes a frozen language model through sealed sums.
@@ -56,6 +57,9 @@ pub struct Options {
     /// training-loss, training-accuracy.
     #[arg(long, value_name = "METRICS", value_delimiter = ',')]
     pub metrics: Vec<Metric>,
+    /// How the mean of the members' updates moves the model.
+    #[arg(long, value_enum, default_value_t = Average::FedAvg)]
+    pub aggregation: Average,
     /// Measure the model after every Nth round, and after the last. [default: 1; 5 where a round is one step]
     #[arg(long, value_name = "N")]
     pub measure_every: Option<NonZeroU32>,
@@ -71,6 +75,40 @@ pub struct Options {
     /// Seconds that a round waits for its contributions.
     #[arg(long, value_name = "SECONDS", default_value_t = DEADLINE, value_parser = clap::value_parser!(u64).range(1..))]
     pub deadline: u64,
+}
+
+/// Aggregations, with constants that serve.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Average {
+    /// The mean is added.
+    #[default]
+    #[value(name = "fedavg")]
+    FedAvg,
+    /// With a momentum of a half, at half the rate.
+    #[value(name = "fedavgm")]
+    FedAvgM,
+    /// Adam along the means.
+    #[value(name = "fedadam")]
+    FedAdam,
+}
+
+impl Average {
+    /// As the tuning engine is told.
+    pub fn aggregation(self) -> Aggregation {
+        match self {
+            Self::FedAvg => Aggregation::FedAvg,
+            Self::FedAvgM => Aggregation::FedAvgM {
+                rate: 0.5,
+                momentum: 0.5,
+            },
+            Self::FedAdam => Aggregation::FedAdam {
+                rate: 0.02,
+                beta1: 0.9,
+                beta2: 0.99,
+                tau: 1e-3,
+            },
+        }
+    }
 }
 
 /// How many members a federation on one machine has.

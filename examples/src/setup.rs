@@ -186,6 +186,7 @@ fn draft(
         training: TrainingSpec {
             rounds,
             seed: options.seed,
+            aggregation: options.aggregation.aggregation(),
             ..if batches.is_some() {
                 one_step_a_round()
             } else if options.model.is_none() {

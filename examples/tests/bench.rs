@@ -296,3 +296,39 @@ fn a_step_record_by_record_is_timed_beside_a_plain_one() {
     let perceptron = (128 * 16 + 16) + (16 * 16 + 16) + (16 * 128 + 128);
     assert_eq!(report["numbers"], 4 * 128 + perceptron + 3 * 129);
 }
+
+#[test]
+fn a_p_tuning_step_is_timed_with_activations_kept_and_computed_again() {
+    let arguments = ["tune", "--threads", "1,2", "--repeats", "1"];
+    let shapes = ["--shapes", "tiny,minilm"];
+    let output = bench(&[&arguments[..], &shapes, &["--json"]].concat());
+    assert!(output.status.success(), "{}", said(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["encoder"], "mlp");
+    assert_eq!(report["skipped"][0], "minilm");
+    let rows = report["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 2);
+    for (row, threads) in rows.iter().zip(1..) {
+        assert_eq!(
+            (&row["shape"], &row["threads"]),
+            (&"tiny".into(), &threads.into())
+        );
+        for side in ["ours", "recompute"] {
+            let side = &row[side];
+            assert!(side["seconds"]["median"].as_f64().unwrap() > 0.0);
+            // A model that knows nothing finds 64 tokens equally likely.
+            let loss = side["loss"].as_f64().unwrap();
+            assert!((loss - 64_f64.ln()).abs() < 0.5, "{loss}");
+            assert!(side["loaded_bytes"].as_u64().unwrap() > 1_000_000);
+            assert!(side["extra_bytes"].is_u64());
+        }
+        assert_eq!(row["ours"]["loss"], row["recompute"]["loss"]);
+        assert!(row["tokens_per_second"].as_f64().unwrap() > 0.0 && row["torch"].is_null());
+    }
+    let words = said(&bench(&[&arguments[..], &shapes].concat()));
+    assert!(
+        words.contains("Tiny, 2 thread(s): 2 × (4 + 12) tokens"),
+        "{words}"
+    );
+    assert!(words.contains("Minilm: SKIPPED"), "{words}");
+}

@@ -7,7 +7,9 @@ use std::{
 
 use ciphertune_gauss::Entropy;
 use ciphertune_identity::Manifest;
-use ciphertune_round::{Context, Digest, Envelope, Header, Keyring, Release, Signed};
+use ciphertune_round::{
+    Context, Digest, Envelope, Header, Job, Keyring, Object as _, Release, Signed,
+};
 use ciphertune_seal::OneTimeKey;
 use zeroize::Zeroizing;
 
@@ -22,10 +24,43 @@ use crate::{
 const PARCEL_KEY: &str = "parcel-key";
 const CERTIFICATE: &str = "certificate";
 
+/// The signed job.
+const ADMITTED: &str = "admitted";
+
 /// The folder of one job.
 pub struct Desk {
     folder: PathBuf,
     disk: Disk,
+}
+
+/// A job that was taken part in, as it stands at home.
+pub struct KeptJob {
+    /// The job.
+    pub job: Job,
+    /// By which everybody names it.
+    pub digest: Digest,
+    /// The model after its last finished round.
+    pub model: Model,
+}
+
+impl KeptJob {
+    /// Reads a job's folder; none where it holds no job or no model. The job's signature was verified when it was admitted,
+    /// and is not here.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] for files that are not what this member writes.
+    pub fn read(folder: &Path) -> Result<Option<Self>> {
+        let job = disk::read(&folder.join(ADMITTED))?.filter(|bytes| !bytes.is_empty());
+        let (Some(job), Some(model)) = (job, Model::read(&Desk::model_in(folder))?) else {
+            return Ok(None);
+        };
+        let envelope = Envelope::decode(&job)?;
+        Ok(Some(Self {
+            job: Job::parse(envelope.payload())?,
+            digest: envelope.digest(Job::LABEL),
+            model,
+        }))
+    }
 }
 
 /// A contribution as it was sealed, whole.
@@ -94,12 +129,12 @@ impl Desk {
 
     /// Whether this member admitted the job in an earlier life.
     pub fn was_admitted(&self) -> bool {
-        self.folder.join("admitted").exists()
+        self.folder.join(ADMITTED).exists()
     }
 
-    /// Notes durably that it did.
-    pub fn note_admitted(&self) -> Result<()> {
-        self.disk.write(&self.folder.join("admitted"), b"")
+    /// Notes durably that it did, and what.
+    pub fn note_admitted(&self, job: &Signed<Job>) -> Result<()> {
+        self.disk.write(&self.folder.join(ADMITTED), &job.encode())
     }
 
     /// Whether the job's end was noted, and told, in an earlier life.

@@ -16,7 +16,7 @@ use crate::{
     error::{Error, Result},
     learner::Start,
     model,
-    tuning::{CLASSIFICATION, Tuning},
+    tuning::Tuning,
 };
 
 /// What a researcher writes, as TOML or in code. Everything about privacy comes from the policy.
@@ -133,7 +133,7 @@ impl Draft {
             name: self.name.clone(),
             backbone,
             tuning: self.tuning.to_json()?,
-            task: CLASSIFICATION.into(),
+            task: self.tuning.route.task().into(),
             encoder: self.tuning.training.encoder.kind().into(),
             mechanism,
             dimension: dimension as u64,

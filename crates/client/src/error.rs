@@ -169,6 +169,7 @@ impl From<ciphertune_tune::Error> for Error {
             ciphertune_tune::Error::Malformed(said) => Self::malformed("data or model", said),
             ciphertune_tune::Error::Refused(said) => Self::Refused(said),
             ciphertune_tune::Error::Misuse(said) => Self::Misuse(said),
+            ciphertune_tune::Error::Stopped => Self::Stopped,
             other => Self::Fault(other.to_string()),
         }
     }

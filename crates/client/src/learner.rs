@@ -30,7 +30,7 @@ pub trait Learner: Send + 'static {
         None
     }
 
-    /// A job without batches: trains from θ and returns Δθ = θ_local − θ. Ends early with [`Error::Stopped`] once
+    /// A job without batches: trains from the state's θ and returns Δθ = θ_local − θ. Ends early with [`Error::Stopped`] once
     /// `stop` is set.
     fn train(
         &mut self,
@@ -62,8 +62,8 @@ pub trait Learner: Send + 'static {
     /// The state after round `round`, from the one before it and the released mean: the same bits on every member, so
     /// arithmetic in a fixed order and nothing of this member's data.
     ///
-    /// Without batches: θ + mean, elementwise in f32, one IEEE addition each, which is what this does unless it is
-    /// implemented otherwise. With batches: one step of the job's optimiser.
+    /// Without batches: the job's aggregation; θ + mean, elementwise in f32, one IEEE addition each, is what this does unless
+    /// it is implemented otherwise. With batches: one step of the job's optimiser.
     fn step(&mut self, state: &[f32], mean: Vec<f32>, _round: u32) -> Result<Vec<f32>> {
         Ok(moved(state, mean))
     }
@@ -103,7 +103,7 @@ pub(crate) fn moved(model: &[f32], mut mean: Vec<f32>) -> Vec<f32> {
 /// What a job starts from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Start {
-    /// What members agree on before round 1: θ₀, and with batches the optimiser's moments after it.
+    /// What members agree on before round 1: θ₀, and after it the moments of the optimiser or the aggregation.
     pub state: Vec<f32>,
     /// d: the length of an update, or of one record's gradient.
     pub dimension: usize,

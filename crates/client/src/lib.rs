@@ -3,7 +3,8 @@
 //! Read [`site`] (a party at home), [`learner`] and [`tuning`] (what trains), then [`member`] (the run, one file a
 //! phase), with what it stands on: [`inbox`], [`transfer`], [`disk`] (every durable write), [`desk`] (what must not be
 //! forgotten), [`stock`] (one-time keys), [`model`], [`mechanism`], [`quorum`] (what lowers a charge). What a
-//! ledger says to people is [`budget`]. A researcher's side is [`draft`] and [`researcher`].
+//! ledger says to people is [`budget`]. A researcher's side is [`draft`] and [`researcher`]. Without a federation: [`local`] (tuning on
+//! one machine) and [`tuned`] (the folder it leaves).
 
 pub mod budget;
 pub mod desk;
@@ -12,6 +13,7 @@ pub mod draft;
 mod error;
 pub mod inbox;
 pub mod learner;
+pub mod local;
 pub mod mechanism;
 pub mod member;
 pub mod model;
@@ -21,6 +23,7 @@ pub mod researcher;
 pub mod site;
 pub mod stock;
 pub mod transfer;
+pub mod tuned;
 pub mod tuning;
 
 pub use error::{Error, Result};

@@ -10,8 +10,9 @@ use ciphertune_dp::{ExampleSum, PoissonBatch};
 use ciphertune_policy::Metric;
 use ciphertune_round::{Digest, Job};
 use ciphertune_tune::{
+    aggregation::Aggregation,
     backbone::{self, Backbone},
-    data::{Dataset, Schema},
+    data::Dataset,
     spec::TrainingSpec,
     task::{Encoded, Route, Task},
     template::Template,
@@ -25,18 +26,16 @@ use crate::{
     learner::{Evaluation, Learner, Progress, Start, Update, measure, moved},
 };
 
-/// The name of the one kind of task, as policies know it.
-pub const CLASSIFICATION: &str = "classification";
-
 /// What a job says to the tuning engine, as JSON in the job. It carries no code.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tuning {
     /// How a record becomes text, for example `{sentence}`.
     pub template: String,
-    /// The answers.
+    /// The labels; none where answers are in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub labels: Vec<String>,
-    /// How they are scored.
+    /// How answers are scored.
     pub route: Route,
     /// Encoder, optimiser, epochs, seed.
     pub training: TrainingSpec,
@@ -113,16 +112,29 @@ impl Tuner {
     }
 
     /// What a job of this specification starts from, with batches of records or without.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] for an aggregation where rounds are the optimiser's own steps.
     pub fn start(&self, tuning: &Tuning, in_batches: bool) -> Result<Start> {
         let (trainer, seed) = (self.trainer(tuning)?, tuning.training.seed);
-        Ok(if in_batches {
-            Start {
+        let aggregation = &tuning.training.aggregation;
+        if in_batches {
+            if *aggregation != Aggregation::FedAvg {
+                return Err(Error::Refused(
+                    "with batches of records a round is a step of training.optimiser, and training.aggregation has no \
+                     meaning: leave it out"
+                        .into(),
+                ));
+            }
+            return Ok(Start {
                 dimension: trainer.gradient_dimension(),
                 state: trainer.initial_state(seed)?,
-            }
-        } else {
-            Start::of_updates(trainer.initial_parameters(seed)?)
-        })
+            });
+        }
+        let mut state = trainer.initial_parameters(seed)?;
+        let dimension = state.len();
+        state.resize(dimension * (1 + aggregation.moments()), 0.0);
+        Ok(Start { state, dimension })
     }
 
     fn trainer(&self, tuning: &Tuning) -> Result<Trainer<'_>> {
@@ -135,8 +147,7 @@ impl Tuner {
     }
 
     fn read(path: &Path, tuning: &Tuning) -> Result<Dataset> {
-        let schema = Schema::with_labels(tuning.labels.iter().cloned());
-        Ok(Dataset::read(path, &schema)?)
+        Ok(Dataset::read(path, &tuning.task()?.schema())?)
     }
 
     fn prepared(&self) -> Result<&Prepared> {
@@ -153,12 +164,11 @@ impl Learner for Tuner {
 
     fn prepare(&mut self, job: &Job) -> Result<Start> {
         let tuning = Tuning::from_json(&job.tuning)?;
-        if job.task != CLASSIFICATION || job.encoder != tuning.training.encoder.kind() {
+        let (task, encoder) = (tuning.route.task(), tuning.training.encoder.kind());
+        if job.task != task || job.encoder != encoder {
             return Err(Error::Refused(format!(
-                "the job calls itself {} with encoder {}, but specifies {CLASSIFICATION} with {}",
-                job.task,
-                job.encoder,
-                tuning.training.encoder.kind()
+                "the job calls itself {} with encoder {}, but specifies {task} with {encoder}",
+                job.task, job.encoder
             )));
         }
         let in_batches = job.mechanism.batches.is_some();
@@ -221,6 +231,7 @@ impl Learner for Tuner {
         };
         // The engine counts rounds from 0, the protocol from 1.
         let round = round.saturating_sub(1);
+        let model = parameters(&trainer, model)?;
         let update = trainer.train(model, &prepared.training, round, &mut heard, stop)?;
         Ok(Update {
             delta: update.delta,
@@ -265,7 +276,10 @@ impl Learner for Tuner {
     fn step(&mut self, state: &[f32], mean: Vec<f32>, round: u32) -> Result<Vec<f32>> {
         let prepared = self.prepared()?;
         if !prepared.in_batches {
-            return Ok(moved(state, mean));
+            return Ok(match prepared.tuning.training.aggregation {
+                Aggregation::FedAvg => moved(state, mean), // needs no memory of its own
+                other => other.apply(state, &mean)?,
+            });
         }
         // The engine counts steps from 0, the protocol rounds from 1.
         let steps = u64::from(round.saturating_sub(1));

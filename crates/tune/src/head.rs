@@ -105,6 +105,16 @@ impl Classifier {
         })
     }
 
+    /// W, `[L, H]`.
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    /// b, `[L]`.
+    pub fn bias(&self) -> &Tensor {
+        &self.bias
+    }
+
     /// Number of labels L.
     pub fn labels(&self) -> usize {
         self.bias.elem_count()

@@ -5,21 +5,30 @@
 //! Read in this order: [`backbone`] (the frozen model), [`encoder`] (what is trained),
 //! [`head`] (pooling and the classifier), [`parameters`] (all of it as one vector); then
 //! [`data`], [`template`], [`tokenizer`] and [`task`] (records to tokens), [`batch`],
-//! [`optimiser`], [`spec`] (every choice), and [`trainer`] (one member's local work; with record-level
-//! privacy, its records' own gradients and the step along what is released).
+//! [`optimiser`], [`aggregation`], [`spec`] (every choice), and [`trainer`] (one member's local work; with record-level
+//! privacy, its records' own gradients and the step along what is released). On one machine alone: [`session`] (a run that
+//! can be killed and go on), [`predict`] and [`generate`] (what a tuned model is for); last [`adapter`] (what was tuned, as
+//! PEFT saves it).
 
+pub mod adapter;
+pub mod aggregation;
 pub mod backbone;
 pub mod batch;
+mod checkpoint;
 pub mod data;
 pub mod encoder;
 mod error;
 pub mod evaluate;
+pub mod file;
+pub mod generate;
 pub mod head;
 mod model;
 pub mod optimiser;
 pub mod parameters;
+pub mod predict;
 pub mod random;
 mod record;
+pub mod session;
 mod shuffle;
 pub mod spec;
 pub mod task;

@@ -4,15 +4,16 @@ use candle_core::{D, DType, Tensor, Var};
 
 use crate::backbone::Backbone;
 use crate::batch::pad;
-use crate::encoder::Encoder;
 use crate::encoder::embedding::Embedding;
-use crate::encoder::mlp::Mlp;
+use crate::encoder::lstm::Lstm;
+use crate::encoder::mlp::{Depth, Mlp};
+use crate::encoder::{Encoder, Prompt};
 use crate::evaluate::best;
 use crate::head::{Classifier, Pooling, normalise};
 use crate::parameters::Trainable;
 use crate::random::SplitMix;
 use crate::spec::{EncoderSpec, HeadStart, TrainingSpec};
-use crate::task::{Example, Route, Task};
+use crate::task::{Answer, Example, Route, Task};
 use crate::tokenizer::Tokenizer;
 use crate::verbalizer::Verbalizer;
 use crate::{Error, Result};
@@ -22,7 +23,7 @@ pub(crate) struct Model<'a> {
     backbone: &'a dyn Backbone,
     encoder: Box<dyn Encoder>,
     trainable: Trainable,
-    answer: Answer,
+    scoring: Scoring,
 }
 
 /// What one record gives at θ. It is of that record alone: no `Debug`.
@@ -35,16 +36,28 @@ pub struct RecordGradient {
     pub right: Option<bool>,
 }
 
+/// How an answer in words was met by what the model would have said.
+pub(crate) struct Met {
+    /// Mean of −log p over the answer's tokens, each after those before it.
+    pub(crate) loss: f64,
+    /// Tokens of the answer.
+    pub(crate) tokens: usize,
+    /// How many of them were the likeliest after those before them.
+    pub(crate) right: usize,
+}
+
 /// How answers are scored.
-enum Answer {
+enum Scoring {
     /// log softmax of a layer over pooled hidden states.
     Classifier {
         classifier: Classifier,
         pooling: Pooling,
         feature_length: Option<f64>,
     },
-    /// Σ log p of the answer's tokens.
+    /// Σ log p of the label's tokens.
     Verbalizer(Verbalizer),
+    /// Mean of log p over the tokens of the record's own answer.
+    Words,
 }
 
 /// Domains of [`SplitMix::derived`].
@@ -62,7 +75,7 @@ impl<'a> Model<'a> {
     ) -> Result<Self> {
         let encoder = start_encoder(backbone, spec, SplitMix::derived(seed, &[PROMPT]))?;
         let (device, hidden) = (backbone.device(), backbone.hidden());
-        let answer = match task.route() {
+        let scoring = match task.route() {
             Route::Classifier => {
                 let labels = task.labels().len();
                 let classifier = match spec.head_start {
@@ -73,24 +86,25 @@ impl<'a> Model<'a> {
                     }
                 };
                 let (pooling, feature_length) = (spec.pooling, spec.feature_length);
-                Answer::Classifier {
+                Scoring::Classifier {
                     classifier,
                     pooling,
                     feature_length,
                 }
             }
-            Route::Verbalizer => Answer::Verbalizer(Verbalizer::new(task, tokenizer)?),
+            Route::Verbalizer => Scoring::Verbalizer(Verbalizer::new(task, tokenizer)?),
+            Route::Generation => Scoring::Words,
         };
-        let classifier = match &answer {
-            Answer::Classifier { classifier, .. } => Some(classifier),
-            Answer::Verbalizer(_) => None,
+        let classifier = match &scoring {
+            Scoring::Classifier { classifier, .. } => Some(classifier),
+            Scoring::Verbalizer(_) | Scoring::Words => None,
         };
         let trainable = Trainable::gather(encoder.as_ref(), classifier);
         Ok(Self {
             backbone,
             encoder,
             trainable,
-            answer,
+            scoring,
         })
     }
 
@@ -106,43 +120,64 @@ impl<'a> Model<'a> {
         self.encoder.as_ref()
     }
 
-    /// Number of parameters that are the classifier's, at the end of θ.
-    pub(crate) fn classifier_dimension(&self) -> usize {
-        match &self.answer {
-            Answer::Classifier { classifier, .. } => {
-                classifier.labels() * (self.backbone.hidden() + 1)
-            }
-            Answer::Verbalizer(_) => 0,
+    /// The classifier, where labels are scored by one.
+    pub(crate) fn classifier(&self) -> Option<&Classifier> {
+        match &self.scoring {
+            Scoring::Classifier { classifier, .. } => Some(classifier),
+            Scoring::Verbalizer(_) | Scoring::Words => None,
         }
     }
 
-    /// Positions that are not the prompt text's: V virtual tokens, and the answer's inputs.
-    pub(crate) fn reserved(&self) -> usize {
-        let answer = match &self.answer {
-            Answer::Classifier { .. } => 0,
-            Answer::Verbalizer(verbalizer) => verbalizer.longest().saturating_sub(1),
-        };
-        self.encoder.virtual_tokens() + answer
+    /// Number of parameters that are the classifier's, at the end of θ.
+    pub(crate) fn classifier_dimension(&self) -> usize {
+        (self.classifier()).map_or(0, |it| it.labels() * (self.backbone.hidden() + 1))
     }
 
-    /// −log p(answer | prompt) of each example, `[B]`, differentiable in θ.
-    pub(crate) fn losses(&self, examples: &[&Example]) -> Result<Tensor> {
-        self.losses_after(&self.prompts(examples.len())?, examples)
+    /// Tokens of the longest label that the language model says.
+    pub(crate) fn longest_label(&self) -> usize {
+        match &self.scoring {
+            Scoring::Verbalizer(verbalizer) => verbalizer.longest(),
+            Scoring::Classifier { .. } | Scoring::Words => 0,
+        }
     }
 
-    /// log p of each label, `[B, L]`: over the labels for a classifier, over all that the
-    /// model could say for a verbalizer.
-    pub(crate) fn scores(&self, examples: &[&Example]) -> Result<Tensor> {
-        self.scores_after(&self.prompts(examples.len())?, examples)
+    /// P(θ), for [`Model::scores`] and [`Model::met`].
+    pub(crate) fn prompt(&self) -> Result<Prompt> {
+        self.encoder.forward()
     }
 
-    /// P(θ) for each of `batch` examples, `[B, V, H]`.
-    fn prompts(&self, batch: usize) -> Result<Tensor> {
-        let prompt = self.encoder.forward()?;
-        let (virtual_tokens, width) = prompt.dims2()?;
-        Ok(prompt
-            .unsqueeze(0)?
-            .broadcast_as((batch, virtual_tokens, width))?)
+    /// The mean loss of a batch and its gradient, in θ's order; no more than `at_a_time` examples are in memory at once.
+    pub(crate) fn gradient(
+        &self,
+        examples: &[&Example],
+        at_a_time: usize,
+    ) -> Result<(f64, Vec<f32>)> {
+        let prompt = self.prompt()?;
+        let leaf = Var::from_tensor(prompt.embeddings())?;
+        let classifier = self.classifier().map(Classifier::parameters);
+        let mut leaves = vec![leaf.clone()];
+        leaves.extend(classifier.into_iter().flatten().map(|(_, leaf)| leaf));
+        let mut loss = 0.0;
+        let mut sums: Vec<Option<Tensor>> = vec![None; leaves.len()];
+        for part in examples.chunks(at_a_time.max(1)) {
+            let sum = self.losses(leaf.as_tensor(), part)?.sum_all()?;
+            loss += f64::from(sum.to_scalar::<f32>()?);
+            let gradients = (sum / examples.len() as f64)?.backward()?;
+            for (leaf, sum) in leaves.iter().zip(&mut sums) {
+                let gradient = gradients.get(leaf).ok_or_else(no_gradient)?;
+                *sum = Some(match sum.take() {
+                    Some(sum) => (sum + gradient)?,
+                    None => gradient.clone(),
+                });
+            }
+        }
+        let mut sums = sums.into_iter().flatten();
+        let of_prompt = sums.next().ok_or_else(no_gradient)?;
+        let mut gradient = prompt.pull_back(&of_prompt)?;
+        for of_classifier in sums {
+            gradient.extend(of_classifier.flatten_all()?.to_vec1::<f32>()?);
+        }
+        Ok((loss / examples.len() as f64, gradient))
     }
 
     /// Each example's own gradient of its own loss, `[B]` vectors: ∂ℓ_b/∂P row-major, then,
@@ -152,34 +187,36 @@ impl<'a> Model<'a> {
     /// Each example gets a copy of the prompt of its own as a leaf, and the losses are
     /// summed: one backward pass gives every ∂ℓ_b/∂P.
     pub(crate) fn record_gradients(&self, examples: &[&Example]) -> Result<Vec<RecordGradient>> {
-        let leaf = Var::from_tensor(&self.prompts(examples.len())?.detach().contiguous()?)?;
-        let labels: Vec<u32> = examples.iter().map(|e| e.label as u32).collect();
-        let (losses, head) = match &self.answer {
-            Answer::Classifier { classifier, .. } => {
-                let features = self.features(leaf.as_tensor(), examples)?;
+        let prompt = self.prompt()?;
+        let leaf = for_each(prompt.embeddings(), examples.len())?.contiguous()?;
+        let leaf = Var::from_tensor(&leaf)?;
+        let (losses, head) = match &self.scoring {
+            Scoring::Classifier { classifier, .. } => {
+                let labels = labels(examples)?;
+                let features = self.features(leaf.as_tensor(), &prompts_of(examples))?;
                 let scores = log_softmax(&classifier.forward(&features)?)?;
                 let features = features.detach().to_vec2::<f32>()?;
                 let probabilities = scores.detach().exp()?.to_vec2::<f32>()?;
                 (
                     pick(&scores, &labels)?.neg()?,
-                    Some((features, probabilities)),
+                    Some((features, probabilities, labels)),
                 )
             }
-            Answer::Verbalizer(_) => (self.losses_after(leaf.as_tensor(), examples)?, None),
+            Scoring::Verbalizer(_) | Scoring::Words => {
+                (self.losses(leaf.as_tensor(), examples)?, None)
+            }
         };
         let each_loss = losses.detach().to_vec1::<f32>()?;
         let right: Vec<Option<bool>> = match &head {
-            Some((_, probabilities)) => (probabilities.iter().zip(&labels))
+            Some((_, probabilities, labels)) => (probabilities.iter().zip(labels))
                 .map(|(p, label)| Some(best(p) == *label as usize))
                 .collect(),
-            None => vec![None; labels.len()],
+            None => vec![None; examples.len()],
         };
         let gradients = losses.sum_all()?.backward()?;
-        let gradient = gradients.get(&leaf).ok_or_else(|| {
-            Error::Fault("no gradient reached the prompts: an operation without one".to_owned())
-        })?;
+        let gradient = gradients.get(&leaf).ok_or_else(no_gradient)?;
         let mut records = gradient.flatten_from(1)?.to_vec2::<f32>()?;
-        if let Some((features, mut slopes)) = head {
+        if let Some((features, mut slopes, labels)) = head {
             for (b, slope) in slopes.iter_mut().enumerate() {
                 slope[labels[b] as usize] -= 1.0;
                 for s in slope.iter() {
@@ -198,64 +235,95 @@ impl<'a> Model<'a> {
             .collect())
     }
 
-    fn losses_after(&self, prompts: &Tensor, examples: &[&Example]) -> Result<Tensor> {
-        match &self.answer {
-            Answer::Classifier { .. } => {
-                let labels: Vec<u32> = examples.iter().map(|e| e.label as u32).collect();
-                Ok(pick(&self.scores_after(prompts, examples)?, &labels)?.neg()?)
+    /// −log p(answer | prompt) of each example, `[B]`, differentiable in `prompts`: `[V, H]` for all of them, or one each,
+    /// `[B, V, H]`. Of an answer in words, the mean over its tokens.
+    fn losses(&self, prompts: &Tensor, examples: &[&Example]) -> Result<Tensor> {
+        let answers: Vec<&[u32]> = match &self.scoring {
+            Scoring::Classifier { .. } => {
+                let scores = self.scores(prompts, &prompts_of(examples))?;
+                return Ok(pick(&scores, &labels(examples)?)?.neg()?);
             }
-            Answer::Verbalizer(verbalizer) => {
-                let answers: Vec<&[u32]> = examples
-                    .iter()
-                    .map(|e| answer(verbalizer, e.label))
-                    .collect::<Result<_>>()?;
-                Ok(self
-                    .answer_log_probabilities(prompts, examples, &answers)?
-                    .neg()?)
-            }
-        }
+            Scoring::Verbalizer(verbalizer) => (examples.iter())
+                .map(|example| answer(verbalizer, example.label()?))
+                .collect::<Result<_>>()?,
+            Scoring::Words => words(examples)?,
+        };
+        let logits = self.answer_logits(prompts, &prompts_of(examples), &read(&answers))?;
+        let each = pick(&log_softmax(&logits)?, &answers.concat())?;
+        let share = |answer: &[u32]| match &self.scoring {
+            Scoring::Words => 1.0 / answer.len() as f32,
+            _ => 1.0,
+        };
+        Ok(sum_by_answer(&each, &answers, share)?.neg()?)
     }
 
-    fn scores_after(&self, prompts: &Tensor, examples: &[&Example]) -> Result<Tensor> {
-        match &self.answer {
-            Answer::Classifier { classifier, .. } => {
-                log_softmax(&classifier.forward(&self.features(prompts, examples)?)?)
+    /// log p of each label, `[B, L]`, after prompts as in [`Model::losses`]: over the labels for a classifier, over all that the
+    /// model could say for a verbalizer.
+    ///
+    /// # Errors
+    /// [`Error::Misuse`] where answers are in words.
+    pub(crate) fn scores(&self, prompts: &Tensor, texts: &[&[u32]]) -> Result<Tensor> {
+        match &self.scoring {
+            Scoring::Classifier { classifier, .. } => {
+                log_softmax(&classifier.forward(&self.features(prompts, texts)?)?)
             }
-            Answer::Verbalizer(verbalizer) => match verbalizer.single_tokens() {
+            Scoring::Verbalizer(verbalizer) => match verbalizer.single_tokens() {
                 Some(tokens) => {
-                    let empty = vec![&[][..]; examples.len()];
-                    let logits = self.answer_logits(prompts, examples, &empty)?;
+                    let nothing = vec![&[][..]; texts.len()];
+                    let logits = self.answer_logits(prompts, texts, &nothing)?;
                     let tokens = Tensor::new(tokens, self.backbone.device())?;
                     Ok(log_softmax(&logits)?.index_select(&tokens, 1)?)
                 }
                 None => {
-                    let columns = (verbalizer.answers().iter())
-                        .map(|a| {
-                            self.answer_log_probabilities(
-                                prompts,
-                                examples,
-                                &vec![a; examples.len()],
-                            )
-                        })
-                        .collect::<Result<Vec<_>>>()?;
-                    Ok(Tensor::stack(&columns, 1)?)
+                    let column = |answer: &Vec<u32>| {
+                        let answers = vec![answer.as_slice(); texts.len()];
+                        let logits = self.answer_logits(prompts, texts, &read(&answers))?;
+                        let each = pick(&log_softmax(&logits)?, &answers.concat())?;
+                        sum_by_answer(&each, &answers, |_| 1.0)
+                    };
+                    let columns = verbalizer.answers().iter().map(column);
+                    Ok(Tensor::stack(&columns.collect::<Result<Vec<_>>>()?, 1)?)
                 }
             },
+            Scoring::Words => Err(Error::Misuse(
+                "answers in words are not of a list to be scored".to_owned(),
+            )),
         }
     }
 
+    /// How the model meets answers in words.
+    pub(crate) fn met(&self, prompts: &Tensor, examples: &[&Example]) -> Result<Vec<Met>> {
+        let answers = words(examples)?;
+        let logits = self.answer_logits(prompts, &prompts_of(examples), &read(&answers))?;
+        let likeliest = logits.argmax(D::Minus1)?.to_vec1::<u32>()?;
+        let each = pick(&log_softmax(&logits)?, &answers.concat())?.to_vec1::<f32>()?;
+        let (mut each, mut likeliest) = (each.into_iter(), likeliest.into_iter());
+        let met = answers.iter().map(|answer| {
+            let loss: f64 = each.by_ref().take(answer.len()).map(f64::from).sum();
+            let said = likeliest.by_ref().take(answer.len());
+            Met {
+                loss: -loss / answer.len() as f64,
+                tokens: answer.len(),
+                right: said
+                    .zip(*answer)
+                    .filter(|(said, token)| said == *token)
+                    .count(),
+            }
+        });
+        Ok(met.collect())
+    }
+
     /// The classifier's features, `[B, H]`.
-    fn features(&self, prompts: &Tensor, examples: &[&Example]) -> Result<Tensor> {
-        let Answer::Classifier {
+    fn features(&self, prompts: &Tensor, texts: &[&[u32]]) -> Result<Tensor> {
+        let Scoring::Classifier {
             pooling,
             feature_length,
             ..
-        } = &self.answer
+        } = &self.scoring
         else {
-            return Err(Error::Misuse("a verbalizer has no features".to_owned()));
+            return Err(Error::Misuse("only a classifier has features".to_owned()));
         };
-        let sequences: Vec<&[u32]> = examples.iter().map(|e| e.ids.as_slice()).collect();
-        let (hidden, mask) = self.hidden(prompts, &sequences)?;
+        let (hidden, mask) = self.hidden(prompts, texts)?;
         let features = pooling.features(self.backbone, &hidden, &mask)?;
         match feature_length {
             Some(length) => normalise(&features, *length),
@@ -265,75 +333,95 @@ impl<'a> Model<'a> {
 
     /// Hidden states `[B, V + T, H]` and their mask `[B, V + T]`.
     fn hidden(&self, prompts: &Tensor, sequences: &[&[u32]]) -> Result<(Tensor, Tensor)> {
+        let prompts = match prompts.rank() {
+            2 => for_each(prompts, sequences.len())?,
+            _ => prompts.clone(),
+        };
         let (ids, mask) = pad(sequences, self.backbone.device())?;
         let (batch, virtual_tokens, _) = prompts.dims3()?;
-        let embeds = Tensor::cat(&[prompts, &self.backbone.embed(&ids)?], 1)?;
+        let embeds = Tensor::cat(&[&prompts, &self.backbone.embed(&ids)?], 1)?;
         let ones = Tensor::ones((batch, virtual_tokens), DType::F32, self.backbone.device())?;
         let mask = Tensor::cat(&[&ones, &mask], 1)?;
         Ok((self.backbone.forward(&embeds, &mask)?, mask))
     }
 
-    /// log p(answer | prompt) of each example, `[B]`.
-    fn answer_log_probabilities(
-        &self,
-        prompts: &Tensor,
-        examples: &[&Example],
-        answers: &[impl AsRef<[u32]>],
-    ) -> Result<Tensor> {
-        // The last token of an answer is predicted, never read.
-        let read: Vec<&[u32]> = answers
-            .iter()
-            .map(|a| a.as_ref().split_last().map_or(&[][..], |(_, r)| r))
-            .collect();
-        let said: Vec<u32> = answers
-            .iter()
-            .flat_map(|a| a.as_ref().iter().copied())
-            .collect();
-        let logits = self.answer_logits(prompts, examples, &read)?;
-        let each = pick(&log_softmax(&logits)?, &said)?;
-        if said.len() == examples.len() {
-            return Ok(each);
-        }
-        // Sums the tokens of each answer: a [B, R] matrix of ones and zeros times [R, 1].
-        let mut sums = vec![0_f32; examples.len() * said.len()];
-        let mut column = 0;
-        for (row, answer) in answers.iter().enumerate() {
-            for _ in answer.as_ref() {
-                sums[row * said.len() + column] = 1.0;
-                column += 1;
-            }
-        }
-        let shape = (examples.len(), said.len());
-        let sums = Tensor::from_vec(sums, shape, self.backbone.device())?;
-        Ok(sums.matmul(&each.unsqueeze(1)?)?.squeeze(1)?)
-    }
-
-    /// Logits `[R, vocabulary]` at the last position of each prompt and at every token of
-    /// what is read after it, examples in turn.
-    fn answer_logits(
-        &self,
-        prompts: &Tensor,
-        examples: &[&Example],
-        read: &[&[u32]],
-    ) -> Result<Tensor> {
-        let whole: Vec<Vec<u32>> = examples
-            .iter()
-            .zip(read)
-            .map(|(e, read)| [e.ids.as_slice(), read].concat())
-            .collect();
+    /// Logits `[R, vocabulary]` at the last position of each text and at every token of
+    /// what is read after it, texts in turn.
+    fn answer_logits(&self, prompts: &Tensor, texts: &[&[u32]], read: &[&[u32]]) -> Result<Tensor> {
+        let pairs = || texts.iter().zip(read);
+        let whole: Vec<Vec<u32>> = pairs().map(|(text, read)| [*text, read].concat()).collect();
         let sequences: Vec<&[u32]> = whole.iter().map(Vec::as_slice).collect();
         let (hidden, _) = self.hidden(prompts, &sequences)?;
         let (_, positions, _) = hidden.dims3()?;
         let virtual_tokens = self.encoder.virtual_tokens();
         let mut rows = Vec::new();
-        for (b, (example, read)) in examples.iter().zip(read).enumerate() {
-            let first = b * positions + virtual_tokens + example.ids.len() - 1;
+        for (b, (text, read)) in pairs().enumerate() {
+            let first = b * positions + virtual_tokens + text.len() - 1;
             rows.extend((first..=first + read.len()).map(|row| row as u32));
         }
         let rows = Tensor::new(rows, self.backbone.device())?;
         self.backbone
             .logits(&hidden.flatten(0, 1)?.index_select(&rows, 0)?)
     }
+}
+
+/// P `[V, H]` once for each of `batch` examples.
+fn for_each(prompt: &Tensor, batch: usize) -> Result<Tensor> {
+    let (virtual_tokens, width) = prompt.dims2()?;
+    let shape = (batch, virtual_tokens, width);
+    Ok(prompt.unsqueeze(0)?.broadcast_as(shape)?)
+}
+
+/// Their prompts' tokens.
+pub(crate) fn prompts_of<'e>(examples: &[&'e Example]) -> Vec<&'e [u32]> {
+    examples
+        .iter()
+        .map(|example| example.ids.as_slice())
+        .collect()
+}
+
+fn labels(examples: &[&Example]) -> Result<Vec<u32>> {
+    let each = examples.iter().map(|example| Ok(example.label()? as u32));
+    each.collect()
+}
+
+/// Their answers in words.
+fn words<'e>(examples: &[&'e Example]) -> Result<Vec<&'e [u32]>> {
+    let each = examples.iter().map(|example| match &example.answer {
+        Answer::Words(tokens) => Ok(tokens.as_slice()),
+        Answer::Label(_) => Err(Error::Misuse("a label is no answer in words".to_owned())),
+    });
+    each.collect()
+}
+
+/// What is read of each answer: the last token is predicted, never read.
+fn read<'t>(answers: &[&'t [u32]]) -> Vec<&'t [u32]> {
+    let each = answers.iter();
+    each.map(|answer| answer.split_last().map_or(&[][..], |(_, read)| read))
+        .collect()
+}
+
+/// Σ over each answer's tokens of `each` `[R]`, times the answer's share: `[B]`.
+fn sum_by_answer(
+    each: &Tensor,
+    answers: &[&[u32]],
+    share: impl Fn(&[u32]) -> f32,
+) -> Result<Tensor> {
+    let (count, total) = (answers.len(), each.elem_count());
+    // A [B, R] matrix of shares and zeros times [R, 1].
+    let mut sums = vec![0_f32; count * total];
+    let mut column = 0;
+    for (row, answer) in answers.iter().enumerate() {
+        let first = row * total + column;
+        sums[first..first + answer.len()].fill(share(answer));
+        column += answer.len();
+    }
+    let sums = Tensor::from_vec(sums, (count, total), each.device())?;
+    Ok(sums.matmul(&each.unsqueeze(1)?)?.squeeze(1)?)
+}
+
+fn no_gradient() -> Error {
+    Error::Fault("no gradient came back: an operation without one".to_owned())
 }
 
 fn answer(verbalizer: &Verbalizer, label: usize) -> Result<&[u32]> {
@@ -359,7 +447,33 @@ fn start_encoder(
             Box::new(Embedding::from_rows(&backbone.embed(&ids)?.squeeze(0)?)?)
         }
         EncoderSpec::Mlp { hidden: inner } => {
-            Box::new(Mlp::random(tokens, hidden, inner, random.word(), device)?)
+            let depth = Depth::Peft;
+            Box::new(Mlp::random(
+                tokens,
+                hidden,
+                inner,
+                depth,
+                random.word(),
+                device,
+            )?)
+        }
+        EncoderSpec::NemoMlp { hidden: inner } => {
+            let depth = Depth::Nemo;
+            Box::new(Mlp::random(
+                tokens,
+                hidden,
+                inner,
+                depth,
+                random.word(),
+                device,
+            )?)
+        }
+        EncoderSpec::Lstm {
+            hidden: inner,
+            layers,
+        } => {
+            let seed = random.word();
+            Box::new(Lstm::random(tokens, hidden, inner, layers, seed, device)?)
         }
     })
 }

@@ -140,10 +140,10 @@ impl Trainable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::encoder::mlp::Mlp;
+    use crate::encoder::mlp::{Depth, Mlp};
 
     fn trainable(seed: u64) -> (Mlp, Trainable) {
-        let encoder = Mlp::random(3, 8, 5, seed, &Device::Cpu).expect("an encoder");
+        let encoder = Mlp::random(3, 8, 5, Depth::Peft, seed, &Device::Cpu).expect("an encoder");
         let classifier = Classifier::zeros(2, 8, &Device::Cpu).expect("a classifier");
         let all = Trainable::gather(&encoder, Some(&classifier));
         (encoder, all)
@@ -168,7 +168,7 @@ mod tests {
         let prompts = |encoder: &Mlp| {
             encoder
                 .forward()
-                .and_then(|p| Ok(p.to_vec2::<f32>()?))
+                .and_then(|p| Ok(p.embeddings().to_vec2::<f32>()?))
                 .expect("prompts")
         };
         assert_eq!(prompts(&from), prompts(&to));
@@ -194,7 +194,7 @@ mod tests {
             other.flatten().expect("flat")
         );
 
-        let narrow = Mlp::random(3, 8, 4, 1, &Device::Cpu).expect("an encoder");
+        let narrow = Mlp::random(3, 8, 4, Depth::Peft, 1, &Device::Cpu).expect("an encoder");
         let refused = Trainable::gather(&narrow, None).load(&path);
         assert!(
             matches!(&refused, Err(Error::Malformed(text)) if text.contains("mlp_head.0.weight")),

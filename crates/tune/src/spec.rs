@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::aggregation::Aggregation;
 use crate::head::Pooling;
 use crate::optimiser::{OptimiserSpec, Schedule};
 use crate::{Error, Result};
@@ -40,13 +41,16 @@ pub struct TrainingSpec {
     pub local_epochs: u32,
     /// FedProx's μ: the loss gains μ/2·‖θ − θ_global‖² (Li et al. 2020, eq. 2); 0: FedAvg.
     pub proximal: f64,
+    /// How the mean of the members' updates moves the model; without meaning at record level, where the optimiser does.
+    #[serde(default, skip_serializing_if = "Aggregation::is_fed_avg")]
+    pub aggregation: Aggregation,
     /// Decides the order of examples.
     pub seed: u64,
 }
 
 impl Default for TrainingSpec {
     /// What served best on a sentence encoder of hidden size 384 and three labels, three
-    /// members of 600 sentences (see `examples/central.rs`).
+    /// members of 600 sentences.
     fn default() -> Self {
         Self {
             encoder: EncoderSpec::Words,
@@ -63,6 +67,7 @@ impl Default for TrainingSpec {
             batch_size: 32,
             local_epochs: 1,
             proximal: 0.0,
+            aggregation: Aggregation::FedAvg,
             seed: 0,
         }
     }
@@ -93,18 +98,17 @@ impl TrainingSpec {
         };
         most("virtual_tokens", self.virtual_tokens, 4_096)?;
         most("batch_size", self.batch_size, 1 << 20)?;
-        if let EncoderSpec::Mlp { hidden } = self.encoder {
-            most("encoder.hidden", hidden, 16_384)?;
-        }
+        let (inner, layers) = self.encoder.size();
+        most("encoder.hidden", inner, 16_384)?;
+        most("encoder.layers", layers, 16)?;
         count("virtual_tokens", self.virtual_tokens as u64)?;
         count("batch_size", self.batch_size as u64)?;
         count("local_epochs", u64::from(self.local_epochs))?;
         count("rounds", u64::from(self.rounds))?;
         real("prompt_rate", self.prompt_rate)?;
         real("classifier_rate", self.classifier_rate)?;
-        if let EncoderSpec::Mlp { hidden } = self.encoder {
-            count("encoder.hidden", hidden as u64)?;
-        }
+        count("encoder.hidden", inner as u64)?;
+        count("encoder.layers", layers as u64)?;
         if let Some(length) = self.feature_length {
             real("feature_length", length)?;
         }
@@ -114,6 +118,7 @@ impl TrainingSpec {
                 self.proximal
             )));
         }
+        self.aggregation.check()?;
         self.optimiser.check()
     }
 }
@@ -133,6 +138,19 @@ pub enum EncoderSpec {
         /// Width of its inner layers.
         hidden: usize,
     },
+    /// NeMo's two-layer perceptron over an embedding.
+    #[serde(rename = "nemo-mlp")]
+    NemoMlp {
+        /// Width between its layers.
+        hidden: usize,
+    },
+    /// PEFT's bidirectional LSTM over an embedding, and a two-layer perceptron.
+    Lstm {
+        /// M, the width of a direction.
+        hidden: usize,
+        /// Layers of the LSTM.
+        layers: usize,
+    },
 }
 
 impl EncoderSpec {
@@ -141,6 +159,17 @@ impl EncoderSpec {
         match self {
             Self::Embedding | Self::Words => "embedding",
             Self::Mlp { .. } => "mlp",
+            Self::NemoMlp { .. } => "nemo-mlp",
+            Self::Lstm { .. } => "lstm",
+        }
+    }
+
+    /// Inner width and layers; 1 where there is no such thing.
+    fn size(&self) -> (usize, usize) {
+        match *self {
+            Self::Embedding | Self::Words => (1, 1),
+            Self::Mlp { hidden } | Self::NemoMlp { hidden } => (hidden, 1),
+            Self::Lstm { hidden, layers } => (hidden, layers),
         }
     }
 }
@@ -201,13 +230,24 @@ mod tests {
 
     #[test]
     fn a_spec_survives_json_and_unknown_keys_are_refused() {
-        let spec = TrainingSpec {
-            encoder: EncoderSpec::Mlp { hidden: 128 },
+        let mut spec = TrainingSpec {
             schedule: Schedule::Cosine { warmup: 3 },
             ..TrainingSpec::default()
         };
-        let json = serde_json::to_string(&spec).unwrap();
-        assert_eq!(serde_json::from_str::<TrainingSpec>(&json).unwrap(), spec);
+        let mut json = String::new();
+        for encoder in [
+            EncoderSpec::Mlp { hidden: 128 },
+            EncoderSpec::NemoMlp { hidden: 128 },
+            EncoderSpec::Lstm {
+                hidden: 128,
+                layers: 2,
+            },
+        ] {
+            spec.encoder = encoder;
+            json = serde_json::to_string(&spec).unwrap();
+            assert!(json.contains(&format!("{{\"name\":\"{}\",", encoder.kind())));
+            assert_eq!(serde_json::from_str::<TrainingSpec>(&json).unwrap(), spec);
+        }
         let wrong = json.replacen("\"seed\"", "\"sead\"", 1);
         assert!(serde_json::from_str::<TrainingSpec>(&wrong).is_err());
         let wrong = json.replacen("\"mean\"", "\"mode\"", 1);
@@ -233,6 +273,19 @@ mod tests {
         refused(
             |s| s.encoder = EncoderSpec::Mlp { hidden: 0 },
             "encoder.hidden",
+        );
+        refused(
+            |s| s.encoder = EncoderSpec::NemoMlp { hidden: 16_385 },
+            "encoder.hidden",
+        );
+        refused(
+            |s| {
+                s.encoder = EncoderSpec::Lstm {
+                    hidden: 8,
+                    layers: 0,
+                }
+            },
+            "encoder.layers",
         );
         refused(
             |s| s.optimiser = OptimiserSpec::Sgd { momentum: 2.0 },

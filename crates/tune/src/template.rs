@@ -5,20 +5,22 @@ use std::fmt;
 use crate::data::Record;
 use crate::{Error, Result};
 
-/// The placeholder of the answer.
+/// The placeholder of an answer that is one of a list.
 const LABEL: &str = "label";
+/// The placeholder of an answer in its own words, where it stands last; a column anywhere else.
+const ANSWER: &str = "answer";
 
-/// A parsed template, e.g. `"{sentence} sentiment: {label}"`.
+/// A parsed template, e.g. `"{sentence} sentiment: {label}"` or `"{context} {question} Answer: {answer}"`.
 ///
-/// `{name}` stands for a column, `{label}` for the answer, `{{` and `}}` for
+/// `{name}` stands for a column, `{label}` or `{answer}` for the answer, `{{` and `}}` for
 /// braces. The answer, where there is one, comes last and once; white space
 /// before it belongs to the answer (most tokenizers keep a word's leading
 /// space in the word).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {
     pieces: Vec<Piece>,
-    /// The white space between the prompt and the answer; none: the template has no answer.
-    answer: Option<String>,
+    /// The answer's placeholder, and the white space before it; none: the template has no answer.
+    answer: Option<(&'static str, String)>,
     source: String,
 }
 
@@ -38,12 +40,8 @@ impl Template {
         let misuse = |what: String| Error::Misuse(format!("template {source:?}: {what}"));
         let mut pieces = Vec::new();
         let mut text = String::new();
-        let mut answer = None;
         let mut rest = source.chars().peekable();
         while let Some(c) = rest.next() {
-            if answer.is_some() {
-                return Err(misuse("nothing may follow {label}".to_owned()));
-            }
             match c {
                 '{' | '}' if rest.peek() == Some(&c) => {
                     rest.next();
@@ -64,16 +62,10 @@ impl Template {
                     if name.is_empty() {
                         return Err(misuse("`{}` names no column".to_owned()));
                     }
-                    if name == LABEL {
-                        let kept = text.trim_end().len();
-                        answer = Some(text.split_off(kept));
-                    }
                     if !text.is_empty() {
                         pieces.push(Piece::Text(std::mem::take(&mut text)));
                     }
-                    if name != LABEL {
-                        pieces.push(Piece::Column(name.to_owned()));
-                    }
+                    pieces.push(Piece::Column(name.to_owned()));
                 }
                 '}' => return Err(misuse("`}` without `{`; write `}}` for a brace".to_owned())),
                 c => text.push(c),
@@ -81,6 +73,13 @@ impl Template {
         }
         if !text.is_empty() {
             pieces.push(Piece::Text(text));
+        }
+        let answer = take_answer(&mut pieces);
+        if pieces
+            .iter()
+            .any(|p| matches!(p, Piece::Column(name) if name == LABEL))
+        {
+            return Err(misuse("nothing may follow {label}".to_owned()));
         }
         if !pieces.iter().any(|p| matches!(p, Piece::Column(_))) {
             return Err(misuse("names no column, e.g. {sentence}".to_owned()));
@@ -118,7 +117,23 @@ impl Template {
 
     /// The answer's text for a label, with its leading white space; none where the template has no `{label}`.
     pub fn answer(&self, label: &str) -> Option<String> {
-        self.answer.as_ref().map(|space| format!("{space}{label}"))
+        (self.answer.as_ref()).map(|(_, space)| format!("{space}{label}"))
+    }
+
+    /// The column that answers are read from, as the template calls it.
+    pub fn answer_column(&self) -> Option<&'static str> {
+        self.answer.as_ref().map(|(name, _)| *name)
+    }
+
+    /// The one column that the text before the answer is made of, where it is one.
+    pub fn only_column(&self) -> Option<&str> {
+        let mut names = self.pieces.iter().filter_map(|piece| match piece {
+            Piece::Column(name) => Some(name.as_str()),
+            Piece::Text(_) => None,
+        });
+        names
+            .next()
+            .filter(|first| names.all(|name| name == *first))
     }
 
     /// The literal text between the last column and the answer.
@@ -128,6 +143,22 @@ impl Template {
             _ => "",
         }
     }
+}
+
+/// Takes the answer's placeholder off the end, with the white space before it.
+fn take_answer(pieces: &mut Vec<Piece>) -> Option<(&'static str, String)> {
+    let name = [LABEL, ANSWER]
+        .into_iter()
+        .find(|known| matches!(pieces.last(), Some(Piece::Column(name)) if name == known))?;
+    pieces.pop();
+    let Some(Piece::Text(text)) = pieces.last_mut() else {
+        return Some((name, String::new()));
+    };
+    let space = text.split_off(text.trim_end().len());
+    if text.is_empty() {
+        pieces.pop();
+    }
+    Some((name, space))
 }
 
 impl fmt::Display for Template {
@@ -163,6 +194,20 @@ mod tests {
             (bare.tail(), bare.answer("x").unwrap().as_str()),
             ("", " x")
         );
+    }
+
+    #[test]
+    fn an_answer_in_its_own_words_stands_last_and_is_a_column_elsewhere() {
+        let template = Template::parse("{context} Question: {question} Answer: {answer}").unwrap();
+        assert_eq!(template.answer_column(), Some("answer"));
+        assert_eq!(template.answer("42").unwrap(), " 42");
+        assert_eq!(
+            (template.tail(), template.only_column()),
+            (" Answer:", None)
+        );
+        let judged = Template::parse("{answer} is {label}").unwrap();
+        assert_eq!(judged.answer_column(), Some("label"));
+        assert_eq!(judged.only_column(), Some("answer"));
     }
 
     #[test]

@@ -1,24 +1,24 @@
 //! One member's local work: p-tune from the global parameters, return what changed.
 
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-use candle_core::DType;
 
 use crate::backbone::Backbone;
 use crate::batch::{evaluation_order, training_order};
 use crate::data::Record;
-use crate::evaluate::{Evaluation, best};
-use crate::model::Model;
+use crate::evaluate::{Evaluation, Sheet};
+use crate::head::Classifier;
+use crate::model::{Model, prompts_of};
 use crate::optimiser::Optimiser;
 use crate::parameters::Trainable;
 use crate::random::SplitMix;
 use crate::spec::TrainingSpec;
-use crate::task::{Encoded, Example, Task};
+use crate::task::{Encoded, Example, Room, Route, Task};
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
 /// Domain of [`SplitMix::derived`] for the order of examples.
-const ORDER: u64 = 3;
+pub(crate) const ORDER: u64 = 3;
 
 /// P-tunes one backbone on one task.
 ///
@@ -26,6 +26,7 @@ const ORDER: u64 = 3;
 /// the same update, bit for bit, on the same machine and number of threads.
 pub struct Trainer<'a> {
     pub(crate) model: Model<'a>,
+    at_a_time: usize,
     spec: TrainingSpec,
     tokenizer: Tokenizer,
     task: Task,
@@ -83,7 +84,8 @@ impl<'a> Trainer<'a> {
     ) -> Result<Self> {
         spec.check()?;
         let model = Model::new(backbone, &spec, &tokenizer, &task, spec.seed)?;
-        if model.reserved() >= backbone.max_positions() {
+        let reserved = spec.virtual_tokens + model.longest_label().saturating_sub(1);
+        if reserved >= backbone.max_positions() {
             return Err(Error::Misuse(format!(
                 "{} virtual tokens leave no room in the backbone's {} positions",
                 spec.virtual_tokens,
@@ -92,6 +94,7 @@ impl<'a> Trainer<'a> {
         }
         Ok(Self {
             model,
+            at_a_time: usize::MAX,
             spec,
             tokenizer,
             task,
@@ -143,10 +146,35 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// As [`Task::encode`].
     pub fn encode(&self, records: &[Record]) -> Result<Encoded> {
+        self.task.encode(&self.tokenizer, records, &self.room())
+    }
+
+    /// What the backbone has room for behind the virtual tokens.
+    pub(crate) fn room(&self) -> Room {
         let backbone = self.model.backbone();
-        let limit = backbone.max_positions() - self.model.reserved();
-        self.task
-            .encode(&self.tokenizer, records, limit, backbone.vocabulary())
+        Room {
+            positions: backbone.max_positions() - self.spec.virtual_tokens,
+            vocabulary: backbone.vocabulary(),
+            longest_label: self.model.longest_label(),
+            end: backbone.end_of_text().first().copied(),
+        }
+    }
+
+    /// Computes a batch's gradient of no more than so many examples at a time and adds (gradient accumulation): less
+    /// memory, the same step but for rounding.
+    pub fn at_a_time(mut self, examples: NonZeroUsize) -> Self {
+        self.at_a_time = examples.get();
+        self
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// The classifier, where there is one.
+    pub fn classifier(&self) -> Option<&Classifier> {
+        self.model.classifier()
     }
 
     /// Trains the local epochs of `round` (from 0) from `global` and returns the difference.
@@ -210,39 +238,28 @@ impl<'a> Trainer<'a> {
     /// [`Error::Misuse`] for parameters of another length.
     pub fn evaluate(&mut self, parameters: &[f32], data: &Encoded) -> Result<Evaluation> {
         self.model.trainable().assign(parameters)?;
-        let mut pairs = Vec::with_capacity(data.len());
-        let mut loss = 0.0;
+        let prompt = self.model.prompt()?;
+        let prompt = prompt.embeddings();
+        let mut sheet = Sheet::new(self.task.labels().len());
         for indices in evaluation_order(&data.lengths(), self.spec.batch_size) {
             let examples = select(data, &indices);
-            let scores = self.model.scores(&examples)?.detach().to_vec2::<f32>()?;
-            for (example, scores) in examples.iter().zip(scores) {
-                loss -= f64::from(scores.get(example.label).copied().unwrap_or(f32::NAN));
-                pairs.push((example.label, best(&scores)));
+            if self.task.route() == Route::Generation {
+                for met in self.model.met(prompt, &examples)? {
+                    sheet.answer(met.loss, met.tokens, met.right);
+                }
+                continue;
+            }
+            let scores = self.model.scores(prompt, &prompts_of(&examples))?;
+            for (example, scores) in examples.iter().zip(scores.to_vec2::<f32>()?) {
+                sheet.label(example.label()?, &scores);
             }
         }
-        Ok(Evaluation::new(self.task.labels().len(), &pairs, loss))
+        Ok(sheet.finish())
     }
 
     /// The mean loss of a batch and its gradient as one vector, in θ's order.
     pub(crate) fn gradient(&self, examples: &[&Example]) -> Result<(f64, Vec<f32>)> {
-        let loss = self.model.losses(examples)?.mean_all()?;
-        let gradients = loss.backward()?;
-        let mut flat = Vec::with_capacity(self.dimension());
-        let trainable = self.model.trainable();
-        for (name, variable) in trainable.names().iter().zip(trainable.variables()) {
-            let gradient = gradients.get(variable).ok_or_else(|| {
-                Error::Fault(format!(
-                    "no gradient reached {name}: an operation without one"
-                ))
-            })?;
-            flat.extend(
-                gradient
-                    .flatten_all()?
-                    .to_dtype(DType::F32)?
-                    .to_vec1::<f32>()?,
-            );
-        }
-        Ok((f64::from(loss.to_scalar::<f32>()?), flat))
+        self.model.gradient(examples, self.at_a_time)
     }
 
     /// FedProx: g ← g + μ(θ − θ_global).
@@ -258,7 +275,11 @@ impl<'a> Trainer<'a> {
     /// The learning rates of the encoder's and the classifier's parameters at a step of the
     /// whole job.
     pub(crate) fn rates(&self, step: u64, steps_per_round: usize) -> [(usize, f64); 2] {
-        let total = u64::from(self.spec.rounds) * steps_per_round as u64;
+        self.rates_over(step, u64::from(self.spec.rounds) * steps_per_round as u64)
+    }
+
+    /// The same at a step of `total`.
+    pub(crate) fn rates_over(&self, step: u64, total: u64) -> [(usize, f64); 2] {
         let factor = self.spec.schedule.factor(step, total);
         let classifier = self.classifier_dimension();
         [
@@ -284,7 +305,6 @@ mod tests {
     use super::*;
     use crate::optimiser::{OptimiserSpec, Schedule};
     use crate::spec::EncoderSpec;
-    use crate::task::Route;
     use crate::template::Template;
     use crate::toy::{Toy, headline_tokenizer, headlines};
 
@@ -302,7 +322,11 @@ mod tests {
 
     fn task(route: Route) -> Task {
         let template = Template::parse("{sentence} sentiment: {label}").unwrap();
-        Task::new(template, LABELS.map(str::to_owned).to_vec(), route).unwrap()
+        let labels = match route {
+            Route::Generation => Vec::new(),
+            _ => LABELS.map(str::to_owned).to_vec(),
+        };
+        Task::new(template, labels, route).unwrap()
     }
 
     fn trainer<'a>(toy: &'a Toy, spec: TrainingSpec, route: Route) -> Trainer<'a> {
@@ -324,12 +348,17 @@ mod tests {
     fn local_epochs_lower_the_loss_on_every_route_and_encoder() {
         let toy = toy();
         let mlp = EncoderSpec::Mlp { hidden: 12 };
-        for route in [Route::Classifier, Route::Verbalizer] {
-            for encoder in [EncoderSpec::Embedding, EncoderSpec::Words, mlp] {
+        let lstm = EncoderSpec::Lstm {
+            hidden: 6,
+            layers: 2,
+        };
+        let nemo = EncoderSpec::NemoMlp { hidden: 12 };
+        for route in [Route::Classifier, Route::Verbalizer, Route::Generation] {
+            for encoder in [EncoderSpec::Embedding, EncoderSpec::Words, mlp, nemo, lstm] {
                 // Toward words the prompt has further to go than toward a trained layer.
                 let prompt_rate = match route {
                     Route::Classifier => 0.01,
-                    Route::Verbalizer => 0.05,
+                    Route::Verbalizer | Route::Generation => 0.05,
                 };
                 let spec = TrainingSpec {
                     prompt_rate,
@@ -408,7 +437,7 @@ mod tests {
     #[test]
     fn the_gradient_is_the_losses_slope() {
         let toy = toy();
-        for route in [Route::Classifier, Route::Verbalizer] {
+        for route in [Route::Classifier, Route::Verbalizer, Route::Generation] {
             let trainer = trainer(&toy, spec(EncoderSpec::Mlp { hidden: 12 }), route);
             let data = trainer.encode(&headlines()).unwrap();
             let examples = select(&data, &[0, 13, 37]);
@@ -421,13 +450,7 @@ mod tests {
             let (_, gradient) = trainer.gradient(&examples).unwrap();
             let loss = |theta: &[f32]| {
                 trainer.trainable().assign(theta).unwrap();
-                let losses = trainer
-                    .model
-                    .losses(&examples)
-                    .unwrap()
-                    .to_vec1::<f32>()
-                    .unwrap();
-                losses.into_iter().map(f64::from).sum::<f64>() / 3.0
+                trainer.gradient(&examples).unwrap().0
             };
             // Along the gradient itself, the slope is ‖g‖².
             let norm = gradient.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>();
@@ -448,9 +471,59 @@ mod tests {
     }
 
     #[test]
+    fn accumulated_gradients_are_those_of_the_whole_batch() {
+        let toy = toy();
+        for route in [Route::Classifier, Route::Verbalizer, Route::Generation] {
+            let spec = spec(EncoderSpec::Mlp { hidden: 12 });
+            let whole = trainer(&toy, spec.clone(), route);
+            let data = whole.encode(&headlines()).unwrap();
+            let examples = select(&data, &[0, 13, 37, 5, 41, 59, 22]);
+            let (loss, gradient) = whole.gradient(&examples).unwrap();
+            for count in [1, 3, 7, 100] {
+                let parts = trainer(&toy, spec.clone(), route);
+                let parts = parts.at_a_time(NonZeroUsize::new(count).unwrap());
+                let (sum, summed) = parts.gradient(&examples).unwrap();
+                assert!((loss - sum).abs() < 1e-5, "{loss} {sum}");
+                let top = gradient.iter().fold(0_f32, |top, g| top.max(g.abs()));
+                for (g, s) in gradient.iter().zip(&summed) {
+                    assert!((g - s).abs() < 1e-5 * top.max(1.0), "{count}: {g} {s}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn answers_in_words_are_met_by_the_likeliest_tokens() {
+        let toy = toy();
+        let spec = TrainingSpec {
+            prompt_rate: 0.1,
+            local_epochs: 30,
+            ..spec(EncoderSpec::Words)
+        };
+        let mut trainer = trainer(&toy, spec, Route::Generation);
+        let data = trainer.encode(&headlines()).unwrap();
+        let global = trainer.initial_parameters(1).unwrap();
+        let before = trainer.evaluate(&global, &data).unwrap();
+        assert_eq!(before.macro_f1, None);
+        let update = run(&mut trainer, &global, 0);
+        let moved: Vec<f32> = global
+            .iter()
+            .zip(&update.delta)
+            .map(|(g, d)| g + d)
+            .collect();
+        let after = trainer.evaluate(&moved, &data).unwrap();
+        // One token an answer, so the share of tokens is that of answers.
+        assert_eq!(after.token_accuracy, Some(after.accuracy));
+        assert!(
+            after.accuracy > before.accuracy + 0.2 && after.loss < before.loss,
+            "{before:?} {after:?}"
+        );
+    }
+
+    #[test]
     fn padding_changes_no_loss() {
         let toy = toy();
-        for route in [Route::Classifier, Route::Verbalizer] {
+        for route in [Route::Classifier, Route::Verbalizer, Route::Generation] {
             let trainer = trainer(&toy, spec(EncoderSpec::Embedding), route);
             let data = trainer.encode(&headlines()).unwrap();
             let lengths = data.lengths();
@@ -459,21 +532,12 @@ mod tests {
                 (0..60).max_by_key(|&i| lengths[i]).unwrap(),
             );
             assert!(lengths[short] < lengths[long]);
-            let losses = |indices: &[usize]| {
-                let losses = trainer.model.losses(&select(&data, indices)).unwrap();
-                losses.to_vec1::<f32>().unwrap()
-            };
-            let together = losses(&[short, long]);
-            for (alone, together) in [losses(&[short]), losses(&[long])]
-                .concat()
-                .iter()
-                .zip(together)
-            {
-                assert!(
-                    (alone - together).abs() < 1e-5,
-                    "{route:?}: {alone} {together}"
-                );
-            }
+            let loss = |indices: &[usize]| trainer.gradient(&select(&data, indices)).unwrap().0;
+            let (alone, together) = ((loss(&[short]) + loss(&[long])) / 2.0, loss(&[short, long]));
+            assert!(
+                (alone - together).abs() < 1e-5,
+                "{route:?}: {alone} {together}"
+            );
         }
     }
 
@@ -494,19 +558,15 @@ mod tests {
             .encode(&[Record::sentence("sales rose", "very positive")])
             .unwrap();
         let examples = select(&data, &[0]);
+        let prompt = trainer.model.prompt().unwrap();
         let scores = trainer
             .model
-            .scores(&examples)
+            .scores(prompt.embeddings(), &prompts_of(&examples))
             .unwrap()
             .to_vec2::<f32>()
             .unwrap();
-        let loss = trainer
-            .model
-            .losses(&examples)
-            .unwrap()
-            .to_vec1::<f32>()
-            .unwrap();
-        assert!((loss[0] + scores[0][0]).abs() < 1e-6);
+        let (loss, _) = trainer.gradient(&examples).unwrap();
+        assert!((loss + f64::from(scores[0][0])).abs() < 1e-6);
         // By the chain rule, from two tasks of one token each: p(very)·p(positive | very).
         let single = |sentence: &str, words: [&str; 2]| {
             let template = Template::parse("{sentence} {label}").unwrap();

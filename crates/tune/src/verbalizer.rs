@@ -1,6 +1,7 @@
 //! Labels as words a language model can say.
 
 use crate::task::Task;
+use crate::template::Template;
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
@@ -20,24 +21,11 @@ impl Verbalizer {
     /// before it, knows no tokens for it, or gives two labels answers of which
     /// one begins with the other (they could not be told apart).
     pub fn new(task: &Task, tokenizer: &Tokenizer) -> Result<Self> {
-        // A word before the template's end, so that it is tokenised as in a text.
-        let before = format!("a{}", task.template().tail());
-        let head = tokenizer.encode_bare(&before)?;
         let mut answers: Vec<Vec<u32>> = Vec::new();
         for (index, label) in task.labels().iter().enumerate() {
-            let answer = task.template().answer(label).unwrap_or_default();
-            let whole = tokenizer.encode_bare(&format!("{before}{answer}"))?;
-            let Some(tokens) = whole
-                .strip_prefix(head.as_slice())
-                .filter(|t| !t.is_empty())
-            else {
-                return Err(Error::Refused(format!(
-                    "the tokenizer writes the answer {answer:?} into one token with the text \
-                     before it; end the template's text with a colon and a space before {{label}}"
-                )));
-            };
+            let tokens = answer_tokens(task.template(), tokenizer, label)?;
             for (other, known) in task.labels().iter().zip(&answers) {
-                if tokens.starts_with(known) || known.starts_with(tokens) {
+                if tokens.starts_with(known) || known.starts_with(&tokens) {
                     return Err(Error::Refused(format!(
                         "labels {other:?} and {:?} begin with the same tokens throughout \
                          ({known:?} and {tokens:?}); choose other words for them",
@@ -45,7 +33,7 @@ impl Verbalizer {
                     )));
                 }
             }
-            answers.push(tokens.to_vec());
+            answers.push(tokens);
         }
         Ok(Self { answers })
     }
@@ -69,11 +57,33 @@ impl Verbalizer {
     }
 }
 
+/// An answer as the tokenizer writes it after the template's end, never empty.
+///
+/// # Errors
+/// [`Error::Refused`] where the tokenizer fuses it with the text before it, or knows no tokens for it.
+pub(crate) fn answer_tokens(
+    template: &Template,
+    tokenizer: &Tokenizer,
+    answer: &str,
+) -> Result<Vec<u32>> {
+    // A word before the template's end, so that it is tokenised as in a text.
+    let before = format!("a{}", template.tail());
+    let answer = template.answer(answer).unwrap_or_default();
+    let whole = tokenizer.encode_bare(&format!("{before}{answer}"))?;
+    let tokens = whole.strip_prefix(tokenizer.encode_bare(&before)?.as_slice());
+    match tokens.filter(|tokens| !tokens.is_empty()) {
+        Some(tokens) => Ok(tokens.to_vec()),
+        None => Err(Error::Refused(format!(
+            "the tokenizer writes the answer {answer:?} into one token with the text before it; end the template's text \
+             with a colon and a space before the answer"
+        ))),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::task::Route;
-    use crate::template::Template;
     use crate::tokenizer::word_level;
 
     fn verbalizer(labels: &[&str]) -> Result<Verbalizer> {

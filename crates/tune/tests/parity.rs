@@ -11,10 +11,11 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::backprop::GradStore;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor, Var};
 use ciphertune_tune::backbone::{self, Backbone, Options};
 use ciphertune_tune::encoder::Encoder;
 use ciphertune_tune::encoder::embedding::Embedding;
+use ciphertune_tune::encoder::lstm::Lstm;
 use ciphertune_tune::encoder::mlp::Mlp;
 use ciphertune_tune::head::{Classifier, Pooling};
 use ciphertune_tune::parameters::Trainable;
@@ -119,9 +120,7 @@ impl Fixture {
 
     /// It as a leaf: plain prompt tuning.
     fn leaf(&self) -> Tensor {
-        Embedding::from_rows(&self.prompt())
-            .and_then(|encoder| encoder.forward())
-            .expect("a leaf")
+        leaf_of(&self.prompt())
     }
 
     /// The logits that transformers computed: of the real positions, or of the examples.
@@ -214,6 +213,10 @@ fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     Ok(candle_nn::loss::cross_entropy(logits, targets)?)
 }
 
+fn leaf_of(prompt: &Tensor) -> Tensor {
+    Var::from_tensor(prompt).expect("a leaf").into_inner()
+}
+
 fn gradient(gradients: &GradStore, of: &Tensor) -> Tensor {
     gradients.get(of).expect("a gradient").clone()
 }
@@ -236,63 +239,84 @@ fn backbone_parity(architecture: &str, options: Options) {
     }
 }
 
-/// The MLP encoder before it, and the classifier after it where there is one.
-fn encoder_parity(architecture: &str) {
-    let Some(fixture) = Fixture::open(architecture, "mlp", Options::default()) else {
+/// An encoder before it, both its ways back, and the classifier after it where there is one.
+fn encoder_parity(architecture: &str, name: &str) {
+    let Some(fixture) = Fixture::open(architecture, name, Options::default()) else {
         return;
     };
     let tensors = &fixture.tensors;
-    let encoder = Mlp::from_tensors(tensors).expect("an encoder");
+    let encoder: Box<dyn Encoder> = match name {
+        "lstm" => Box::new(Lstm::from_tensors(tensors).expect("an encoder")),
+        _ => Box::new(Mlp::from_tensors(tensors).expect("an encoder")),
+    };
     let prompt = encoder.forward().expect("prompts");
     let want = &tensors["prompt_embeddings_batch"];
-    close("the prompt", &prompt, want, 1e-4);
+    close("the prompt", prompt.embeddings(), want, 1e-4);
 
+    let leaf = leaf_of(prompt.embeddings());
     let classifier = (architecture == "bert").then(|| fixture.classifier());
     let outcome = match &classifier {
-        Some(classifier) => fixture.classify(&prompt, classifier, Pooling::First),
-        None => fixture.causal(&prompt),
+        Some(classifier) => fixture.classify(&leaf, classifier, Pooling::First),
+        None => fixture.causal(&leaf),
     };
     let Outcome { logits, loss } = outcome.expect("an outcome");
     close("the logits", &logits, &fixture.logits(), 1e-4);
     let gradients = loss.backward().expect("gradients");
-    let theta = Trainable::gather(&encoder, classifier.as_ref());
-    for (name, variable) in theta.names().iter().zip(theta.variables()) {
-        let key = match name.strip_prefix("classifier.") {
-            Some(part) => format!("grad.trainable.classifier.modules_to_save.default.{part}"),
-            None => format!("grad.{name}"),
-        };
-        close(&key, &gradient(&gradients, variable), &tensors[&key], 1e-3);
+    let of_prompt = gradient(&gradients, &leaf);
+    let theta = Trainable::gather(&*encoder, None);
+    let exact = encoder.pull_back(&theta.flatten().expect("θ"), &values(&of_prompt));
+    for pulled in [prompt.pull_back(&of_prompt), exact] {
+        let pulled = pulled.expect("a gradient");
+        let mut rest = pulled.as_slice();
+        for (name, variable) in theta.names().iter().zip(theta.variables()) {
+            let (own, tail) = rest.split_at(variable.elem_count());
+            rest = tail;
+            let own = Tensor::from_slice(own, variable.shape(), &CPU).expect("a gradient");
+            let key = format!("grad.{name}");
+            close(&key, &own, &tensors[&key], 1e-3);
+        }
+        assert!(rest.is_empty());
+    }
+    for (name, variable) in classifier.iter().flat_map(Classifier::parameters) {
+        let part = name.trim_start_matches("classifier.");
+        let key = format!("grad.trainable.classifier.modules_to_save.default.{part}");
+        close(&key, &gradient(&gradients, &variable), &tensors[&key], 1e-3);
     }
 }
 
 #[test]
 fn llama_computes_what_transformers_and_peft_compute() {
     backbone_parity("llama", Options::default());
-    encoder_parity("llama");
+    encoder_parity("llama", "mlp");
+    encoder_parity("llama", "lstm");
 }
 
 #[test]
 fn qwen2_computes_what_transformers_and_peft_compute() {
     backbone_parity("qwen2", Options::default());
-    encoder_parity("qwen2");
+    encoder_parity("qwen2", "mlp");
+    encoder_parity("qwen2", "lstm");
 }
 
 #[test]
 fn gpt2_computes_what_transformers_and_peft_compute() {
     backbone_parity("gpt2", Options::default());
-    encoder_parity("gpt2");
+    encoder_parity("gpt2", "mlp");
+    encoder_parity("gpt2", "lstm");
 }
 
 #[test]
 fn gpt_neox_computes_what_transformers_and_peft_compute() {
     backbone_parity("gpt_neox", Options::default());
-    encoder_parity("gpt_neox");
+    encoder_parity("gpt_neox", "mlp");
+    encoder_parity("gpt_neox", "lstm");
 }
 
 #[test]
 fn bert_computes_what_transformers_and_peft_compute() {
     backbone_parity("bert", Options::default());
-    encoder_parity("bert");
+    encoder_parity("bert", "mlp");
+    encoder_parity("bert", "lstm");
 }
 
 #[test]
@@ -399,9 +423,8 @@ fn minilm_loads_and_trains_in_finite_numbers() {
     let ids = Tensor::new(&[[101u32, 2023, 2003, 102], [101, 2204, 102, 0]], &CPU).expect("ids");
     let mask = [[1f32, 1., 1., 1., 1.], [1., 1., 1., 1., 0.]];
     let mask = Tensor::new(&mask, &CPU).expect("a mask");
-    let prompt = Embedding::random(1, 384, 1, &CPU)
-        .and_then(|e| e.forward())
-        .expect("a prompt");
+    let encoder = Embedding::random(1, 384, 1, &CPU).expect("an encoder");
+    let prompt = leaf_of(encoder.forward().expect("a prompt").embeddings());
     let words = backbone.embed(&ids).expect("embeddings");
     let prompts = prompt.broadcast_as((2, 1, 384)).expect("prompts");
     let embeds = Tensor::cat(&[&prompts, &words], 1).expect("embeds");

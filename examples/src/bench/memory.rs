@@ -186,11 +186,23 @@ fn open_own(shape: &Shape, folder: &Path) -> Result<()> {
 }
 
 /// VmHWM of this process, bytes.
-fn peak() -> Option<u64> {
+pub fn peak() -> Option<u64> {
+    status("VmHWM:")
+}
+
+/// VmRSS of this process, bytes.
+pub fn resident() -> Option<u64> {
+    status("VmRSS:")
+}
+
+/// The peak starts from what is resident now, where the system lets it.
+pub fn forget_peak() {
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+}
+
+fn status(key: &str) -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(key))?;
     let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kilobytes * 1024)
 }

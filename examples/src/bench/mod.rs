@@ -3,8 +3,8 @@
 //! Read [`round`] (a round of sealed aggregation, timed), then [`mod@reference`] (what bounds it), [`stages`] (where a
 //! block's time goes), [`memory`] (what each party holds, in processes of their own), [`samples`] and [`report`]. Beside it
 //! [`mod@sockets`], a round of a whole federation, whose members send [`vectors`], [`mod@committee`]: who holds the shares of
-//! keys, and what that costs as a cohort grows, [`mod@account`], the privacy accountants, [`mod@privatise`], clipping and noise, and [`mod@step`], a
-//! training step record by record.
+//! keys, and what that costs as a cohort grows, [`mod@account`], the privacy accountants, [`mod@privatise`], clipping and noise, [`mod@step`], a
+//! training step record by record, and [`mod@tune`], a training step beside PyTorch's.
 
 pub mod account;
 pub mod committee;
@@ -18,6 +18,7 @@ pub mod samples;
 pub mod sockets;
 pub mod stages;
 pub mod step;
+pub mod tune;
 pub mod values;
 pub mod vectors;
 
@@ -26,6 +27,7 @@ use std::fmt::Display;
 use crate::Result;
 use options::{
     AccountOptions, CommitteeOptions, PrivatiseOptions, SealOptions, SocketOptions, StepOptions,
+    TuneOptions,
 };
 
 /// `bench seal`: measures and tells.
@@ -60,6 +62,13 @@ pub fn committee(options: &CommitteeOptions) -> Result<()> {
 /// `bench step`: measures and tells.
 pub fn step(options: &StepOptions) -> Result<()> {
     let measured = step::measure(options)?;
+    tell(options.json, measured.to_json(), &measured.to_table());
+    Ok(())
+}
+
+/// `bench tune`: measures and tells.
+pub fn tune(options: &TuneOptions) -> Result<()> {
+    let measured = tune::measure(options)?;
     tell(options.json, measured.to_json(), &measured.to_table());
     Ok(())
 }

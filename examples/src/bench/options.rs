@@ -6,6 +6,7 @@ use ciphertune_policy::Decimal;
 use ciphertune_sum::{CohortSize, Parameters, ValueBound};
 use clap::{Args, Parser, Subcommand};
 
+use super::tune::shape::{EncoderKind, Shape as TuneShape};
 use crate::{
     Error, Result,
     options::{Party, members},
@@ -48,6 +49,16 @@ pub enum Command {
     Privatise(PrivatiseOptions),
     /// What hiding single records costs a training step.
     Step(StepOptions),
+    /// A p-tuning step, beside PyTorch + PEFT on the same model and tokens.
+    ///
+    /// Forward, loss on the answers alone, backward through the frozen backbone to the encoder's gradient, and a step of
+    /// AdamW: what a member's own training does. Every side is a process of its own, and they take their steps in turn. Extra
+    /// memory is what is resident at most while steps are taken beyond what is when the model is loaded. Llamas have
+    /// random weights.
+    Tune(TuneOptions),
+    /// Takes p-tuning steps when it is told to.
+    #[command(hide = true)]
+    TuneWorker(TuneWorker),
     /// One party in a process of its own, its bodies in files.
     #[command(hide = true)]
     Child(Child),
@@ -185,6 +196,53 @@ pub struct StepOptions {
     /// One JSON object on standard output instead of words.
     #[arg(long)]
     pub json: bool,
+}
+
+/// `bench tune`.
+#[derive(Args, Clone, Debug)]
+pub struct TuneOptions {
+    /// Which models.
+    #[arg(
+        long,
+        value_name = "SHAPE,...",
+        value_delimiter = ',',
+        default_value = "small,medium,minilm"
+    )]
+    pub shapes: Vec<TuneShape>,
+    /// Numbers of threads, one after the other.
+    #[arg(
+        long,
+        value_name = "N,...",
+        value_delimiter = ',',
+        default_value = "1,2"
+    )]
+    pub threads: Vec<usize>,
+    /// The prompt encoder.
+    #[arg(long, value_enum, default_value = "mlp")]
+    pub encoder: EncoderKind,
+    /// The folder of all-MiniLM-L6-v2, for the shape minilm; without it, that is left out and said so.
+    #[arg(long, value_name = "DIR")]
+    pub model: Option<PathBuf>,
+    /// A Python that has torch, transformers and peft, to be measured beside.
+    #[arg(long, value_name = "PYTHON")]
+    pub torch: Option<PathBuf>,
+    /// Steps of each side; the median is what is told.
+    #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
+    pub repeats: u32,
+    /// One JSON object on standard output instead of words.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// One side of the measurement of training steps.
+#[derive(Args, Clone, Debug)]
+pub struct TuneWorker {
+    /// What it is given.
+    #[arg(long)]
+    pub case: PathBuf,
+    /// Computes activations again in the backward pass.
+    #[arg(long)]
+    pub recompute: bool,
 }
 
 /// `bench privatise`.

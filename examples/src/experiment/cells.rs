@@ -129,6 +129,7 @@ impl<'a> Cells<'a> {
             policy: Some(policy),
             sampling_rate: Some(SAMPLING_RATE.parse()?),
             metrics: Vec::new(),
+            aggregation: Default::default(),
             measure_every: NonZeroU32::new(self.common.rounds),
             out: Some(folder.join("run")),
             seed,

@@ -24,7 +24,7 @@ use ciphertune_tests::{
 };
 use ciphertune_tune::{
     backbone::random::{small_llama, write_random_llama},
-    encoder::mlp::Mlp,
+    encoder::mlp::{Depth, Mlp},
     parameters::Trainable,
     spec::TrainingSpec,
     task::Route,
@@ -569,7 +569,7 @@ fn models() {
         "layer_norm_eps":1e-12,"hidden_act":"gelu"}"#;
     keep("backbone", "bert", &joined(&[config, b"", &tiny_bert()]));
     let path = folder.path().join("adapter.safetensors");
-    let encoder = Mlp::random(2, 4, 3, 9, &candle_core::Device::Cpu).unwrap();
+    let encoder = Mlp::random(2, 4, 3, Depth::Peft, 9, &candle_core::Device::Cpu).unwrap();
     Trainable::gather(&encoder, None).save(&path).unwrap();
     keep("adapter", "mlp.safetensors", &fs::read(&path).unwrap());
 }

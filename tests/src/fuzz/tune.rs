@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 use ciphertune_tune::{
     backbone,
     data::{Dataset, Schema},
-    encoder::mlp::Mlp,
+    encoder::mlp::{Depth, Mlp},
     parameters::Trainable,
     template::Template,
     tokenizer::Tokenizer,
@@ -112,7 +112,7 @@ pub fn adapter(data: &[u8]) -> bool {
     let folder = scratch();
     let path = folder.path().join("adapter.safetensors");
     fs::write(&path, data).unwrap();
-    let encoder = Mlp::random(2, 4, 3, 1, &Device::Cpu).unwrap();
+    let encoder = Mlp::random(2, 4, 3, Depth::Peft, 1, &Device::Cpu).unwrap();
     let trainable = Trainable::gather(&encoder, None);
     let before = trainable.flatten().unwrap();
     let loaded = trainable.load(&path).is_ok();

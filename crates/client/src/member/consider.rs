@@ -107,7 +107,7 @@ impl Member {
             refusal,
         });
         if let Some(engaged) = &engaged {
-            engaged.desk.note_admitted()?;
+            engaged.desk.note_admitted(&job)?;
             self.evaluate_start(engaged).await?;
         }
         Ok(engaged.map_or(Considered::Passed, |engaged| {

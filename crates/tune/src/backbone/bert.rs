@@ -60,7 +60,7 @@ pub(super) fn load(dir: &Path, device: &Device, options: Options) -> Result<Bert
         digest: weights.digest(),
         small: weights.are_small(),
         tokens,
-        stack: Stack::new(blocks, options.recompute),
+        stack: Stack::new(blocks, options.recompute, weights.are_small()),
         pooler,
         config,
     })

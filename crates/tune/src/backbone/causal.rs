@@ -61,7 +61,7 @@ impl Causal {
             small: weights.are_small(),
             end_of_text: end_of_text(dir)?,
             tokens,
-            stack: Stack::new(parts.blocks, options.recompute),
+            stack: Stack::new(parts.blocks, options.recompute, weights.are_small()),
             head: Arc::new(head),
         })
     }

@@ -8,6 +8,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Storage, Tensor};
+use rayon::prelude::*;
 
 use super::cache::{Cache, KeyValues};
 use super::rows::Rows;
@@ -60,45 +61,44 @@ impl Kept {
 pub(super) struct Stack {
     blocks: Vec<Box<dyn Block>>,
     recompute: bool,
+    /// Whether a batch may go through in shares, one a thread.
+    shared: bool,
 }
 
 impl Stack {
     /// With `recompute`, the backward pass runs each block's forward pass again instead of
     /// keeping its activations (Chen et al., "Training deep nets with sublinear memory cost",
     /// 2016, one segment a block): a third more work, and one `[N, H]` a block kept.
-    pub(super) fn new(blocks: Vec<Box<dyn Block>>, recompute: bool) -> Arc<Self> {
-        Arc::new(Self { blocks, recompute })
+    ///
+    /// With `shared`, the examples of a batch are dealt out to the threads, each of which takes
+    /// its own through all blocks: threads that share every product wait for each other after
+    /// every product. Weights that are widened product by product would be widened by each.
+    pub(super) fn new(blocks: Vec<Box<dyn Block>>, recompute: bool, shared: bool) -> Arc<Self> {
+        Arc::new(Self {
+            blocks,
+            recompute,
+            shared,
+        })
     }
 
     /// `[B, T, H]` through every block, differentiable in `embeds`; padding comes out zero.
     pub(super) fn apply(self: &Arc<Self>, embeds: &Tensor, mask: &Tensor) -> Result<Tensor> {
-        let rows = Rows::from_mask(mask)?;
-        let mut x = rows.pack(&embeds.detach())?;
-        if !embeds.track_op() {
-            for block in &self.blocks {
-                x = block.forward(&x, &rows, Pass::Plain)?;
-            }
-            return rows.unpack(&x);
+        let count = match self.shared {
+            true => rayon::current_num_threads(),
+            false => 1,
+        };
+        let shares = Rows::from_mask(mask)?.shares(count);
+        let (batch, keep) = (embeds.detach().contiguous()?, embeds.track_op());
+        let passes = on_each(shares, |rows| self.forward(&batch, rows, keep))?;
+        let (outputs, shares): (Vec<_>, Vec<_>) = passes.into_iter().unzip();
+        let result = Tensor::cat(&outputs, 0)?;
+        if !keep {
+            return Ok(result);
         }
-        let mut traces = Vec::with_capacity(self.blocks.len());
-        for block in &self.blocks {
-            let y;
-            if self.recompute {
-                y = block.forward(&x, &rows, Pass::Plain)?;
-                traces.push(Trace::Input(x));
-            } else {
-                let mut kept = Kept::default();
-                y = block.forward(&x, &rows, Pass::Keep(&mut kept))?;
-                traces.push(Trace::Kept(kept));
-            }
-            x = y;
-        }
-        let result = Mutex::new(Some(rows.unpack(&x)?));
         Ok(embeds.apply_op1(Run {
             stack: Arc::clone(self),
-            rows,
-            traces,
-            result,
+            shares,
+            result: Mutex::new(Some(result)),
         })?)
     }
 
@@ -121,9 +121,31 @@ impl Stack {
         Ok(x.unsqueeze(0)?)
     }
 
-    fn vjp(&self, traces: &[Trace], rows: &Rows, grad: &Tensor) -> Result<Tensor> {
-        let mut grad = rows.pack(&grad.detach())?;
-        for (block, trace) in self.blocks.iter().zip(traces).rev() {
+    /// One share of a batch, `[B, T, H]` → `[b, T, H]`.
+    fn forward(&self, batch: &Tensor, rows: Rows, keep: bool) -> Result<(Tensor, Share)> {
+        let mut x = rows.pack(batch)?;
+        let mut traces = Vec::new();
+        for block in &self.blocks {
+            let y;
+            if keep && !self.recompute {
+                let mut kept = Kept::default();
+                y = block.forward(&x, &rows, Pass::Keep(&mut kept))?;
+                traces.push(Trace::Kept(kept));
+            } else {
+                y = block.forward(&x, &rows, Pass::Plain)?;
+                if keep {
+                    traces.push(Trace::Input(x));
+                }
+            }
+            x = y;
+        }
+        Ok((rows.unpack(&x)?, Share { rows, traces }))
+    }
+
+    fn vjp(&self, share: &Share, grad: &Tensor) -> Result<Tensor> {
+        let rows = &share.rows;
+        let mut grad = rows.pack(grad)?;
+        for (block, trace) in self.blocks.iter().zip(&share.traces).rev() {
             grad = match trace {
                 Trace::Kept(kept) => block.vjp(kept, &grad, rows)?,
                 Trace::Input(x) => {
@@ -137,16 +159,32 @@ impl Stack {
     }
 }
 
+/// `work` on each of `shares`, side by side where there are several.
+fn on_each<S: Send, R: Send>(
+    shares: Vec<S>,
+    work: impl Fn(S) -> Result<R> + Send + Sync,
+) -> Result<Vec<R>> {
+    if shares.len() == 1 {
+        return shares.into_iter().map(work).collect();
+    }
+    shares.into_par_iter().with_max_len(1).map(work).collect()
+}
+
 enum Trace {
     Kept(Kept),
     Input(Tensor),
 }
 
+/// Examples that went through the blocks together.
+struct Share {
+    rows: Rows,
+    traces: Vec<Trace>,
+}
+
 /// One forward pass, waiting for its backward pass.
 struct Run {
     stack: Arc<Stack>,
-    rows: Rows,
-    traces: Vec<Trace>,
+    shares: Vec<Share>,
     result: Mutex<Option<Tensor>>,
 }
 
@@ -160,8 +198,12 @@ impl CustomOp1 for Run {
     }
 
     fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        let back = self.stack.vjp(&self.traces, &self.rows, grad);
-        back.map(Some).map_err(candle_core::Error::wrap)
+        let grad = grad.detach().contiguous()?;
+        let back = on_each(self.shares.iter().collect(), |share| {
+            self.stack.vjp(share, &grad)
+        });
+        let back = back.map_err(candle_core::Error::wrap)?;
+        Ok(Some(Tensor::cat(&back, 0)?))
     }
 }
 

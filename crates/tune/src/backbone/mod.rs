@@ -8,7 +8,7 @@ mod embedding;
 mod frozen;
 mod gpt2;
 mod gpt_neox;
-mod kernels;
+pub(crate) mod kernels;
 mod linear;
 mod llama;
 mod parts;

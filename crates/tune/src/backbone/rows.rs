@@ -5,9 +5,12 @@ use candle_core::{DType, Tensor};
 use super::tensors::floats;
 use crate::error::{Error, Result};
 
-/// Where each example's tokens lie among the N real rows of a `[B, T]` batch.
+/// Where the tokens of examples that lie side by side in a `[B, T]` batch lie among their N real
+/// rows: of all B, or of a share of them.
 #[derive(Clone)]
 pub(super) struct Rows {
+    batch: usize,
+    first: usize,
     width: usize,
     lengths: Vec<usize>,
     total: usize,
@@ -29,23 +32,50 @@ impl Rows {
             }
             lengths.push(length);
         }
-        let total = lengths.iter().sum();
-        let positions = lengths.iter().flat_map(|&length| 0..length).collect();
-        Ok(Self {
+        Ok(Self::of(lengths.len(), 0, width, lengths))
+    }
+
+    fn of(batch: usize, first: usize, width: usize, lengths: Vec<usize>) -> Self {
+        Self {
+            batch,
+            first,
             width,
+            total: lengths.iter().sum(),
+            positions: lengths.iter().flat_map(|&length| 0..length).collect(),
             lengths,
-            total,
-            positions,
-        })
+        }
+    }
+
+    /// At most `count` runs of neighbours, in order, of about as many tokens each; none empty.
+    pub(super) fn shares(self, count: usize) -> Vec<Self> {
+        if count.min(self.lengths.len()) <= 1 {
+            return vec![self];
+        }
+        let mut shares = Vec::with_capacity(count);
+        let (mut first, mut before) = (0, 0);
+        for share in 1..=count {
+            // An example is of the share in which its middle lies.
+            let end = share * self.total;
+            let mut last = first;
+            while (self.lengths.get(last)).is_some_and(|l| (2 * before + l) * count <= 2 * end) {
+                before += self.lengths[last];
+                last += 1;
+            }
+            if last > first {
+                let lengths = self.lengths[first..last].to_vec();
+                let first = self.first + first;
+                shares.push(Self::of(self.batch, first, self.width, lengths));
+            }
+            first = last;
+        }
+        shares
     }
 
     /// `count` positions of one sequence, after `past` others.
     pub(super) fn continuing(past: usize, count: usize) -> Self {
         Self {
-            width: count,
-            lengths: vec![count],
-            total: count,
             positions: (past..past + count).collect(),
+            ..Self::of(1, 0, count, vec![count])
         }
     }
 
@@ -64,16 +94,15 @@ impl Rows {
         &self.positions
     }
 
-    /// `[B, T, H]` → `[N, H]`.
+    /// `[B, T, H]` → `[N, H]`, of these examples.
     pub(super) fn pack(&self, batch: &Tensor) -> Result<Tensor> {
         let (examples, width, hidden) = batch
             .dims3()
             .map_err(|_| Error::Misuse(format!("{:?} is not [B, T, H]", batch.dims())))?;
-        if (examples, width) != (self.lengths.len(), self.width) {
+        if (examples, width) != (self.batch, self.width) {
             return Err(Error::Misuse(format!(
                 "a batch of {examples} × {width} with a mask of {} × {}",
-                self.lengths.len(),
-                self.width
+                self.batch, self.width
             )));
         }
         let batch = batch.contiguous()?;
@@ -81,6 +110,7 @@ impl Rows {
         let mut packed = Vec::with_capacity(self.total * hidden);
         for (example, length) in floats(&storage, layout)?
             .chunks(width * hidden)
+            .skip(self.first)
             .zip(&self.lengths)
         {
             packed.extend_from_slice(&example[..length * hidden]);
@@ -92,7 +122,7 @@ impl Rows {
         )?)
     }
 
-    /// `[N, H]` → `[B, T, H]`, zero at padding.
+    /// `[N, H]` → `[b, T, H]`, b of them, zero at padding.
     pub(super) fn unpack(&self, packed: &Tensor) -> Result<Tensor> {
         let hidden = packed.dims2()?.1;
         let packed = packed.contiguous()?;
@@ -142,6 +172,40 @@ mod tests {
             batch.expect("a batch"),
             [1., 2., 3., 4., 0., 0., 7., 8., 9., 10., 11., 12.]
         );
+    }
+
+    #[test]
+    fn shares_are_about_equal_and_join_to_the_whole() {
+        let lengths = [3usize, 1, 4, 1, 5, 2, 6, 5];
+        let mask: Vec<f32> = lengths
+            .iter()
+            .flat_map(|&l| (0..6).map(move |i| f32::from(u8::from(i < l))))
+            .collect();
+        let mask = Tensor::from_vec(mask, (8, 6), &Device::Cpu).expect("a mask");
+        let batch = Tensor::arange(1f32, 97.0, &Device::Cpu).and_then(|t| t.reshape((8, 6, 2)));
+        let batch = batch.expect("a batch");
+        let whole = || Rows::from_mask(&mask).expect("rows");
+        let values = |t: Tensor| t.flatten_all().and_then(|t| t.to_vec1::<f32>());
+        for count in 1..=10 {
+            let shares = whole().shares(count);
+            assert!(!shares.is_empty() && shares.len() <= count);
+            let most = 27_usize.div_ceil(count) + 6;
+            let mut joined = Vec::new();
+            for share in &shares {
+                assert!(
+                    (1..=most).contains(&share.total),
+                    "{count}: {}",
+                    share.total
+                );
+                let packed = share.pack(&batch).expect("packed");
+                joined.extend(values(packed).expect("values"));
+            }
+            let packed = whole().pack(&batch).expect("packed");
+            assert_eq!(joined, values(packed).expect("values"), "{count}");
+        }
+        let equal = Tensor::ones((4, 6), DType::F32, &Device::Cpu).expect("a mask");
+        let halves = Rows::from_mask(&equal).expect("rows").shares(2);
+        assert!(halves.len() == 2 && halves.iter().all(|half| half.total == 12));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use candle_core::{DType, Device, Tensor, Var};
 
-use super::{Encoder, variable};
+use super::{Encoder, Prompt, check_lengths, numbers, variable};
 use crate::error::{Error, Result};
 use crate::random::SplitMix;
 
@@ -74,20 +74,17 @@ impl Encoder for Embedding {
         self.weight.dims().first().copied().unwrap_or(0)
     }
 
-    fn forward(&self) -> Result<Tensor> {
-        Ok(self.weight.as_tensor().clone())
+    /// P = θ: J is the identity.
+    fn forward(&self) -> Result<Prompt> {
+        Ok(Prompt::new(
+            self.weight.as_detached_tensor().copy()?,
+            numbers,
+        ))
     }
 
-    /// P = θ: J is the identity.
     fn pull_back(&self, parameters: &[f32], gradient: &[f32]) -> Result<Vec<f32>> {
         let length = self.weight.elem_count();
-        if parameters.len() != length || gradient.len() != length {
-            return Err(Error::Misuse(format!(
-                "{} parameters and a gradient of {} for a prompt of {length}",
-                parameters.len(),
-                gradient.len()
-            )));
-        }
+        check_lengths(parameters, length, gradient, length)?;
         Ok(gradient.to_vec())
     }
 
@@ -98,38 +95,22 @@ impl Encoder for Embedding {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::{flat, slopes_agree};
     use super::*;
 
     #[test]
     fn one_seed_gives_one_prompt_on_every_machine() {
-        let prompt = Embedding::random(2, 3, 42, &Device::Cpu).expect("an encoder");
-        let rows = prompt
-            .forward()
-            .and_then(|p| Ok(p.to_vec2::<f32>()?))
-            .expect("rows");
-        let again = Embedding::random(2, 3, 42, &Device::Cpu).expect("an encoder");
-        assert_eq!(
-            rows,
-            again
-                .forward()
-                .and_then(|p| Ok(p.to_vec2::<f32>()?))
-                .expect("rows")
-        );
-        assert_eq!(prompt.virtual_tokens(), 2);
+        let rows = || {
+            let prompt = Embedding::random(2, 3, 42, &Device::Cpu).expect("an encoder");
+            assert_eq!(prompt.virtual_tokens(), 2);
+            flat(&prompt)
+        };
+        assert_eq!(rows(), rows());
     }
 
     #[test]
     fn the_gradient_of_a_prompt_is_the_gradient_of_its_parameters() {
-        let prompt = Embedding::random(2, 3, 42, &Device::Cpu).expect("an encoder");
-        let loss = prompt
-            .forward()
-            .and_then(|p| Ok((p.sqr()?.sum_all()? * 0.5)?))
-            .expect("loss");
-        let gradients = loss.backward().expect("gradients");
-        let (_, weight) = prompt.parameters().remove(0);
-        let gradient = gradients.get(&weight).expect("a gradient");
-        let (weight, gradient) = (weight.to_vec2::<f32>(), gradient.to_vec2::<f32>());
-        assert_eq!(weight.expect("rows"), gradient.expect("rows"));
+        slopes_agree(&Embedding::random(2, 3, 42, &Device::Cpu).expect("an encoder"));
     }
 
     #[test]

@@ -1,14 +1,20 @@
 //! `ciphertune`: what members, researchers, officers and auditors run.
 
+mod adapter;
 mod audit;
 mod budget;
+mod eval;
+mod generate;
 mod job;
 mod join;
 mod output;
 mod params;
 mod passphrase;
 mod policy;
+mod predict;
 mod privacy;
+mod question;
+mod tune;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -51,6 +57,18 @@ enum Command {
     /// What this member's datasets have left of their privacy budgets, what each round cost, what would still fit.
     #[command(subcommand)]
     Budget(budget::Command),
+    /// P-tune on this machine alone: a baseline, or a federation's prompt continued on a member's own data.
+    Tune(Box<tune::Tune>),
+    /// How good a tuned prompt is on labelled records: loss, accuracy, macro F1, confusion table.
+    Eval(eval::Eval),
+    /// Labels for texts, from the command line or standard input.
+    Predict(predict::Predict),
+    /// Text behind a tuned prompt.
+    Generate(generate::Generate),
+    /// Write a tuned folder, which PEFT loads too, from another or from a federation's job.
+    Export(adapter::Export),
+    /// Make a tuned folder of an adapter that PEFT saved.
+    Import(adapter::Import),
     /// Check an audit log.
     #[command(subcommand)]
     Audit(audit::Command),
@@ -91,6 +109,12 @@ fn run(command: Command, common: &Common) -> Result<ExitCode> {
         Command::Params(command) => command.run(common),
         Command::Privacy(command) => command.run(common),
         Command::Budget(command) => output::on_runtime(command.run(common)),
+        Command::Tune(tune) => tune.run(common),
+        Command::Eval(eval) => eval.run(common),
+        Command::Predict(predict) => predict.run(common),
+        Command::Generate(generate) => generate.run(common),
+        Command::Export(export) => export.run(common),
+        Command::Import(import) => import.run(common),
         Command::Audit(command) => command.run(common),
     }
 }

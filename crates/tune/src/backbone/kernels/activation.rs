@@ -8,7 +8,7 @@ use super::{ROWS, fma, vectorised};
 /// x = n·ln 2 + r with |r| ≤ ½ ln 2, a polynomial of degree six in r (Cephes `expf`), and n
 /// added to the exponent bits.
 #[inline(always)]
-pub(super) fn exp<const FMA: bool>(x: f32) -> f32 {
+pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 · 2²³: adding it rounds to an integer
     let x = if x < -87.0 { -87.0 } else { x };
     let x = if x > 88.0 { 88.0 } else { x };
@@ -151,8 +151,12 @@ vectorised! {
     fn swiglu_rows<'a>(gated: &'a mut [f32], out: &'a mut [f32], width: usize) {
         for (gated, out) in gated.chunks_exact_mut(2 * width).zip(out.chunks_exact_mut(width)) {
             let (gate, up) = gated.split_at_mut(width);
+            // Two loops: all in one, it is not vectorised for AVX2.
+            for (gate, out) in gate.iter().zip(out.iter_mut()) {
+                *out = 1.0 / (1.0 + exp::<FMA>(-*gate));
+            }
             for ((gate, up), out) in gate.iter_mut().zip(up).zip(out) {
-                let sigmoid = 1.0 / (1.0 + exp::<FMA>(-*gate));
+                let sigmoid = *out;
                 let silu = *gate * sigmoid;
                 let slope = sigmoid * fma::<FMA>(*gate, 1.0 - sigmoid, 1.0);
                 *out = silu * *up;

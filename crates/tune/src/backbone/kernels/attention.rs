@@ -7,7 +7,8 @@ use rayon::prelude::*;
 
 use super::super::rows::Rows;
 use super::activation::exp;
-use super::{fma, sum2, vectorised};
+use super::product::{COLUMNS, product, product_transposed};
+use super::{largest, sum2, vectorised};
 
 /// The shape of one attention layer.
 #[derive(Clone, Copy)]
@@ -32,89 +33,9 @@ struct Seen<'a> {
     start: usize,
 }
 
-/// Columns one register block covers: with four rows, eight 512-bit sums.
-const LANES: usize = 32;
-
 /// Rounds up to whole blocks.
 fn padded(count: usize) -> usize {
-    count.next_multiple_of(LANES)
-}
-
-/// `R` rows of C = A·B, 32 columns at a time; `a(k)` gives A's column k for these rows.
-#[inline(always)]
-fn block<const R: usize, const FMA: bool>(
-    a: impl Fn(usize) -> Option<[f32; R]>,
-    inner: usize,
-    b: &[f32],
-    c: &mut [f32],
-    width: usize,
-) {
-    for column in (0..width).step_by(LANES) {
-        let mut sums = [[0f32; LANES]; R];
-        for (k, b) in b.chunks_exact(width).take(inner).enumerate() {
-            let (Some(a), Some(b)) = (a(k), b[column..].first_chunk::<LANES>()) else {
-                return;
-            };
-            for (a, sums) in a.iter().zip(&mut sums) {
-                for (sum, b) in sums.iter_mut().zip(b) {
-                    *sum = fma::<FMA>(*a, *b, *sum);
-                }
-            }
-        }
-        for (c, sums) in c.chunks_exact_mut(width).zip(&sums) {
-            c[column..column + LANES].copy_from_slice(sums);
-        }
-    }
-}
-
-/// C `[m, width]` = A·B `[inner, width]`, `width` a multiple of 32. Row i of A starts at
-/// i·`step`.
-#[inline(always)]
-fn product<const FMA: bool>(
-    a: &[f32],
-    step: usize,
-    inner: usize,
-    b: &[f32],
-    c: &mut [f32],
-    width: usize,
-) {
-    for (index, c) in c.chunks_mut(4 * width).enumerate() {
-        let a = &a[4 * index * step..];
-        if c.len() == 4 * width {
-            let rows: [&[f32]; 4] = std::array::from_fn(|r| &a[r * step..r * step + inner]);
-            let column = |k: usize| {
-                Some([
-                    *rows[0].get(k)?,
-                    *rows[1].get(k)?,
-                    *rows[2].get(k)?,
-                    *rows[3].get(k)?,
-                ])
-            };
-            block::<4, FMA>(column, inner, b, c, width);
-        } else {
-            for (r, c) in c.chunks_exact_mut(width).enumerate() {
-                let row = &a[r * step..r * step + inner];
-                block::<1, FMA>(|k| Some([*row.get(k)?]), inner, b, c, width);
-            }
-        }
-    }
-}
-
-/// C `[m, width]` = Aᵀ·B with A `[inner, step]` and B `[inner, width]`; m ≤ `step`, a multiple
-/// of four.
-#[inline(always)]
-fn product_transposed<const FMA: bool>(
-    a: &[f32],
-    step: usize,
-    inner: usize,
-    b: &[f32],
-    c: &mut [f32],
-    width: usize,
-) {
-    for (index, c) in c.chunks_mut(4 * width).enumerate() {
-        let column = |k: usize| a.get(k * step + 4 * index..)?.first_chunk::<4>().copied();
-        block::<4, FMA>(column, inner, b, c, width);
-    }
+    count.next_multiple_of(COLUMNS)
 }
 
 /// Head `offset / D` of every row, padded to whole blocks: `[L, padded(D)]`.
@@ -143,10 +64,7 @@ fn gather_transposed(rows: &[f32], width: usize, offset: usize, size: usize, out
 #[inline(always)]
 fn softmax<const FMA: bool>(row: &mut [f32], kept: usize, scale: f32) {
     let (scores, rest) = row.split_at_mut(kept);
-    let mut top = f32::NEG_INFINITY;
-    for &score in scores.iter() {
-        top = if score > top { score } else { top };
-    }
+    let top = largest(scores);
     for score in scores.iter_mut() {
         *score = exp::<FMA>((*score - top) * scale);
     }
@@ -173,11 +91,11 @@ vectorised! {
                 gather_transposed(seen.rows, seen.width, key, size, &mut keys);
                 gather(seen.rows, seen.width, key + shape.groups * size, size, &mut values);
             }
-            product::<FMA>(&rows[head * size..], width, size, &keys, weights, columns);
+            product(&rows[head * size..], width, size, &keys, weights, columns);
             for (i, row) in weights.chunks_exact_mut(columns).enumerate() {
                 softmax::<FMA>(row, if shape.causal { past + i + 1 } else { length }, shape.scale);
             }
-            product::<FMA>(weights, columns, length, &values, &mut context, wide);
+            product(weights, columns, length, &values, &mut context, wide);
             for (out, context) in out.chunks_exact_mut(across).zip(context.chunks_exact(wide)) {
                 out[head * size..(head + 1) * size].copy_from_slice(&context[..size]);
             }
@@ -204,10 +122,10 @@ vectorised! {
             gather(rows, width, head * size, size, &mut queries);
             gather(grad, across, head * size, size, &mut context);
             // dv += Pᵀ·dc
-            product_transposed::<FMA>(weights, columns, length, &context, &mut product_out, wide);
+            product_transposed(weights, columns, length, &context, &mut product_out, wide);
             scatter(&product_out, out, width, shape.value(group), size);
             // dP = dc·vᵀ; dS = s·P ∘ (dP − Σ dP ∘ P)
-            product::<FMA>(&context, wide, size, &values, &mut scores, columns);
+            product(&context, wide, size, &values, &mut scores, columns);
             for (score, weight) in scores.chunks_exact_mut(columns).zip(weights.chunks_exact(columns)) {
                 let along = sum2(score, weight, |s, p| s * p);
                 for (score, weight) in score.iter_mut().zip(weight) {
@@ -215,9 +133,9 @@ vectorised! {
                 }
             }
             // dq = dS·k; dk += dSᵀ·q
-            product::<FMA>(&scores, columns, length, &keys, &mut product_out, wide);
+            product(&scores, columns, length, &keys, &mut product_out, wide);
             scatter(&product_out, out, width, head * size, size);
-            product_transposed::<FMA>(&scores, columns, length, &queries, &mut product_out, wide);
+            product_transposed(&scores, columns, length, &queries, &mut product_out, wide);
             scatter(&product_out, out, width, shape.key(group), size);
         }
     }

@@ -4,9 +4,10 @@
 //! knows and the fastest one the processor has is taken at run time: no `unsafe`, no
 //! compiler flags. `FMA` says whether a fused multiply-add is one instruction there.
 
-pub(super) mod activation;
+pub(crate) mod activation;
 pub(super) mod attention;
 pub(super) mod norm;
+mod product;
 pub(super) mod rope;
 
 use rayon::prelude::*;
@@ -40,17 +41,17 @@ macro_rules! vectorised {
         }
     };
 }
-pub(super) use vectorised;
+pub(crate) use vectorised;
 
 /// a·b + c, fused where that is one instruction.
 #[inline(always)]
-pub(super) fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
+pub(crate) fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FMA { a.mul_add(b, c) } else { a * b + c }
 }
 
 /// Σ f(aᵢ, bᵢ) in sixteen partial sums.
 #[inline(always)]
-pub(super) fn sum2(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
+pub(crate) fn sum2(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
     let mut lanes = [0f32; 16];
     let (a16, a_rest) = a.as_chunks::<16>();
     let (b16, b_rest) = b.as_chunks::<16>();
@@ -61,6 +62,23 @@ pub(super) fn sum2(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
     }
     let rest: f32 = a_rest.iter().zip(b_rest).map(|(&a, &b)| f(a, b)).sum();
     lanes.iter().sum::<f32>() + rest
+}
+
+/// The largest of `values`, −∞ of none; NaN is passed over.
+#[inline(always)]
+pub(super) fn largest(values: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    let (chunks, rest) = values.as_chunks::<16>();
+    for chunk in chunks {
+        for (lane, &value) in lanes.iter_mut().zip(chunk) {
+            *lane = if value > *lane { value } else { *lane };
+        }
+    }
+    let all = lanes.iter().chain(rest);
+    all.fold(
+        f32::NEG_INFINITY,
+        |top, &value| if value > top { value } else { top },
+    )
 }
 
 vectorised! {
