@@ -48,7 +48,7 @@ fn gelu<const FMA: bool>(x: f32) -> (f32, f32) {
 /// ½(1 + tanh u) = σ(2u), one exponential.
 #[inline(always)]
 fn gelu_tanh<const FMA: bool>(x: f32) -> (f32, f32) {
-    const TWICE: f32 = 1.595_769; // 2√(2/π)
+    const TWICE: f32 = 1.595_769_2; // 2√(2/π)
     const CUBIC: f32 = TWICE * 0.044_715;
     let square = x * x;
     let tail = exp::<FMA>(-x * fma::<FMA>(CUBIC, square, TWICE));
