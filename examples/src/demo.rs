@@ -563,11 +563,13 @@ fn keep_tuned(setup: &Setup) -> Result<()> {
         return Ok(());
     };
     let failed = |error| Error::fault("looking for the job", error);
-    for entry in std::fs::read_dir(member.home.jobs()).map_err(failed)? {
-        let opened = Opened::open(&setup.model, Default::default())?;
-        let tuned = Tuned::of_job(&entry.map_err(failed)?.path(), &opened)?;
-        tuned.write(&setup.root.join("tuned"), &opened)?;
-    }
+    let mut jobs = std::fs::read_dir(member.home.jobs()).map_err(failed)?;
+    let Some(job) = jobs.next() else {
+        return Ok(());
+    };
+    let opened = Opened::open(&setup.model, Default::default())?;
+    let tuned = Tuned::of_job(&job.map_err(failed)?.path(), &opened)?;
+    tuned.write(&setup.root.join("tuned"), &opened)?;
     Ok(())
 }
 
@@ -591,11 +593,14 @@ fn keep(summary: &Summary, setup: &Setup, progress: &Progress) -> Result<String>
     }
     let root = setup.root.display();
     if summary.completed {
-        keep_tuned(setup)?;
-        said.push_str(&format!(
-            "\n{root}/tuned/                 what was tuned: `ciphertune eval|predict --adapter {root}/tuned --model {}`",
-            setup.model.display()
-        ));
+        let kept = match keep_tuned(setup) {
+            Ok(()) => format!(
+                "what was tuned: `ciphertune eval|predict --adapter {root}/tuned --model {}`",
+                setup.model.display()
+            ),
+            Err(error) => format!("NOT WRITTEN: {error}"),
+        };
+        said.push_str(&format!("\n{root}/tuned/                 {kept}"));
     }
     said.push_str(&format!(
         "\n{root}/summary.json           every figure\n\

@@ -1,7 +1,7 @@
 //! Tuning on one machine alone: the central or single-site baseline, or a federation's model continued on a member's own data.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     num::NonZeroUsize,
     path::{Path, PathBuf},
     sync::atomic::AtomicBool,
@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use crate::{
     error::{Error, Result},
     model,
-    tuned::{Incompatible, Opened, Origin, Tuned},
+    tuned::{ABOUT, Incompatible, Opened, Origin, Tuned},
     tuning::Tuning,
 };
 
@@ -50,32 +50,47 @@ impl Corpus {
         hold_out: f64,
         seed: u64,
     ) -> Result<Self> {
-        let schema = tuning.task()?.schema();
-        let read = |path: &Path| Ok::<_, Error>(Dataset::read(path, &schema)?);
-        let all = read(data)?;
-        let mut origin = json!({ "sha256": Digest::from_bytes(all.sha256()).to_string() });
-        let mut duplicates = all.duplicates();
+        let task = tuning.task()?;
+        let schema = task.schema();
+        let mut duplicates = 0;
+        // What the model would read twice counts once, whatever columns it does not read say.
+        let mut read = |path: &Path| -> Result<(Digest, Vec<Record>, HashSet<String>)> {
+            let all = Dataset::read(path, &schema)?;
+            let (mut records, mut seen) = (Vec::new(), HashSet::new());
+            let mut prompts = HashSet::new();
+            duplicates += all.duplicates();
+            let sha256 = Digest::from_bytes(all.sha256());
+            for record in all.into_records() {
+                let prompt = task.template().prompt(&record)?;
+                if seen.insert((prompt.clone(), record.label.clone())) {
+                    records.push(record);
+                    prompts.insert(prompt);
+                } else {
+                    duplicates += 1;
+                }
+            }
+            Ok((sha256, records, prompts))
+        };
+        let (sha256, records, prompts) = read(data)?;
+        let mut origin = json!({ "sha256": sha256.to_string() });
         if let Some(path) = validation {
-            let held_out = read(path)?;
-            origin["validation"] = Digest::from_bytes(held_out.sha256()).to_string().into();
-            duplicates += held_out.duplicates();
-            let known: std::collections::HashSet<&Record> = held_out.records().iter().collect();
-            let both = all.records().iter().filter(|it| known.contains(it)).count();
+            let (sha256, held_out, asked) = read(path)?;
+            origin["validation"] = sha256.to_string().into();
+            let both = prompts.intersection(&asked).count();
             if both > 0 {
                 return Err(Error::Misuse(format!(
-                    "{both} records are in both {} and {}: what was trained on validates nothing",
+                    "{both} texts are in both {} and {}: what was trained on validates nothing",
                     data.display(),
                     path.display()
                 )));
             }
             return Ok(Self {
-                validation: held_out.into_records(),
-                training: all.into_records(),
+                training: records,
+                validation: held_out,
                 duplicates,
                 origin,
             });
         }
-        let records = all.into_records();
         if hold_out == 0.0 {
             return Ok(Self {
                 training: records,
@@ -204,6 +219,8 @@ impl<'b> Local<'b> {
             "patience": patience,
             "at_a_time": at_a_time,
             "backbone": opened.digest().to_string(),
+            "tokenizer": opened.tokenizer_digest().to_string(),
+            "end_of_text": opened.backbone.end_of_text(),
             "data": corpus.origin,
             "start": model::digest(&parameters).to_string(),
         });
@@ -211,6 +228,12 @@ impl<'b> Local<'b> {
             .map_err(|error| Error::fault(format_args!("making {}", folder.display()), error))?;
         let state = match State::read(&folder.join(CHECKPOINT), &run)? {
             Some(state) => state,
+            None if folder.join(ABOUT).exists() => {
+                return Err(Error::Refused(format!(
+                    "{} holds a θ that this run did not make, and would replace: give an --out of its own",
+                    folder.display()
+                )));
+            }
             None => State::new(&trainer, parameters.clone()),
         };
         Ok(Self {

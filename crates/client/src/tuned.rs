@@ -27,7 +27,8 @@ use crate::{
     tuning::Tuning,
 };
 
-const ABOUT: &str = "ciphertune.json";
+/// What says that a folder holds a θ.
+pub const ABOUT: &str = "ciphertune.json";
 const PARAMETERS: &str = "theta.safetensors";
 
 /// A backbone's folder, opened: the frozen model and its tokenizer.
@@ -58,6 +59,11 @@ impl Opened {
         Digest::from_bytes(self.backbone.digest())
     }
 
+    /// SHA-256 of its tokenizer.json.
+    pub fn tokenizer_digest(&self) -> Digest {
+        Digest::sha256(self.tokenizer.json())
+    }
+
     /// A trainer of a specification on it.
     ///
     /// # Errors
@@ -80,6 +86,8 @@ pub struct About {
     pub tuning: Tuning,
     /// The digest of the backbone it was tuned before.
     pub backbone: String,
+    /// SHA-256 of the backbone's tokenizer.json.
+    pub tokenizer: String,
     /// Where θ comes from.
     pub origin: Origin,
     /// SHA-256 over θ, as rounds name a model.
@@ -140,6 +148,7 @@ impl Tuned {
             about: About {
                 tuning,
                 backbone: opened.digest().to_string(),
+                tokenizer: opened.tokenizer_digest().to_string(),
                 origin,
                 digest: model::digest(&parameters).to_string(),
                 validation,
@@ -210,6 +219,13 @@ impl Tuned {
                 opened.digest()
             )));
         }
+        if about.tokenizer != opened.tokenizer_digest().to_string() {
+            return Err(Error::Refused(format!(
+                "{} was tuned with another tokenizer.json than the one in {}",
+                folder.display(),
+                opened.folder.display()
+            )));
+        }
         let trainer = opened.trainer(&about.tuning)?;
         trainer.trainable().load(&folder.join(PARAMETERS))?;
         let parameters = trainer.trainable().flatten()?;
@@ -223,6 +239,23 @@ impl Tuned {
         Ok((Self { about, parameters }, trainer))
     }
 
+    /// Refuses a folder that holds another θ, which would be lost.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] naming both.
+    pub fn would_replace_another(&self, folder: &Path) -> Result<()> {
+        let text = std::fs::read_to_string(folder.join(ABOUT));
+        match text.map(|text| serde_json::from_str::<About>(&text)) {
+            Ok(Ok(about)) if about.digest == self.about.digest => Ok(()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            _ => Err(Error::Refused(format!(
+                "{} holds another θ than {}: give an --out of its own",
+                folder.display(),
+                self.about.digest
+            ))),
+        }
+    }
+
     /// Writes the folder, and PEFT's files where PEFT computes the same; where not, says why.
     ///
     /// # Errors
@@ -234,7 +267,11 @@ impl Tuned {
         trainer.trainable().assign(&self.parameters)?;
         trainer.trainable().save(&folder.join(PARAMETERS))?;
         let peft = match incompatible(&self.about.tuning, &*opened.backbone) {
-            Some(reason) => Some(reason),
+            Some(reason) => {
+                // An earlier θ's would be loaded in its place.
+                Adapter::remove(folder)?;
+                Some(reason)
+            }
             None => {
                 adapter(&trainer, &opened.folder)?.write(folder)?;
                 None

@@ -179,7 +179,20 @@ fn a_run_says_what_it_trains_on_and_leaves_a_folder_that_answers() {
         .iter()
         .sum();
     assert!((sum - 1.0).abs() < 1e-9);
-    // A reader that goes away is no fault of ours to shout about, and a question without its column is.
+    // Latin-1 is read, an empty line keeps its place, and what was asked before a bad line is answered.
+    let mut command = desk.command(&words("predict --adapter tuned --model model"));
+    let mut process = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let input = b"sales rose in Helsingb\xE5l\n\nmargins fell\n{\"text\": 1}\n";
+    process.stdin.take().unwrap().write_all(input).unwrap();
+    let output = process.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let answers = String::from_utf8(output.stdout).unwrap();
+    let answers: Vec<bool> = answers.lines().map(str::is_empty).collect();
+    assert_eq!(answers, [false, true, false]);
     let (code, said) =
         desk.refusal("predict --adapter tuned --model model '{\"text\": \"sales rose\"}'");
     assert!(
@@ -300,6 +313,11 @@ fn what_is_exported_comes_back_and_is_continued_on_other_data_beside_it() {
     assert_eq!(about["origin"]["continued"], before["digest"]);
     assert_ne!(last["digest"], before["digest"]);
     assert!(last["validation"]["loss"].as_f64() <= last["before"]["loss"].as_f64());
+    let (code, said) =
+        desk.refusal("tune --model model --from imported --data headlines.txt --out imported");
+    assert!(code == 1 && said.contains("would replace"), "{said}");
+    let (code, said) = desk.refusal("export --adapter mine --model model --out imported");
+    assert!(code == 1 && said.contains("holds another"), "{said}");
     // The one it came from is as it was.
     assert_eq!(found("imported"), found("tuned"));
 }
@@ -386,7 +404,7 @@ fn mistakes_are_told_and_nothing_is_written() {
         (
             "tune --model model --data headlines.txt --validation headlines.txt --out x",
             2,
-            "48 records are in both",
+            "48 texts are in both",
         ),
         (
             "tune --model model --data questions.jsonl --route generation --out x",
@@ -418,7 +436,6 @@ fn mistakes_are_told_and_nothing_is_written() {
             1,
             "adapter_config.json is missing",
         ),
-        ("export --job 00 --model model --out x", 1, ""),
     ] {
         let (found, said) = desk.refusal(line);
         assert!(

@@ -195,11 +195,11 @@ impl Writer<'_> {
             read = vec![token];
         };
         let whole = trainer.tokenizer().decode(&tokens)?;
-        if let Some(rest) = whole
-            .strip_prefix(text.as_str())
-            .filter(|it| !it.is_empty())
-        {
-            progress(rest);
+        match whole.strip_prefix(text.as_str()) {
+            Some("") => {}
+            Some(rest) => drop(progress(rest)),
+            // A later token changed how an earlier one reads.
+            None => drop(progress(&format!("\n{whole}"))),
         }
         Ok(Written {
             text: whole,

@@ -7,6 +7,7 @@ use candle_core::{Device, Tensor, Var};
 
 use crate::encoder::Encoder;
 use crate::error::{Error, Result};
+use crate::file;
 use crate::head::Classifier;
 
 /// The trainable parameters θ by name, in one fixed order: the encoder's, in the order its
@@ -86,7 +87,7 @@ impl Trainable {
         Ok(())
     }
 
-    /// Writes θ to a safetensors file, each parameter under its name.
+    /// Writes θ to a safetensors file, each parameter under its name; the file appears whole, or not at all.
     ///
     /// # Errors
     /// [`Error::Fault`] if the file cannot be written.
@@ -101,8 +102,9 @@ impl Trainable {
                     .map(|variable| variable.as_tensor().clone()),
             )
             .collect();
-        candle_core::safetensors::save(&tensors, path)
-            .map_err(|error| Error::Fault(format!("{}: {error}", path.display())))
+        let bytes = safetensors::serialize(&tensors, None)
+            .map_err(|error| Error::Fault(format!("{}: {error}", path.display())))?;
+        file::replace(path, &bytes)
     }
 
     /// Sets θ from a safetensors file that [`Trainable::save`] (or Python) wrote. Further

@@ -159,17 +159,29 @@ impl Trainer<'_> {
         if data.is_empty() {
             return Err(Error::Misuse("no example to train on".to_owned()).into());
         }
+        self.trainable().assign(&state.parameters)?;
+        let (batch_size, epochs) = (self.spec().batch_size, self.spec().local_epochs);
+        let lengths = data.lengths();
+        let per_epoch = lengths.len().div_ceil(batch_size);
+        let steps = per_epoch * epochs as usize;
+        let place = &state.place;
+        let stands = u64::from(place.epoch) * per_epoch as u64 + place.batch as u64;
+        if place.batch >= per_epoch
+            || stands != place.steps
+            || (place.ended.is_none() && place.epoch >= epochs)
+        {
+            return Err(Error::Malformed(format!(
+                "a run's state that stands at batch {} of {per_epoch} in epoch {} of {epochs}, after {} steps",
+                place.batch, place.epoch, place.steps
+            ))
+            .into());
+        }
         let mut optimiser = Optimiser::resumed(
             self.spec().optimiser,
             self.dimension(),
             &state.moments,
             state.place.steps,
         )?;
-        self.trainable().assign(&state.parameters)?;
-        let (batch_size, epochs) = (self.spec().batch_size, self.spec().local_epochs);
-        let lengths = data.lengths();
-        let per_epoch = lengths.len().div_ceil(batch_size);
-        let steps = per_epoch * epochs as usize;
         let mut kept = Instant::now();
         while state.place.ended.is_none() {
             let parts = [ORDER, 0, u64::from(state.place.epoch)];
@@ -240,6 +252,12 @@ impl Trainer<'_> {
         observer: &mut dyn FnMut(Event<'_>),
     ) -> Result<()> {
         let found = self.evaluate(&state.parameters, validation)?;
+        if !found.loss.is_finite() {
+            return Err(Error::Refused(format!(
+                "the validation loss is {}: the training diverged; lower the learning rate",
+                found.loss
+            )));
+        }
         let place = &mut state.place;
         let lowest = place.best.and_then(|at| place.history.get(at));
         let better = lowest.is_none_or(|(_, lowest)| found.loss < lowest.loss);
@@ -372,6 +390,30 @@ mod tests {
         let validation = trainer.encode(&headlines()[50..]).unwrap();
         let found = trainer.evaluate(state.chosen(), &validation).unwrap();
         assert_eq!(Some(&found), state.found());
+    }
+
+    #[test]
+    fn a_state_that_contradicts_itself_and_training_that_diverges_are_refused() {
+        let toy = Toy::new(64, 16, 32);
+        let mut trainer = trainer(&toy, 0.02);
+        let start = trainer.initial_parameters(1).unwrap();
+        for (epoch, batch, steps) in [(0, 8, 8), (0, 3, 4), (3, 0, 24), (0, 0, u64::MAX)] {
+            let mut state = State::new(&trainer, start.clone());
+            state.place = Place {
+                epoch,
+                batch,
+                steps,
+                ..Place::default()
+            };
+            let (refused, _) = run(&mut trainer, &mut state, &Patience::default(), 999);
+            assert!(
+                matches!(refused, Err(Error::Malformed(_))),
+                "{epoch} {batch}"
+            );
+        }
+        let mut endless = State::new(&trainer, vec![f32::NAN; start.len()]);
+        let (refused, kept) = run(&mut trainer, &mut endless, &Patience::default(), 999);
+        assert!(matches!(refused, Err(Error::Refused(_))) && kept.is_none());
     }
 
     #[test]

@@ -123,6 +123,27 @@ impl TrainingSpec {
     }
 }
 
+/// Parameters that an encoder may have: beyond those of the 20-billion GPT by a factor of five.
+const MOST_PARAMETERS: u128 = 1 << 28;
+
+impl TrainingSpec {
+    /// Refuses an encoder too large to be made for embeddings of length `width`, before any of it is.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with its size.
+    pub fn check_size(&self, width: usize) -> Result<()> {
+        let size = self
+            .encoder
+            .parameters(self.virtual_tokens as u128, width as u128);
+        if size <= MOST_PARAMETERS {
+            return Ok(());
+        }
+        Err(Error::Refused(format!(
+            "an encoder of {size} parameters; at most {MOST_PARAMETERS}: lower encoder.hidden, encoder.layers or virtual_tokens"
+        )))
+    }
+}
+
 /// Which prompt encoder, and how it starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "name", rename_all = "lowercase", deny_unknown_fields)]
@@ -161,6 +182,31 @@ impl EncoderSpec {
             Self::Mlp { .. } => "mlp",
             Self::NemoMlp { .. } => "nemo-mlp",
             Self::Lstm { .. } => "lstm",
+        }
+    }
+
+    /// |θ| of the encoder, of V virtual tokens of length H.
+    fn parameters(&self, tokens: u128, width: u128) -> u128 {
+        let linear = |inputs: u128, outputs: u128| (inputs + 1) * outputs;
+        let embedding = tokens * width;
+        match *self {
+            Self::Embedding | Self::Words => embedding,
+            Self::Mlp { hidden } => {
+                let inner = hidden as u128;
+                embedding + linear(width, inner) + linear(inner, inner) + linear(inner, width)
+            }
+            Self::NemoMlp { hidden } => {
+                embedding + linear(width, hidden as u128) + linear(hidden as u128, width)
+            }
+            Self::Lstm { hidden, layers } => {
+                let inner = hidden as u128;
+                let direction = |inputs: u128| 4 * inner * (inputs + inner + 2);
+                let deeper = (layers as u128).saturating_sub(1) * direction(2 * inner);
+                embedding
+                    + 2 * (direction(width) + deeper)
+                    + linear(2 * inner, 2 * inner)
+                    + linear(2 * inner, width)
+            }
         }
     }
 
@@ -252,6 +298,56 @@ mod tests {
         assert!(serde_json::from_str::<TrainingSpec>(&wrong).is_err());
         let wrong = json.replacen("\"mean\"", "\"mode\"", 1);
         assert!(serde_json::from_str::<TrainingSpec>(&wrong).is_err());
+    }
+
+    #[test]
+    fn an_encoder_is_counted_before_it_is_made() {
+        let toy = crate::toy::Toy::new(64, 16, 32);
+        let template = crate::template::Template::parse("{sentence} {label}").unwrap();
+        let labels = vec!["positive".to_owned(), "negative".to_owned()];
+        let task =
+            crate::task::Task::new(template, labels, crate::task::Route::Verbalizer).unwrap();
+        for encoder in [
+            EncoderSpec::Words,
+            EncoderSpec::Mlp { hidden: 5 },
+            EncoderSpec::NemoMlp { hidden: 5 },
+            EncoderSpec::Lstm {
+                hidden: 5,
+                layers: 3,
+            },
+        ] {
+            let spec = TrainingSpec {
+                encoder,
+                ..TrainingSpec::default()
+            };
+            let tokenizer = crate::toy::headline_tokenizer();
+            let trainer =
+                crate::trainer::Trainer::new(&toy, spec, tokenizer, task.clone()).unwrap();
+            assert_eq!(trainer.dimension() as u128, encoder.parameters(4, 16));
+        }
+        let huge = TrainingSpec {
+            encoder: EncoderSpec::Lstm {
+                hidden: 16_384,
+                layers: 16,
+            },
+            ..TrainingSpec::default()
+        };
+        assert!(huge.check().is_ok());
+        assert!(matches!(huge.check_size(384), Err(Error::Refused(_))));
+        // The largest that is published: the 20-billion GPT with NeMo's and with PEFT's encoders.
+        for encoder in [
+            EncoderSpec::Mlp { hidden: 6_144 },
+            EncoderSpec::Lstm {
+                hidden: 2_048,
+                layers: 2,
+            },
+        ] {
+            let spec = TrainingSpec {
+                encoder,
+                ..TrainingSpec::default()
+            };
+            assert!(spec.check_size(6_144).is_ok());
+        }
     }
 
     #[test]

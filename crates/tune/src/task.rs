@@ -31,6 +31,9 @@ impl Route {
     }
 }
 
+/// Labels that a list may have: beyond it, it is no list.
+const MOST_LABELS: usize = 1_000;
+
 /// Choosing one of a fixed list of labels for a record, or answering it in words.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "TaskSpec", into = "TaskSpec")]
@@ -87,6 +90,12 @@ impl Task {
         } else if labels.len() < 2 {
             return Err(Error::Misuse(format!(
                 "a task needs two labels or more, not {labels:?}"
+            )));
+        }
+        if labels.len() > MOST_LABELS {
+            return Err(Error::Misuse(format!(
+                "{} labels, more than {MOST_LABELS}: answers in words of their own stand as `{{answer}}` in the template",
+                labels.len()
             )));
         }
         for (i, label) in labels.iter().enumerate() {

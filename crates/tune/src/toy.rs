@@ -78,6 +78,14 @@ impl Backbone for Toy {
         Ok(hidden.broadcast_mul(&mask.unsqueeze(2)?)?)
     }
 
+    fn speaks(&self) -> bool {
+        true
+    }
+
+    fn pools(&self) -> bool {
+        true
+    }
+
     fn logits(&self, rows: &Tensor) -> Result<Tensor> {
         Ok(rows.matmul(&self.table.t()?)?)
     }

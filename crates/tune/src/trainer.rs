@@ -7,7 +7,7 @@ use crate::backbone::Backbone;
 use crate::batch::{evaluation_order, training_order};
 use crate::data::Record;
 use crate::evaluate::{Evaluation, Sheet};
-use crate::head::Classifier;
+use crate::head::{Classifier, Pooling};
 use crate::model::{Model, prompts_of};
 use crate::optimiser::Optimiser;
 use crate::parameters::Trainable;
@@ -83,6 +83,8 @@ impl<'a> Trainer<'a> {
         task: Task,
     ) -> Result<Self> {
         spec.check()?;
+        spec.check_size(backbone.hidden())?;
+        can_answer(backbone, &spec, task.route())?;
         let model = Model::new(backbone, &spec, &tokenizer, &task, spec.seed)?;
         let reserved = spec.virtual_tokens + model.longest_label().saturating_sub(1);
         if reserved >= backbone.max_positions() {
@@ -241,7 +243,8 @@ impl<'a> Trainer<'a> {
         let prompt = self.model.prompt()?;
         let prompt = prompt.embeddings();
         let mut sheet = Sheet::new(self.task.labels().len());
-        for indices in evaluation_order(&data.lengths(), self.spec.batch_size) {
+        let size = self.spec.batch_size.min(self.at_a_time);
+        for indices in evaluation_order(&data.lengths(), size) {
             let examples = select(data, &indices);
             if self.task.route() == Route::Generation {
                 let parts = (self.model).in_parts(&examples, |part| self.model.met(prompt, part));
@@ -293,6 +296,24 @@ impl<'a> Trainer<'a> {
             ),
             (classifier, self.spec.classifier_rate * factor),
         ]
+    }
+}
+
+/// Refuses a route or a pooling that the backbone has no part for.
+fn can_answer(backbone: &dyn Backbone, spec: &TrainingSpec, route: Route) -> Result<()> {
+    let kind = backbone.kind();
+    match route {
+        Route::Verbalizer | Route::Generation if !backbone.speaks() => {
+            Err(Error::Refused(format!(
+                "this {kind} has no language-model head to answer with: its route is `classifier`"
+            )))
+        }
+        Route::Classifier if spec.pooling == Pooling::First && !backbone.pools() => {
+            Err(Error::Refused(format!(
+                "this {kind} has no pooler for the first position: its pooling is `mean`"
+            )))
+        }
+        _ => Ok(()),
     }
 }
 

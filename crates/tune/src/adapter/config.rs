@@ -86,7 +86,7 @@ struct Kind {
     task_type: Option<String>,
 }
 
-const FILE: &str = "adapter_config.json";
+pub(super) const FILE: &str = "adapter_config.json";
 const PEFT_TYPES: [&str; 2] = ["P_TUNING", "PROMPT_TUNING"];
 const TASK_TYPES: [&str; 2] = ["CAUSAL_LM", "SEQ_CLS"];
 /// The version of PEFT whose keys [`AdapterConfig::new`] writes.

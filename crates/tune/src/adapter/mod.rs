@@ -165,6 +165,22 @@ impl Adapter {
         self.config.write(dir)
     }
 
+    /// Removes an adapter's files from a folder, where they are.
+    ///
+    /// # Errors
+    /// [`Error::Fault`] with what the file system says.
+    pub fn remove(dir: &Path) -> Result<()> {
+        for name in [config::FILE, FILE] {
+            match fs::remove_file(dir.join(name)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Error::Fault(format!("removing {name}: {error}")));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// P, `[V, H]`.
     pub fn prompt(&self) -> &Tensor {
         &self.prompt

@@ -96,6 +96,10 @@ impl Backbone for Bert {
         self.stack.apply(embeds, mask)
     }
 
+    fn pools(&self) -> bool {
+        self.pooler.is_some()
+    }
+
     fn pool(&self, rows: &Tensor) -> Result<Tensor> {
         let pooler = self
             .pooler

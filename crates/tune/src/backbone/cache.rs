@@ -55,6 +55,8 @@ impl Cache {
         if !std::ptr::eq(self.stack.as_ptr(), Arc::as_ptr(stack)) {
             return Err(Error::Misuse("a cache of another backbone".into()));
         }
+        // What a step left that panicked is forgotten, too.
+        self.truncate(self.positions);
         let done = step(&mut self.layers);
         match done {
             Ok(()) => self.positions += count,

@@ -24,7 +24,8 @@ pub(super) struct Causal {
     end_of_text: Vec<u32>,
     tokens: Tokens,
     stack: Arc<Stack>,
-    head: Arc<Linear>,
+    /// None where the weights have none: a model of embeddings, or of a classifier alone.
+    head: Option<Arc<Linear>>,
 }
 
 /// What an architecture's own loading gives: of the token embeddings `[vocabulary, H]` the
@@ -50,8 +51,9 @@ impl Causal {
         let (vocabulary, hidden) = (parts.vocabulary, parts.hidden);
         let tokens = Tokens(weights.matrix(parts.tokens, vocabulary, hidden)?);
         let head = match parts.head {
-            Some(name) => Linear::load(weights, name, (vocabulary, hidden), false)?,
-            None => Linear::new(tokens.0.clone()),
+            Some(name) if !weights.has(&format!("{name}.weight")) => None,
+            Some(name) => Some(Linear::load(weights, name, (vocabulary, hidden), false)?),
+            None => Some(Linear::new(tokens.0.clone())),
         };
         Ok(Self {
             kind: parts.kind,
@@ -62,7 +64,7 @@ impl Causal {
             end_of_text: end_of_text(dir)?,
             tokens,
             stack: Stack::new(parts.blocks, options.recompute),
-            head: Arc::new(head),
+            head: head.map(Arc::new),
         })
     }
 }
@@ -111,12 +113,17 @@ impl Backbone for Causal {
         }
     }
 
+    fn speaks(&self) -> bool {
+        self.head.is_some()
+    }
+
     fn logits(&self, rows: &Tensor) -> Result<Tensor> {
+        let head = self.head.as_ref().ok_or_else(|| {
+            Error::Misuse(format!("this {} has no language-model head", self.kind))
+        })?;
         apply_rows(rows, |rows| {
-            let head = Arc::clone(&self.head);
-            Ok((self.head.forward(rows)?, move |grad: &Tensor| {
-                head.vjp(grad)
-            }))
+            let (y, head) = (head.forward(rows)?, Arc::clone(head));
+            Ok((y, move |grad: &Tensor| head.vjp(grad)))
         })
     }
 

@@ -13,8 +13,7 @@ use crate::error::{Error, Result};
 #[derive(Deserialize)]
 pub(super) struct Kind {
     pub(super) model_type: Option<String>,
-    #[serde(default)]
-    pub(super) architectures: Vec<String>,
+    pub(super) architectures: Option<Vec<String>>,
 }
 
 /// Reads `config.json` of a model folder as `T`.
@@ -40,20 +39,30 @@ enum Ids {
     Several(Vec<u32>),
 }
 
-/// The ids that end a text: `eos_token_id` of `generation_config.json`, or of `config.json`
-/// where that file is absent or says none; empty where neither says one.
+/// The ids that end a text: `eos_token_id` of `config.json`, which a backbone's digest covers and members share, then what
+/// `generation_config.json` adds where there is one.
 pub(super) fn end_of_text(dir: &Path) -> Result<Vec<u32>> {
     let generation = "generation_config.json";
-    let told = if dir.join(generation).exists() {
-        read_file::<Ends>(dir, generation)?.eos_token_id
-    } else {
-        None
-    };
-    Ok(match told.or(read::<Ends>(dir)?.eos_token_id) {
-        None => Vec::new(),
-        Some(Ids::One(id)) => vec![id],
-        Some(Ids::Several(ids)) => ids,
-    })
+    let mut ids = read::<Ends>(dir)?.ids();
+    if dir.join(generation).exists() {
+        let more = read_file::<Ends>(dir, generation)?.ids();
+        ids.extend(
+            more.into_iter()
+                .filter(|id| !ids.contains(id))
+                .collect::<Vec<_>>(),
+        );
+    }
+    Ok(ids)
+}
+
+impl Ends {
+    fn ids(self) -> Vec<u32> {
+        match self.eos_token_id {
+            None => Vec::new(),
+            Some(Ids::One(id)) => vec![id],
+            Some(Ids::Several(ids)) => ids,
+        }
+    }
 }
 
 /// BERT: the keys of transformers' `BertConfig`.
@@ -65,10 +74,27 @@ pub(super) struct BertConfig {
     pub(super) num_hidden_layers: usize,
     pub(super) num_attention_heads: usize,
     pub(super) max_position_embeddings: usize,
+    #[serde(default = "two")]
     pub(super) type_vocab_size: usize,
+    #[serde(default = "bert_epsilon")]
     pub(super) layer_norm_eps: f64,
+    #[serde(default = "gelu_name")]
     pub(super) hidden_act: String,
     pub(super) position_embedding_type: Option<String>,
+    pub(super) is_decoder: Option<bool>,
+}
+
+/// transformers' defaults, for configurations that leave them out.
+fn two() -> usize {
+    2
+}
+
+fn bert_epsilon() -> f64 {
+    1e-12
+}
+
+fn gelu_name() -> String {
+    "gelu".into()
 }
 
 impl BertConfig {
@@ -97,6 +123,9 @@ impl BertConfig {
             .as_deref()
             .unwrap_or("absolute");
         known("position_embedding_type", positions, &["absolute"])?;
+        if self.is_decoder == Some(true) {
+            return Err(Error::Refused("a BERT with is_decoder".into()));
+        }
         if self.type_vocab_size == 0 || self.intermediate_size == 0 {
             return Err(Error::Malformed(
                 "a BERT without token types or inner width".into(),
@@ -223,9 +252,13 @@ impl LlamaConfig {
 
     /// Longest sequence computed exactly: beyond a sliding window attention would differ.
     pub(super) fn positions(&self) -> usize {
-        let window = self
-            .sliding_window
-            .filter(|_| self.use_sliding_window != Some(false));
+        // As transformers uses it: a Qwen2 where it says so, a Llama never.
+        let used = match self.model_type.as_str() {
+            "qwen2" => self.use_sliding_window == Some(true),
+            "llama" => false,
+            _ => self.use_sliding_window != Some(false),
+        };
+        let window = self.sliding_window.filter(|_| used);
         window.map_or(self.max_position_embeddings, |w| {
             w.min(self.max_position_embeddings)
         })

@@ -23,14 +23,14 @@ pub(crate) fn log_likelihood(logits: &Tensor, columns: &[u32]) -> Result<Tensor>
     }
     let columns = columns.to_vec();
     apply_rows(logits, |logits| {
-        let mut sums = vec![0f32; rows];
+        let mut sums = vec![(0f32, 0f32); rows];
         let picked: Vec<f32> = {
             let (storage, layout) = logits.storage_and_layout();
             let values = floats(&storage, layout)?;
             log_sum_exp(values, width, &mut sums);
             let picked = values.chunks_exact(width).zip(&columns).zip(&sums);
             picked
-                .map(|((row, column), sum)| row[*column as usize] - sum)
+                .map(|((row, column), (top, sum))| (row[*column as usize] - top) - sum)
                 .collect()
         };
         let (logits, device) = (logits.clone(), logits.device());

@@ -2,10 +2,11 @@
 
 use std::borrow::Cow;
 
-use candle_core::{DType, Tensor};
+use candle_core::{CpuStorage, DType, Storage, Tensor};
 
 use super::kernels::add_bias;
-use super::tensors::update;
+use super::kernels::row::{product, product_bf16};
+use super::tensors::{floats, update};
 use super::weights::{Part, Weights};
 use crate::error::Result;
 
@@ -51,8 +52,9 @@ impl Linear {
         width: usize,
         biased: bool,
     ) -> Result<Self> {
+        let stored = weights.stacked(parts, width)?;
         let bias = biased.then(|| weights.biases(parts)).transpose()?;
-        Self::keep(weights, weights.stacked(parts, width)?, false, bias)
+        Self::keep(weights, stored, false, bias)
     }
 
     /// `name`.weight `[in, out]` and `name`.bias: GPT-2's `Conv1D`.
@@ -97,8 +99,36 @@ impl Linear {
         Ok(match &self.copy {
             _ if as_stored => x.matmul(self.widened()?.as_ref())?,
             Some(copy) => x.matmul(copy)?,
+            None if x.dims2()?.0 == 1 => match self.row(x)? {
+                Some(y) => y,
+                None => x.matmul(&self.widened()?.t()?)?,
+            },
             None => x.matmul(&self.widened()?.t()?)?,
         })
+    }
+
+    /// One row times the other orientation, without rearranging or widening the matrix first; none of a type that has no kernel
+    /// of its own.
+    fn row(&self, x: &Tensor) -> Result<Option<Tensor>> {
+        if x.dims().last() != self.stored.dims().last() {
+            return Ok(None);
+        }
+        let (weight, layout) = self.stored.storage_and_layout();
+        let offsets = layout.contiguous_offsets();
+        let x = x.contiguous()?;
+        let y = {
+            let (x, x_layout) = x.storage_and_layout();
+            let x = floats(&x, x_layout)?;
+            match (&*weight, offsets) {
+                (Storage::Cpu(CpuStorage::F32(w)), Some((from, to))) => product(&w[from..to], x),
+                (Storage::Cpu(CpuStorage::BF16(w)), Some((from, to))) => {
+                    product_bf16(&w[from..to], x)
+                }
+                _ => return Ok(None),
+            }
+        };
+        let width = y.len();
+        Ok(Some(Tensor::from_vec(y, (1, width), x.device())?))
     }
 
     /// `[N, in]` → x·Wᵀ + b `[N, out]`.

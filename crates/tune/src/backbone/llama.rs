@@ -101,7 +101,7 @@ impl Block for Norm {
 }
 
 /// a = x + Attention(RoPE(norm₁(x)·Wqkvᵀ))·Wₒᵀ;
-/// y = a + (silu(n·W_gᵀ) ∘ n·W_uᵀ)·W_dᵀ with n = norm₂(a); biases where the model has them.
+/// y = a + (silu(n·W_gᵀ) ∘ n·W_uᵀ)·W_dᵀ with n = norm₂(a); biases where the configuration says so.
 struct Layer {
     attention: Attention,
     rope: Arc<Rope>,
@@ -135,21 +135,15 @@ impl Layer {
         let gate_up = [format!("{at}.mlp.gate_proj"), format!("{at}.mlp.up_proj")]
             .map(|name| Part::whole(name, inner));
         let down = format!("{at}.mlp.down_proj");
-        // What the configuration promises must be there; what is there counts.
-        let biased = |promised: bool, name: &str| promised || weights.has(&format!("{name}.bias"));
-        let qkv_biased = biased(config.qkv_bias(), &qkv[0].name);
-        let out_biased = biased(config.attention_bias, &out);
-        let gate_up_biased = biased(config.mlp_bias, &gate_up[0].name);
-        let down_biased = biased(config.mlp_bias, &down);
         Ok(Self {
             attention,
             rope: Arc::clone(rope),
             norm_in: rms_norm(weights, &format!("{at}.input_layernorm"), config)?,
-            qkv: Linear::stacked(weights, &qkv, hidden, qkv_biased)?,
-            out: Linear::load(weights, &out, (hidden, across), out_biased)?,
+            qkv: Linear::stacked(weights, &qkv, hidden, config.qkv_bias())?,
+            out: Linear::load(weights, &out, (hidden, across), config.attention_bias)?,
             norm_middle: rms_norm(weights, &format!("{at}.post_attention_layernorm"), config)?,
-            gate_up: Linear::stacked(weights, &gate_up, hidden, gate_up_biased)?,
-            down: Linear::load(weights, &down, (hidden, inner), down_biased)?,
+            gate_up: Linear::stacked(weights, &gate_up, hidden, config.mlp_bias)?,
+            down: Linear::load(weights, &down, (hidden, inner), config.mlp_bias)?,
             inner,
         })
     }

@@ -96,10 +96,20 @@ pub trait Backbone: Send + Sync {
         )))
     }
 
-    /// The token ids that end a text, as the model's folder gives them
-    /// (`generation_config.json` before `config.json`); it may give none.
+    /// The token ids that end a text, as the model's folder gives them: `config.json`'s first, of which the first is what answers
+    /// are taught to end with, then those that `generation_config.json` adds; it may give none.
     fn end_of_text(&self) -> &[u32] {
         &[]
+    }
+
+    /// Whether there is a language-model head ([`Backbone::logits`]).
+    fn speaks(&self) -> bool {
+        false
+    }
+
+    /// Whether there is a pooler ([`Backbone::pool`]).
+    fn pools(&self) -> bool {
+        false
     }
 
     /// The language-model head: `[R, H]` → `[R, vocabulary]`, differentiable in `rows`.
@@ -169,7 +179,7 @@ pub fn load_with(dir: &Path, device: &Device, options: Options) -> Result<Box<dy
         other => {
             return Err(Error::Refused(format!(
                 "architecture {:?} (model_type {:?}); known: {}",
-                kind.architectures,
+                kind.architectures.unwrap_or_default(),
                 other.unwrap_or("none"),
                 KNOWN.join(", ")
             )));

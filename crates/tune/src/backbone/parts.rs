@@ -19,16 +19,20 @@ pub(super) fn add_to(x: &Tensor, y: &Tensor) -> Result<()> {
     update(x, |x| add(x, y))
 }
 
-/// The layer norm `name`.weight, `name`.bias of `width` numbers.
+/// The layer norm `name`.weight, `name`.bias of `width` numbers; `gamma` and `beta` in BERTs that came from TensorFlow.
 pub(super) fn layer_norm(
     weights: &Weights,
     name: &str,
     width: usize,
     epsilon: f32,
 ) -> Result<LayerNorm> {
+    let (gamma, beta) = match weights.has(&format!("{name}.gamma")) {
+        true => ("gamma", "beta"),
+        false => ("weight", "bias"),
+    };
     Ok(LayerNorm {
-        gamma: weights.vector(&format!("{name}.weight"), width)?,
-        beta: weights.vector(&format!("{name}.bias"), width)?,
+        gamma: weights.vector(&format!("{name}.{gamma}"), width)?,
+        beta: weights.vector(&format!("{name}.{beta}"), width)?,
         epsilon,
     })
 }

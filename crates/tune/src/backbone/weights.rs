@@ -70,8 +70,8 @@ struct ShardIndex {
     weight_map: HashMap<String, String>,
 }
 
-/// Bytes of a small model: BERT's base in f32 is one.
-const SMALL: u64 = 512 << 20;
+/// Bytes of a small model: BERT's base and GPT-2 in f32 are.
+const SMALL: u64 = 640 << 20;
 /// A safetensors header longer than this is not one.
 const MAX_HEADER: u64 = 100_000_000;
 /// Half-precision numbers widened at a time: a megabyte.
@@ -125,7 +125,9 @@ impl Weights {
 
     /// Whether there is memory for a second copy of the matrices.
     pub(super) fn are_small(&self) -> bool {
-        self.bytes <= SMALL
+        // Half precision is widened at every product, by everybody who works on one.
+        let half = |place: &Place| matches!(place.info.dtype, Dtype::BF16 | Dtype::F16);
+        self.bytes <= SMALL && !self.tensors.values().any(half)
     }
 
     pub(super) fn device(&self) -> &Device {
@@ -182,13 +184,16 @@ impl Weights {
 
     /// Pieces of biases one after the other, as f32.
     pub(super) fn biases(&self, parts: &[Part]) -> Result<Vec<f32>> {
+        // Before anything is allocated that a configuration alone claims.
+        for part in parts {
+            self.place(&format!("{}.bias", part.name), &[part.rows])?;
+        }
         let mut all = vec![0f32; parts.iter().map(|part| part.taken.len()).sum()];
         let mut rest = all.as_mut_slice();
         for part in parts {
             let piece;
             (piece, rest) = rest.split_at_mut(part.taken.len());
             let name = format!("{}.bias", part.name);
-            self.place(&name, &[part.rows])?;
             self.widened(&name, part.taken.start, piece)?;
         }
         Ok(all)

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::{Record, Result, Source, text};
+use super::{Record, Result, Source, decode};
 
 /// Reads a header and one record a row; quoted fields may span lines.
 pub(super) fn parse(bytes: &[u8], source: &Source<'_>) -> Result<Vec<Record>> {
-    let text = text(bytes);
+    let text = decode(bytes);
     let mut reader = csv::ReaderBuilder::new()
         .flexible(true)
         .from_reader(text.as_bytes());

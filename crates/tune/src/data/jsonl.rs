@@ -28,20 +28,24 @@ pub(super) fn parse(bytes: &[u8], source: &Source<'_>) -> Result<Vec<Record>> {
     Ok(records)
 }
 
+/// An object's columns as text.
+///
+/// # Errors
+/// What is wrong with a column, in words.
+pub fn fields(object: Map<String, Value>) -> Result<BTreeMap<String, String>, String> {
+    let text = |(column, value)| match value {
+        Value::String(text) => Ok((column, text)),
+        Value::Number(number) => Ok((column, number.to_string())),
+        Value::Bool(truth) => Ok((column, truth.to_string())),
+        Value::Null | Value::Array(_) | Value::Object(_) => Err(format!(
+            "column {column:?} is not a string, a number or true/false"
+        )),
+    };
+    object.into_iter().map(text).collect()
+}
+
 fn record(object: Map<String, Value>, number: usize, source: &Source<'_>) -> Result<Record> {
-    let mut fields = BTreeMap::new();
-    for (column, value) in object {
-        let text = match value {
-            Value::String(text) => text,
-            Value::Number(number) => number.to_string(),
-            Value::Bool(truth) => truth.to_string(),
-            Value::Null | Value::Array(_) | Value::Object(_) => {
-                let what = format!("column {column:?} is not a string, a number or true/false");
-                return Err(source.malformed(number, what));
-            }
-        };
-        fields.insert(column, text);
-    }
+    let mut fields = fields(object).map_err(|what| source.malformed(number, what))?;
     let column = &source.schema.label_column;
     let Some(label) = fields.remove(column) else {
         let known: Vec<_> = fields.keys().collect();

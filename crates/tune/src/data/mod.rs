@@ -10,6 +10,8 @@ mod jsonl;
 mod sentence_label;
 pub mod split;
 
+pub use jsonl::fields;
+
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::path::Path;
@@ -227,7 +229,7 @@ impl Source<'_> {
             "csv" => return Ok(Format::Csv),
             _ => {}
         }
-        let text = text(bytes);
+        let text = decode(bytes);
         let Some((index, first)) = (text.lines().enumerate()).find(|(_, l)| !l.trim().is_empty())
         else {
             return Err(Error::Malformed(format!(
@@ -252,7 +254,7 @@ impl Source<'_> {
 }
 
 /// UTF-8 (a byte-order mark is dropped) or, where the bytes are not UTF-8, Latin-1.
-fn text(bytes: &[u8]) -> String {
+pub fn decode(bytes: &[u8]) -> String {
     let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
     match std::str::from_utf8(bytes) {
         Ok(utf8) => utf8.to_owned(),

@@ -1,11 +1,11 @@
 //! `sentence@label` lines, as Financial PhraseBank is published.
 
-use super::{Record, Result, Source, text};
+use super::{Record, Result, Source, decode};
 
 /// Reads `text@label` lines; the last `@` of a line divides, blank lines are skipped.
 pub(super) fn parse(bytes: &[u8], source: &Source<'_>) -> Result<Vec<Record>> {
     let mut records = Vec::new();
-    for (index, line) in text(bytes).lines().enumerate() {
+    for (index, line) in decode(bytes).lines().enumerate() {
         let number = index + 1;
         if line.trim().is_empty() {
             continue;

@@ -177,26 +177,70 @@ fn biases_count_in_every_part_of_a_llama() {
     assert!(
         matches!(refused(promised.path()), Error::Malformed(text) if text.contains("gate_proj.bias"))
     );
-    for (parts, width) in [
-        (vec!["self_attn.q_proj"], 32),
-        (vec!["self_attn.o_proj"], 32),
-        (vec!["mlp.gate_proj", "mlp.up_proj"], 64),
-        (vec!["mlp.down_proj"], 32),
-    ] {
+    const PARTS: [(&str, usize); 7] = [
+        ("self_attn.q_proj", 32),
+        ("self_attn.k_proj", 16),
+        ("self_attn.v_proj", 16),
+        ("self_attn.o_proj", 32),
+        ("mlp.gate_proj", 64),
+        ("mlp.up_proj", 64),
+        ("mlp.down_proj", 32),
+    ];
+    // A key's bias alone moves every score of a row alike, and so no weight.
+    for counts in [0, 2, 3, 4, 5, 6] {
         let biased = rewritten(dir, |mut tensors| {
-            let mut put = |part: &str, width: usize, value: f32| {
+            for (at, (part, width)) in PARTS.into_iter().enumerate() {
+                let value = if at == counts { 0.5_f32 } else { 0.0 };
                 let bias = Tensor::full(value, width, &CPU).expect("a bias");
                 tensors.insert(format!("model.layers.0.{part}.bias"), bias);
-            };
-            parts.iter().for_each(|part| put(part, width, 0.5));
-            if parts[0] == "self_attn.q_proj" {
-                put("self_attn.k_proj", 16, 0.5);
-                put("self_attn.v_proj", 16, 0.5);
             }
             tensors
         });
-        assert_ne!(values(&logits(biased.path())), values(&plain), "{parts:?}");
+        // As in transformers, a bias that the configuration does not promise is not used.
+        assert_eq!(values(&logits(biased.path())), values(&plain), "{counts}");
+        let promised = altered(biased.path(), |config| {
+            config["attention_bias"] = true.into();
+            config["mlp_bias"] = true.into();
+        });
+        assert_ne!(values(&logits(promised.path())), values(&plain), "{counts}");
     }
+}
+
+#[test]
+fn layer_norms_by_the_names_of_tensorflow_are_the_same() {
+    let Some(dir) = fixture("bert") else {
+        return;
+    };
+    let older = rewritten(&dir, |tensors| {
+        let name = |name: String| {
+            let name = name.replace("LayerNorm.weight", "LayerNorm.gamma");
+            name.replace("LayerNorm.bias", "LayerNorm.beta")
+        };
+        tensors.into_iter().map(|(n, t)| (name(n), t)).collect()
+    });
+    let states = |dir: &Path| {
+        let bert = backbone::load(dir, &CPU).expect("a backbone");
+        let ids = Tensor::new(&[[1u32, 2, 3]], &CPU).expect("ids");
+        let mask = Tensor::ones((1, 3), DType::F32, &CPU).expect("a mask");
+        let states = bert.forward(&bert.embed(&ids).expect("embeds"), &mask);
+        values(&states.expect("states"))
+    };
+    assert_eq!(states(older.path()), states(&dir));
+}
+
+#[test]
+fn a_decoder_without_its_head_classifies_and_does_not_speak() {
+    let Some(dir) = fixture("llama") else {
+        return;
+    };
+    let bare = rewritten(&dir, |mut tensors| {
+        tensors.remove("lm_head.weight");
+        tensors
+    });
+    let llama = backbone::load(bare.path(), &CPU).expect("a backbone");
+    assert!(!llama.speaks() && backbone::load(&dir, &CPU).expect("a backbone").speaks());
+    let row = Tensor::zeros((1, llama.hidden()), DType::F32, &CPU).expect("a row");
+    assert!(matches!(llama.logits(&row), Err(Error::Misuse(_))));
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! `ciphertune export` and `ciphertune import`: tuned folders from jobs and from PEFT, and PEFT's files from both.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use ciphertune_client::{
     Error, Result,
@@ -63,13 +66,7 @@ impl Export {
             (None, Some(job)) => Tuned::of_job(&common.home.job(&Digest::from_hex(job)?), &opened)?,
             (None, None) => return Err(Error::Misuse("--adapter or --job says what".into())),
         };
-        if let Some(reason) = tuned.write(&self.out, &opened)? {
-            return Err(Error::Refused(format!(
-                "{} holds θ, and no adapter for PEFT: {reason}",
-                self.out.display()
-            )));
-        }
-        told(&tuned, &self.out, common)
+        keep(&tuned, &self.out, &opened, common)
     }
 }
 
@@ -77,18 +74,29 @@ impl Import {
     pub fn run(self, common: &Common) -> Result<ExitCode> {
         let opened = Opened::open(&self.model, Options::default())?;
         let tuned = Tuned::import(&self.peft, &opened, self.template, self.labels)?;
-        tuned.write(&self.out, &opened)?;
-        told(&tuned, &self.out, common)
+        keep(&tuned, &self.out, &opened, common)
     }
 }
 
-fn told(tuned: &Tuned, out: &std::path::Path, common: &Common) -> Result<ExitCode> {
+fn keep(tuned: &Tuned, out: &Path, opened: &Opened, common: &Common) -> Result<ExitCode> {
+    tuned.would_replace_another(out)?;
+    let without_peft = tuned.write(out, opened)?.map(|reason| reason.to_string());
     if common.json {
-        output::json(
-            &json!({"folder": out, "digest": tuned.about.digest, "origin": tuned.about.origin}),
-        )?;
+        output::json(&json!({
+            "folder": out,
+            "digest": tuned.about.digest,
+            "origin": tuned.about.origin,
+            "without_peft": without_peft,
+        }))?;
     } else {
-        println!("θ {}\nsaved in {}", tuned.about.digest, out.display());
+        output::say(&format!(
+            "θ {}\nsaved in {}",
+            tuned.about.digest,
+            out.display()
+        ))?;
+        if let Some(reason) = without_peft {
+            output::say(&format!("no PEFT adapter beside it: {reason}"))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -44,13 +44,13 @@ impl Eval {
                 "truncated": encoded.truncated(),
             }))?;
         } else {
-            println!("{}", summary(&found));
-            print!("{}", table(&found, &tuned.about.tuning.labels));
-            println!(
+            output::say(&summary(&found))?;
+            output::say(&table(&found, &tuned.about.tuning.labels))?;
+            output::say(&format!(
                 "{} duplicates left out; {} records cut to the backbone's context",
                 data.duplicates(),
                 encoded.truncated()
-            );
+            ))?;
         }
         Ok(ExitCode::SUCCESS)
     }

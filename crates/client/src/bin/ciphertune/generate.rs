@@ -1,10 +1,6 @@
 //! `ciphertune generate`: text behind a tuned prompt.
 
-use std::{
-    io::{BufRead as _, Write as _},
-    path::PathBuf,
-    process::ExitCode,
-};
+use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
 use ciphertune_client::{
     Result,
@@ -59,38 +55,51 @@ impl Generate {
         let (tuned, trainer) = Tuned::read(&self.adapter, &opened)?;
         let writer = trainer.writer(&tuned.parameters)?;
         let template = trainer.task().template();
-        for (at, text) in self.texts.iter().enumerate() {
-            let record = question::parse(text, template, at + 1)?;
-            tell(&writer, &record, &sampling, common)?;
-        }
-        if self.texts.is_empty() {
-            for (at, line) in std::io::stdin().lock().lines().enumerate() {
-                let line = line.map_err(question::unreadable)?;
-                if !line.trim().is_empty() {
-                    let record = question::parse(&line, template, at + 1)?;
-                    tell(&writer, &record, &sampling, common)?;
-                }
+        let numbered = (1..).zip(self.texts.iter().cloned()).map(Ok);
+        let questions: Box<dyn Iterator<Item = Result<(usize, String)>>> =
+            match self.texts.is_empty() {
+                true => Box::new(question::lines()),
+                false => Box::new(numbered),
+            };
+        for question in questions {
+            let (number, text) = question?;
+            if text.is_empty() {
+                continue;
             }
+            let record = question::parse(&text, template, number)?;
+            let sampling = Sampling {
+                // Each text draws on its own.
+                seed: sampling.seed.wrapping_add(number as u64 - 1),
+                ..sampling
+            };
+            tell(&writer, number, &record, &sampling, common)?;
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
 /// Writes the answer: token by token for people, whole for machines.
-fn tell(writer: &Writer<'_>, record: &Record, sampling: &Sampling, common: &Common) -> Result<()> {
+fn tell(
+    writer: &Writer<'_>,
+    number: usize,
+    record: &Record,
+    sampling: &Sampling,
+    common: &Common,
+) -> Result<()> {
     let mut out = std::io::stdout();
     let written = writer.write(record, sampling, &mut |new| {
         common.json || write!(out, "{new}").and_then(|()| out.flush()).is_ok()
     })?;
     if common.json {
         return output::json(&json!({
+            "number": number,
             "text": written.text,
             "tokens": written.tokens.len(),
             "ending": written.ending,
             "truncated": written.truncated,
         }));
     }
-    println!();
+    output::say("")?;
     if written.truncated {
         eprintln!("note: the text before the answer was cut to the backbone's context");
     }

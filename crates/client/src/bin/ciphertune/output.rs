@@ -1,6 +1,9 @@
 //! How commands speak: words or JSON, and one way to fail.
 
-use std::process::ExitCode;
+use std::{
+    io::{ErrorKind, Write as _},
+    process::ExitCode,
+};
 
 use ciphertune_client::{Error, Result};
 use serde::Serialize;
@@ -9,8 +12,16 @@ use serde::Serialize;
 pub fn json(value: &impl Serialize) -> Result<()> {
     let line = serde_json::to_string(value)
         .map_err(|error| Error::Fault(format!("writing JSON: {error}")))?;
-    println!("{line}");
-    Ok(())
+    say(&line)
+}
+
+/// Prints a line. Whoever reads standard output may have read enough and gone: then it ends here, without a word.
+pub fn say(line: &str) -> Result<()> {
+    match writeln!(std::io::stdout(), "{line}") {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(error) => Err(Error::Fault(format!("writing to standard output: {error}"))),
+    }
 }
 
 /// Prints an error: words on standard error, or JSON on standard output.

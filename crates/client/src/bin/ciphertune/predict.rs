@@ -1,12 +1,12 @@
 //! `ciphertune predict`: labels for texts.
 
-use std::{io::BufRead as _, path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode};
 
 use ciphertune_client::{
-    Result,
+    Error, Result,
     tuned::{Opened, Tuned},
 };
-use ciphertune_tune::{backbone::Options, data::Record, trainer::Trainer};
+use ciphertune_tune::{backbone::Options, data::Record, task::Route, trainer::Trainer};
 use clap::Args;
 use serde_json::json;
 
@@ -21,7 +21,8 @@ pub struct Predict {
     /// The frozen backbone that it was tuned before.
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
-    /// Texts; none: standard input, one a line. A line that is a JSON object gives the template's columns by name.
+    /// Texts; none: standard input, one a line. A line that is a JSON object gives the template's columns by name; an empty one
+    /// has an empty answer.
     #[arg(value_name = "TEXT")]
     texts: Vec<String>,
     /// Lines of standard input that are read before they are answered.
@@ -29,63 +30,105 @@ pub struct Predict {
     batch: usize,
 }
 
+/// Questions that wait for their answers.
+struct Batch<'a, 'b> {
+    trainer: &'a mut Trainer<'b>,
+    tuned: &'a Tuned,
+    common: &'a Common,
+    /// Each with its number; none of an empty line.
+    waiting: Vec<(usize, Option<Record>)>,
+}
+
 impl Predict {
     pub fn run(self, common: &Common) -> Result<ExitCode> {
         let opened = Opened::open(&self.model, Options::default())?;
         let (tuned, mut trainer) = Tuned::read(&self.adapter, &opened)?;
-        let mut answer = |records: &mut Vec<Record>| -> Result<()> {
-            tell(&mut trainer, &tuned, records, common)?;
-            records.clear();
-            Ok(())
+        if trainer.task().route() == Route::Generation {
+            return Err(Error::Misuse(format!(
+                "{} answers in words, and has no labels to predict: `ciphertune generate` writes them",
+                self.adapter.display()
+            )));
+        }
+        let template = trainer.task().template().clone();
+        let mut batch = Batch {
+            trainer: &mut trainer,
+            tuned: &tuned,
+            common,
+            waiting: Vec::new(),
         };
-        let template = tuned.about.tuning.task()?.template().clone();
-        let mut records = Vec::new();
-        if !self.texts.is_empty() {
-            for (at, text) in self.texts.iter().enumerate() {
-                records.push(question::parse(text, &template, at + 1)?);
+        let numbered = (1..).zip(self.texts.iter().cloned()).map(Ok);
+        let questions: Box<dyn Iterator<Item = Result<(usize, String)>>> =
+            match self.texts.is_empty() {
+                true => Box::new(question::lines()),
+                false => Box::new(numbered),
+            };
+        for question in questions {
+            let asked = question.and_then(|(number, text)| {
+                let record = match text.is_empty() {
+                    true => None,
+                    false => Some(question::parse(&text, &template, number)?),
+                };
+                Ok((number, record))
+            });
+            match asked {
+                Ok(asked) => batch.waiting.push(asked),
+                // What was asked before it is answered first.
+                Err(error) => return batch.answer().and(Err(error)),
             }
-            answer(&mut records)?;
-            return Ok(ExitCode::SUCCESS);
+            if batch.waiting.len() >= self.batch.max(1) {
+                batch.answer()?;
+            }
         }
-        for (at, line) in std::io::stdin().lock().lines().enumerate() {
-            let line = line.map_err(question::unreadable)?;
-            if line.trim().is_empty() {
-                continue;
-            }
-            records.push(question::parse(&line, &template, at + 1)?);
-            if records.len() >= self.batch.max(1) {
-                answer(&mut records)?;
-            }
-        }
-        answer(&mut records)?;
+        batch.answer()?;
         Ok(ExitCode::SUCCESS)
     }
 }
 
-fn tell(
-    trainer: &mut Trainer<'_>,
-    tuned: &Tuned,
-    records: &[Record],
-    common: &Common,
-) -> Result<()> {
-    let labels = &tuned.about.tuning.labels;
-    for found in trainer.predict(&tuned.parameters, records)? {
-        let label = &labels[found.label];
-        if common.json {
-            let each = labels.iter().zip(&found.probabilities);
-            let probabilities: serde_json::Map<_, _> =
-                each.map(|(label, p)| (label.clone(), json!(p))).collect();
-            output::json(
-                &json!({"label": label, "probabilities": probabilities, "truncated": found.truncated}),
-            )?;
-        } else {
-            let cut = if found.truncated {
-                "  (cut to the context)"
-            } else {
-                ""
+impl Batch<'_, '_> {
+    fn answer(&mut self) -> Result<()> {
+        let waiting = std::mem::take(&mut self.waiting);
+        let records: Vec<Record> = waiting.iter().filter_map(|(_, it)| it.clone()).collect();
+        let found = self.trainer.predict(&self.tuned.parameters, &records);
+        let first = waiting.first().map_or(0, |(number, _)| *number);
+        let found = found.map_err(|error| match Error::from(error) {
+            Error::Malformed { what, detail } => Error::Malformed {
+                what: format!("{what}, texts from {first}"),
+                detail,
+            },
+            other => other,
+        })?;
+        let mut found = found.into_iter();
+        let labels = &self.tuned.about.tuning.labels;
+        for (number, record) in waiting {
+            let found = record.and_then(|_| found.next());
+            let Some(found) = found else {
+                match self.common.json {
+                    true => output::json(&json!({"number": number, "label": null}))?,
+                    false => output::say("")?,
+                }
+                continue;
             };
-            println!("{label}  {:.3}{cut}", found.probabilities[found.label]);
+            let label = &labels[found.label];
+            if self.common.json {
+                let each = labels.iter().zip(&found.probabilities);
+                let probabilities: serde_json::Map<_, _> =
+                    each.map(|(label, p)| (label.clone(), json!(p))).collect();
+                output::json(&json!({
+                    "number": number,
+                    "label": label,
+                    "probabilities": probabilities,
+                    "truncated": found.truncated,
+                }))?;
+            } else {
+                let cut = if found.truncated {
+                    "  (cut to the context)"
+                } else {
+                    ""
+                };
+                let likely = found.probabilities[found.label];
+                output::say(&format!("{label}  {likely:.3}{cut}"))?;
+            }
         }
+        Ok(())
     }
-    Ok(())
 }

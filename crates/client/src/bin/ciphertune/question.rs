@@ -1,9 +1,12 @@
 //! A text on the command line or a line of standard input, as a record without an answer.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, io::BufRead as _};
 
 use ciphertune_client::{Error, Result};
-use ciphertune_tune::{data::Record, template::Template};
+use ciphertune_tune::{
+    data::{Record, decode, fields},
+    template::Template,
+};
 use serde_json::{Map, Value};
 
 /// A JSON object gives the template's columns by name; anything else is the template's only column.
@@ -13,23 +16,7 @@ use serde_json::{Map, Value};
 pub fn parse(text: &str, template: &Template, number: usize) -> Result<Record> {
     let refused = |what: String| Error::Misuse(format!("text {number}: {what}"));
     let fields = match serde_json::from_str::<Map<String, Value>>(text) {
-        Ok(object) => {
-            let mut fields = BTreeMap::new();
-            for (name, value) in object {
-                let value = match value {
-                    Value::String(text) => text,
-                    Value::Number(number) => number.to_string(),
-                    Value::Bool(truth) => truth.to_string(),
-                    _ => {
-                        return Err(refused(format!(
-                            "column {name:?} is not a string, a number or true/false"
-                        )));
-                    }
-                };
-                fields.insert(name, value);
-            }
-            fields
-        }
+        Ok(object) => fields(object).map_err(refused)?,
         Err(_) => match template.only_column() {
             Some(column) => BTreeMap::from([(column.to_owned(), text.to_owned())]),
             None => {
@@ -49,7 +36,17 @@ pub fn parse(text: &str, template: &Template, number: usize) -> Result<Record> {
     Ok(record)
 }
 
-/// Standard input that cannot be read.
-pub fn unreadable(error: std::io::Error) -> Error {
-    Error::Misuse(format!("cannot read standard input: {error}"))
+/// The lines of standard input, from 1, UTF-8 or Latin-1, white space at their ends taken off.
+pub fn lines() -> impl Iterator<Item = Result<(usize, String)>> {
+    let mut input = std::io::stdin().lock();
+    (1..).map_while(move |number| {
+        let mut line = Vec::new();
+        match input.read_until(b'\n', &mut line) {
+            Ok(0) => None,
+            Ok(_) => Some(Ok((number, decode(&line).trim().to_owned()))),
+            Err(error) => Some(Err(Error::Fault(format!(
+                "standard input, line {number}: {error}"
+            )))),
+        }
+    })
 }

@@ -1,7 +1,9 @@
 //! `ciphertune tune`: p-tuning on this machine alone.
 
+mod report;
+
 use std::{
-    num::NonZeroUsize,
+    num::{NonZeroU32, NonZeroUsize},
     path::{Path, PathBuf},
     process::ExitCode,
     sync::{
@@ -13,14 +15,13 @@ use std::{
 
 use ciphertune_client::{
     Error, Result,
-    local::{Corpus, Counted, Finished, Local},
+    local::{Corpus, Local},
     tuned::{Opened, Tuned},
     tuning::Tuning,
 };
 use ciphertune_tune::{
     backbone::Options,
     data::{Dataset, Schema},
-    evaluate::Evaluation,
     head::Pooling,
     optimiser::{OptimiserSpec, Schedule},
     session::{Event, Patience},
@@ -32,7 +33,10 @@ use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
+pub use report::{summary, table};
+
 use crate::{Common, output};
+use report::{report, told};
 
 /// Flags of `ciphertune tune`.
 #[derive(Args)]
@@ -54,7 +58,7 @@ pub struct Tune {
     hold_out: f64,
     /// Go on from the θ of another tuned folder, which stays as it is: a federation's prompt, say, on a member's own data. Task
     /// and encoder are then that folder's.
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["template", "labels", "route", "encoder", "virtual_tokens"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["template", "labels", "route", "encoder", "virtual_tokens", "encoder_hidden", "encoder_layers", "pooling", "feature_length", "head"])]
     from: Option<PathBuf>,
     #[command(flatten)]
     task: TaskFlags,
@@ -62,7 +66,7 @@ pub struct Tune {
     training: TrainingFlags,
     /// End after N evaluations in a row without a lower validation loss. The best model is kept in any case.
     #[arg(long, value_name = "N")]
-    patience: Option<u32>,
+    patience: Option<NonZeroU32>,
     /// Steps between evaluations; each epoch's end unless given.
     #[arg(long, value_name = "STEPS")]
     evaluate_every: Option<NonZeroUsize>,
@@ -213,7 +217,7 @@ impl Tune {
             tuning.training.seed,
         )?;
         let patience = Patience {
-            evaluations: self.patience,
+            evaluations: self.patience.map(NonZeroU32::get),
             evaluate_every: self.evaluate_every.map(|steps| steps.get() as u64),
         };
         if patience.evaluations.is_some() && self.hold_out == 0.0 && self.validation.is_none() {
@@ -235,14 +239,14 @@ impl Tune {
                 &json!({"data": local.counted(), "tuning": tuning, "parameters": local.dimension(), "steps_before": local.steps_before()}),
             )?;
         } else {
-            println!("{}", told(local.counted(), &tuning));
-            println!(
+            output::say(&told(local.counted(), &tuning))?;
+            output::say(&format!(
                 "{} parameters before a frozen {}",
                 local.dimension(),
                 opened.backbone.kind()
-            );
+            ))?;
             if local.steps_before() > 0 {
-                println!("going on after step {}", local.steps_before());
+                output::say(&format!("going on after step {}", local.steps_before()))?;
             }
         }
         let mut observer = if common.json { machine() } else { human() };
@@ -405,7 +409,9 @@ fn stop_flag() -> Result<Arc<AtomicBool>> {
         output::on_runtime(async move {
             output::asked_to_stop().await;
             set.store(true, Ordering::Relaxed);
-            Ok(ExitCode::SUCCESS)
+            // Who asks again does not want to wait for the step or the evaluation under way.
+            output::asked_to_stop().await;
+            std::process::exit(3)
         })
     });
     Ok(stop)
@@ -464,93 +470,10 @@ fn human() -> Box<dyn FnMut(Event<'_>)> {
             );
             // Where no bar is drawn, nothing would be printed above it.
             if bar.is_hidden() {
-                println!("{line}");
+                let _ = output::say(&line);
             } else {
                 bar.println(line);
             }
         }
     })
-}
-
-/// What the data hold, in words.
-fn told(counted: &Counted, tuning: &Tuning) -> String {
-    let mut text = format!(
-        "{} records to train on, {} held out; {} duplicates left out; {} cut to the backbone's context\ntemplate {}",
-        counted.training,
-        counted.validation,
-        counted.duplicates,
-        counted.truncated,
-        tuning.template
-    );
-    for (label, (training, validation)) in &counted.labels {
-        text += &format!("\n  {label:<20} {training:>7} {validation:>7}");
-    }
-    text
-}
-
-fn report(finished: &Finished, folder: &Path, common: &Common) -> Result<()> {
-    let about = &finished.tuned.about;
-    let without_peft = finished.without_peft.map(|reason| reason.to_string());
-    if common.json {
-        return output::json(&json!({
-            "digest": about.digest,
-            "before": finished.before,
-            "validation": about.validation,
-            "folder": folder,
-            "without_peft": without_peft,
-        }));
-    }
-    if let (Some(before), Some(after)) = (&finished.before, &about.validation) {
-        println!("before: {}", summary(before));
-        println!(
-            "after:  {}\n{}",
-            summary(after),
-            table(after, &about.tuning.labels)
-        );
-    }
-    println!("θ {}\nsaved in {}", about.digest, folder.display());
-    match without_peft {
-        Some(reason) => println!("no PEFT adapter beside it: {reason}"),
-        None => println!("PeftModel.from_pretrained loads it, too"),
-    }
-    Ok(())
-}
-
-/// An evaluation in one line.
-pub fn summary(found: &Evaluation) -> String {
-    let rest = match (found.macro_f1, found.token_accuracy) {
-        (Some(f1), _) => format!("macro F1 {f1:.3}"),
-        (_, Some(tokens)) => format!("{:.1} % of the answers' tokens right", 100.0 * tokens),
-        _ => String::new(),
-    };
-    format!(
-        "loss {:.4}, accuracy {:.1} %, {rest}, of {} records",
-        found.loss,
-        100.0 * found.accuracy,
-        found.examples
-    )
-}
-
-/// The confusion table: a row a true label, a column a predicted one.
-pub fn table(found: &Evaluation, labels: &[String]) -> String {
-    if found.confusion.is_empty() {
-        return String::new();
-    }
-    let wide = labels
-        .iter()
-        .map(|label| label.chars().count())
-        .max()
-        .unwrap_or(0)
-        .max(8);
-    let mut text = format!("{:wide$}  predicted\n{:wide$}", "", "true");
-    for label in labels {
-        text += &format!("  {label:>wide$}");
-    }
-    for (label, row) in labels.iter().zip(&found.confusion) {
-        text += &format!("\n{label:wide$}");
-        for count in row {
-            text += &format!("  {count:>wide$}");
-        }
-    }
-    text + "\n"
 }

@@ -9,6 +9,7 @@ pub(super) mod attention;
 pub(super) mod norm;
 mod product;
 pub(super) mod rope;
+pub(crate) mod row;
 pub(super) mod softmax;
 
 use rayon::prelude::*;

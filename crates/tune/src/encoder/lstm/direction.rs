@@ -6,7 +6,8 @@ use candle_core::{Device, Tensor, Var};
 
 use super::super::{numbers, variable};
 use crate::backbone::kernels::activation::exp;
-use crate::backbone::kernels::{fma, sum2, vectorised};
+use crate::backbone::kernels::row::add_product;
+use crate::backbone::kernels::{fma, vectorised};
 use crate::error::{Error, Result};
 use crate::random::SplitMix;
 
@@ -236,15 +237,6 @@ pub(super) fn steps(
         (false, _) => (step, Some(step - 1)),
         (true, _) => (length - 1 - step, Some(length - step)),
     })
-}
-
-vectorised! {
-    /// y ← y + W·x, W `[y, x]` row-major.
-    fn add_product<'a>(weight: &'a [f32], x: &'a [f32], y: &'a mut [f32]) {
-        for (row, y) in weight.chunks_exact(x.len()).zip(y) {
-            *y += sum2(row, x, |w, x| w * x);
-        }
-    }
 }
 
 vectorised! {
