@@ -8,6 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ciphertune_client::{
+    desk::KeptJob,
+    tuned::{Opened, Origin, Tuned},
+};
 use serde_json::Value;
 
 fn demo(arguments: &[&str]) -> Command {
@@ -405,4 +409,43 @@ fn real_sentences_and_a_real_model_are_tuned() {
     assert_eq!(summary["backbone"]["kind"], "bert");
     assert_eq!(summary["smoke_run"], false);
     assert_eq!(summary["rounds"][0]["sum_equals_plaintext"], true);
+}
+
+#[test]
+fn members_move_their_models_alike_whatever_the_aggregation_and_what_they_agree_on_is_ready_to_use()
+{
+    for (aggregation, moments) in [("fedavgm", 1), ("fedadam", 2)] {
+        let folder = tempfile::tempdir().unwrap();
+        let wish = ["--rounds", "2", "--aggregation", aggregation];
+        let (_, summary) = run_into(folder.path(), &wish);
+        for round in summary["rounds"].as_array().unwrap() {
+            assert_eq!(round["sum_equals_plaintext"], true);
+        }
+        let mut agreed: Vec<KeptJob> = Vec::new();
+        for member in 1..=3 {
+            let jobs = folder.path().join(format!("parties/member-{member}/jobs"));
+            let job = fs::read_dir(jobs).unwrap().next().unwrap().unwrap().path();
+            agreed.push(KeptJob::read(&job).unwrap().expect("a job with its model"));
+        }
+        let dimension = agreed[0].job.dimension as usize;
+        assert_eq!(agreed[0].model.state.len(), dimension * (1 + moments));
+        assert!(agreed[0].model.state[dimension..].iter().any(|m| *m != 0.0));
+        assert!(agreed.iter().all(|it| it.model.round == 2));
+        assert!(
+            agreed
+                .iter()
+                .all(|it| it.model.state == agreed[0].model.state)
+        );
+
+        let opened = Opened::open(&folder.path().join("model"), Default::default()).unwrap();
+        let (tuned, _) = Tuned::read(&folder.path().join("tuned"), &opened).unwrap();
+        assert_eq!(tuned.parameters, agreed[0].model.state[..dimension]);
+        let origin = Origin::Job {
+            job: agreed[0].digest.to_string(),
+            rounds: 2,
+        };
+        assert_eq!(tuned.about.origin, origin);
+    }
+    let (code, said) = refused(&["--aggregation", "fedadam", "--sampling-rate", "0.1"]);
+    assert!(code == Some(1) && said.contains("aggregation"), "{said}");
 }
