@@ -374,11 +374,21 @@ mod tests {
 
     #[test]
     fn a_sliding_window_bounds_the_positions() {
-        assert_eq!(config(r#","sliding_window":32"#).positions(), 32);
+        let positions = |kind: &str, used: Option<bool>| {
+            let mut config = config(r#","sliding_window":32"#);
+            config.model_type = kind.into();
+            config.use_sliding_window = used;
+            config.positions()
+        };
         assert_eq!(
-            config(r#","sliding_window":32,"use_sliding_window":false"#).positions(),
-            64
+            [None, Some(false)].map(|it| positions("mistral", it)),
+            [32, 64]
         );
+        assert_eq!(
+            [None, Some(true)].map(|it| positions("qwen2", it)),
+            [64, 32]
+        );
+        assert_eq!(positions("llama", None), 64);
     }
 
     #[test]
@@ -396,7 +406,7 @@ mod tests {
             assert_eq!(end_of_text(dir).expect("ids"), want);
         }
         write("generation_config.json", r#"{"eos_token_id":5}"#);
-        assert_eq!(end_of_text(dir).expect("ids"), [5]);
+        assert_eq!(end_of_text(dir).expect("ids"), [2, 7, 5]);
         write("generation_config.json", r#"{"bos_token_id":1}"#);
         assert_eq!(end_of_text(dir).expect("ids"), [2, 7]);
         write("generation_config.json", r#"{"eos_token_id":-1}"#);
