@@ -16,6 +16,8 @@ use crate::{
 
 /// The longest update, and the longest state: 2⁴⁰ numbers would be 2 TB; this is 2³².
 pub const MAX_DIMENSION: u64 = 1 << 32;
+/// What an aggregation remembers of each parameter, at most.
+const MOST_MOMENTS: u64 = 2;
 
 /// The numbers of the privacy mechanism, as the job's author reckons them. Each member reckons anew.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,8 +113,8 @@ pub struct Job {
     pub mechanism: Mechanism,
     /// d: length of the update; with batches, of one record's gradient and metrics.
     pub dimension: u64,
-    /// Length of what members agree on after a round: the model, and with batches the optimiser's moments after it. d
-    /// without.
+    /// Length of what members agree on after a round: the model, and after it the moments of the optimiser, with batches, or of
+    /// the aggregation, without: none, d or 2·d.
     pub state: u64,
     /// B: bound on one integer of one contribution.
     pub value_bound: u64,
@@ -177,8 +179,19 @@ impl Object for Job {
         let mechanism = parse_mechanism(mechanism)?;
         let state = match raw.state {
             0 => raw.dimension,
-            _ if mechanism.batches.is_none() => {
-                return Err(malformed(NAME, "a state without batches"));
+            // The model, and what an aggregation remembers of each parameter.
+            state
+                if mechanism.batches.is_none()
+                    && (!state.is_multiple_of(raw.dimension)
+                        || state > MOST_MOMENTS * raw.dimension + raw.dimension) =>
+            {
+                return Err(malformed(
+                    NAME,
+                    format!(
+                        "state = {state} without batches, of a model of {}",
+                        raw.dimension
+                    ),
+                ));
             }
             state @ 1..=MAX_DIMENSION => state,
             state => return Err(malformed(NAME, format!("state = {state}"))),
@@ -457,8 +470,13 @@ mod tests {
             );
         }
         for unit in [Unit::None, Unit::Institution] {
-            let said = refused(&job(unit), |raw| raw.state = 15);
-            assert!(said.contains("a state without batches"), "{said}");
+            let mut moved = job(unit);
+            moved.state = 15;
+            assert_eq!(Job::parse(&moved.serialise()).unwrap(), moved);
+            let said = refused(&job(unit), |raw| raw.state = 14);
+            assert!(said.contains("without batches, of a model of"), "{said}");
+            let said = refused(&job(unit), |raw| raw.state = 4 * raw.dimension);
+            assert!(said.contains("without batches, of a model of"), "{said}");
         }
         let said = refused(&in_batches(Unit::Record), |raw| {
             raw.state = MAX_DIMENSION + 1
