@@ -170,7 +170,8 @@ fn a_run_says_what_it_trains_on_and_leaves_a_folder_that_answers() {
     assert_eq!(few.lines().count(), 2);
     let lines = "sales rose\n\n{\"sentence\": \"margins fell\"}\n";
     let piped = desk.answered("predict --adapter tuned --model model --batch 1", lines);
-    assert_eq!(piped, few);
+    // The empty line keeps its place.
+    assert_eq!(piped, few.replacen('\n', "\n\n", 1));
     let each = desk
         .objects("predict --adapter tuned --model model 'sales rose'")
         .remove(0);
@@ -297,8 +298,13 @@ fn what_is_exported_comes_back_and_is_continued_on_other_data_beside_it() {
         let line = format!("eval --adapter {folder} --model model --data headlines.txt");
         desk.objects(&line).remove(0)["evaluation"].clone()
     };
-    // P(θ) of a network, and P itself: the same prompt.
-    assert_eq!(found("imported"), found("tuned"));
+    // P(θ) of a network, and P itself: the same prompt, met in batches of other sizes.
+    let same = || {
+        let (imported, tuned) = (found("imported"), found("tuned"));
+        let loss = |it: &Value| it["loss"].as_f64().unwrap();
+        imported["confusion"] == tuned["confusion"] && (loss(&imported) - loss(&tuned)).abs() < 1e-5
+    };
+    assert!(same());
 
     let further = "tune --model model --from imported --data few.csv --validation headlines.txt --epochs 1 --out mine";
     let (code, said) = desk.refusal(further);
@@ -319,7 +325,7 @@ fn what_is_exported_comes_back_and_is_continued_on_other_data_beside_it() {
     let (code, said) = desk.refusal("export --adapter mine --model model --out imported");
     assert!(code == 1 && said.contains("holds another"), "{said}");
     // The one it came from is as it was.
-    assert_eq!(found("imported"), found("tuned"));
+    assert!(same());
 }
 
 #[test]
