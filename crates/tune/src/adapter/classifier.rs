@@ -27,7 +27,7 @@ impl ClassifierWeights {
     /// A classifier that starts from these values, its bias at zero where there is none.
     ///
     /// # Errors
-    /// [`Error::Misuse`] for shapes that do not fit together.
+    /// [`crate::Error::Misuse`] for shapes that do not fit together.
     pub fn classifier(&self) -> Result<Classifier> {
         let zeros = || Tensor::zeros(self.weight.dim(0)?, DType::F32, self.weight.device());
         let bias = self.bias.clone().map_or_else(zeros, Ok)?;
