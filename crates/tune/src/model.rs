@@ -412,27 +412,13 @@ fn start_encoder(
             let ids = Tensor::from_vec(words, (1, tokens), device)?;
             Box::new(Embedding::from_rows(&backbone.embed(&ids)?.squeeze(0)?)?)
         }
-        EncoderSpec::Mlp { hidden: inner } => {
-            let depth = Depth::Peft;
-            Box::new(Mlp::random(
-                tokens,
-                hidden,
-                inner,
-                depth,
-                random.word(),
-                device,
-            )?)
-        }
-        EncoderSpec::NemoMlp { hidden: inner } => {
-            let depth = Depth::Nemo;
-            Box::new(Mlp::random(
-                tokens,
-                hidden,
-                inner,
-                depth,
-                random.word(),
-                device,
-            )?)
+        EncoderSpec::Mlp { hidden: inner } | EncoderSpec::NemoMlp { hidden: inner } => {
+            let depth = match spec.encoder {
+                EncoderSpec::NemoMlp { .. } => Depth::Nemo,
+                _ => Depth::Peft,
+            };
+            let seed = random.word();
+            Box::new(Mlp::random(tokens, hidden, inner, depth, seed, device)?)
         }
         EncoderSpec::Lstm {
             hidden: inner,
