@@ -31,7 +31,9 @@ transformers.logging.set_verbosity_error()
 
 
 def resident(key):
-    """VmRSS or VmHWM of this process, bytes."""
+    """VmRSS or VmHWM of this process, or what its tensors take and took at most on a GPU, bytes."""
+    if case["device"] != "cpu":
+        return {"VmRSS": torch.cuda.memory_allocated, "VmHWM": torch.cuda.max_memory_allocated}[key]()
     with open("/proc/self/status") as status:
         line = next(line for line in status if line.startswith(key + ":"))
     return 1024 * int(line.split()[1])
@@ -55,15 +57,16 @@ def load():
         encoder_hidden_size=case["encoder_hidden"],
         encoder_dropout=0.0,
     )
-    return get_peft_model(model, encoder).train()
+    return get_peft_model(model, encoder).train().to(case["device"])
 
 
 def batch():
     """Loss on the answer's tokens alone, or on the class."""
-    ids = torch.tensor(case["inputs"])
+    ids = torch.tensor(case["inputs"], device=case["device"])
     if case["classes"] is not None:
-        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.tensor(case["labels"])}
-    answers = torch.tensor([case["answers"][label] for label in case["labels"]])
+        labels = torch.tensor(case["labels"], device=case["device"])
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+    answers = torch.tensor([case["answers"][label] for label in case["labels"]], device=case["device"])
     ids = torch.cat([ids, answers], dim=1)
     labels = ids.clone()
     labels[:, : -answers.shape[1]] = -100

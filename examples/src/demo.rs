@@ -20,6 +20,7 @@ use ciphertune_client::{
 use ciphertune_identity::Role;
 use ciphertune_policy::Unit;
 use ciphertune_round::{Digest, Ended, Job};
+use ciphertune_tune::device::Device;
 use ciphertune_wire::{
     Meter,
     proto::{Event, EventKind},
@@ -567,7 +568,7 @@ fn keep_tuned(setup: &Setup) -> Result<()> {
     let Some(job) = jobs.next() else {
         return Ok(());
     };
-    let opened = Opened::open(&setup.model, Default::default())?;
+    let opened = Opened::open(&setup.model, &Device::Cpu, Default::default())?;
     let tuned = Tuned::of_job(&job.map_err(failed)?.path(), &opened)?;
     tuned.write(&setup.root.join("tuned"), &opened)?;
     Ok(())

@@ -23,6 +23,7 @@ use ciphertune_client::{
 };
 use ciphertune_identity::{Home, Kit, Passphrase, SigningKey};
 use ciphertune_server::Config;
+use ciphertune_tune::device::Device;
 use tokio::{net::TcpListener, sync::oneshot};
 
 use crate::{
@@ -166,10 +167,12 @@ async fn take_part(home: PathBuf, learner: impl Learner, options: Options) -> Re
 }
 
 async fn load(model: PathBuf, training: PathBuf, validation: Option<PathBuf>) -> Result<Tuner> {
-    tokio::task::spawn_blocking(move || Tuner::load(&model, &training, validation.as_deref()))
-        .await
-        .map_err(|error| Error::fault("loading the model", error))?
-        .map_err(Error::from)
+    tokio::task::spawn_blocking(move || {
+        Tuner::load(&model, &Device::Cpu, &training, validation.as_deref())
+    })
+    .await
+    .map_err(|error| Error::fault("loading the model", error))?
+    .map_err(Error::from)
 }
 
 fn passphrase() -> Result<Passphrase> {

@@ -437,7 +437,12 @@ fn members_move_their_models_alike_whatever_the_aggregation_and_what_they_agree_
                 .all(|it| it.model.state == agreed[0].model.state)
         );
 
-        let opened = Opened::open(&folder.path().join("model"), Default::default()).unwrap();
+        let opened = Opened::open(
+            &folder.path().join("model"),
+            &ciphertune_tune::device::Device::Cpu,
+            Default::default(),
+        )
+        .unwrap();
         let (tuned, _) = Tuned::read(&folder.path().join("tuned"), &opened).unwrap();
         assert_eq!(tuned.parameters, agreed[0].model.state[..dimension]);
         let origin = Origin::Job {

@@ -26,6 +26,7 @@ use ciphertune_tests::{
 };
 use ciphertune_tune::{
     backbone::random::{small_llama, write_random_llama},
+    device::Device,
     spec::{EncoderSpec, TrainingSpec},
     task::Route,
     tokenizer::word_level,
@@ -432,7 +433,7 @@ fn tuner(folder: &Path, name: &str, sentences: &[&str]) -> Tuner {
     words.save(&folder.join("tokenizer.json")).unwrap();
     let data = folder.join(name);
     fs::write(&data, sentences.join("\n")).unwrap();
-    Tuner::load(folder, &data, None).unwrap()
+    Tuner::load(folder, &Device::Cpu, &data, None).unwrap()
 }
 
 fn tuning(encoder: EncoderSpec) -> Tuning {

@@ -46,9 +46,9 @@ impl Opened {
     ///
     /// # Errors
     /// A folder without a file that it needs, or of an unknown architecture, is named.
-    pub fn open(folder: &Path, options: Options) -> Result<Self> {
+    pub fn open(folder: &Path, device: &Device, options: Options) -> Result<Self> {
         Ok(Self {
-            backbone: backbone::load_with(folder, &Device::Cpu, options)?,
+            backbone: backbone::load_with(folder, device, options)?,
             tokenizer: Tokenizer::load(&folder.join("tokenizer.json"))?,
             folder: folder.to_owned(),
         })

@@ -87,7 +87,12 @@ impl Tuner {
     ///
     /// # Errors
     /// A folder without a file that it needs, or of an unknown architecture, is named.
-    pub fn load(model: &Path, training: &Path, validation: Option<&Path>) -> Result<Self> {
+    pub fn load(
+        model: &Path,
+        device: &Device,
+        training: &Path,
+        validation: Option<&Path>,
+    ) -> Result<Self> {
         for path in [Some(training), validation].into_iter().flatten() {
             std::fs::metadata(path).map_err(|error| {
                 Error::fault(format_args!("data file {}", path.display()), error)
@@ -96,14 +101,18 @@ impl Tuner {
         Ok(Self {
             training: Some(training.to_owned()),
             validation: validation.map(Path::to_owned),
-            ..Self::for_draft(model)?
+            ..Self::on(model, device)?
         })
     }
 
     /// Loads a backbone's folder without data: enough to draft a job with.
     pub fn for_draft(model: &Path) -> Result<Self> {
+        Self::on(model, &Device::Cpu)
+    }
+
+    fn on(model: &Path, device: &Device) -> Result<Self> {
         Ok(Self {
-            backbone: backbone::load(model, &Device::Cpu)?,
+            backbone: backbone::load(model, device)?,
             tokenizer: Tokenizer::load(&model.join("tokenizer.json"))?,
             training: None,
             validation: None,

@@ -130,7 +130,8 @@ impl Trainer<'_> {
         let backbone = self.model.backbone();
         let mut prefix = backbone.start()?;
         let prompt = self.model.prompt()?;
-        backbone.extend(&prompt.embeddings().unsqueeze(0)?, &mut prefix)?;
+        let prompt = prompt.embeddings().to_device(backbone.device())?;
+        backbone.extend(&prompt.unsqueeze(0)?, &mut prefix)?;
         Ok(Writer {
             trainer: self,
             prefix,

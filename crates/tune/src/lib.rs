@@ -3,7 +3,7 @@
 //! trained and shared.
 //!
 //! Read in this order: [`backbone`] (the frozen model), [`encoder`] (what is trained),
-//! [`head`] (pooling and the classifier), [`parameters`] (all of it as one vector); then
+//! [`head`] (pooling and the classifier), [`mod@device`] (where it runs), [`parameters`] (all of it as one vector); then
 //! [`data`], [`template`], [`tokenizer`] and [`task`] (records to tokens), [`batch`],
 //! [`optimiser`], [`aggregation`], [`spec`] (every choice), and [`trainer`] (one member's local work; with record-level
 //! privacy, its records' own gradients and the step along what is released). On one machine alone: [`session`] (a run that
@@ -16,6 +16,7 @@ pub mod backbone;
 pub mod batch;
 mod checkpoint;
 pub mod data;
+pub mod device;
 pub mod encoder;
 mod error;
 pub mod evaluate;

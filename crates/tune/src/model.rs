@@ -1,6 +1,6 @@
 //! The backbone with its prompt and its task: a batch to the losses of its answers.
 
-use candle_core::{D, DType, Tensor, Var};
+use candle_core::{D, DType, Device, Tensor, Var};
 
 use crate::backbone::{Backbone, log_likelihood};
 use crate::batch::pad;
@@ -299,14 +299,16 @@ impl<'a> Model<'a> {
 
     /// Hidden states `[B, V + T, H]` and their mask `[B, V + T]`.
     fn hidden(&self, prompts: &Tensor, sequences: &[&[u32]]) -> Result<(Tensor, Tensor)> {
+        let device = self.backbone.device();
         let prompts = match prompts.rank() {
             2 => for_each(prompts, sequences.len())?,
             _ => prompts.clone(),
         };
-        let (ids, mask) = pad(sequences, self.backbone.device())?;
+        let prompts = prompts.to_device(device)?;
+        let (ids, mask) = pad(sequences, device)?;
         let (batch, virtual_tokens, _) = prompts.dims3()?;
         let embeds = Tensor::cat(&[&prompts, &self.backbone.embed(&ids)?], 1)?;
-        let ones = Tensor::ones((batch, virtual_tokens), DType::F32, self.backbone.device())?;
+        let ones = Tensor::ones((batch, virtual_tokens), DType::F32, device)?;
         let mask = Tensor::cat(&[&ones, &mask], 1)?;
         Ok((self.backbone.forward(&embeds, &mask)?, mask))
     }
@@ -400,7 +402,8 @@ fn start_encoder(
     spec: &TrainingSpec,
     mut random: SplitMix,
 ) -> Result<Box<dyn Encoder>> {
-    let (tokens, hidden, device) = (spec.virtual_tokens, backbone.hidden(), backbone.device());
+    // Encoders are small, and all members' must agree to the bit: they stay on the CPU.
+    let (tokens, hidden, device) = (spec.virtual_tokens, backbone.hidden(), &Device::Cpu);
     Ok(match spec.encoder {
         EncoderSpec::Embedding => {
             Box::new(Embedding::random(tokens, hidden, random.word(), device)?)
@@ -409,8 +412,9 @@ fn start_encoder(
             let words: Vec<u32> = (0..tokens)
                 .map(|_| random.below(backbone.vocabulary()) as u32)
                 .collect();
-            let ids = Tensor::from_vec(words, (1, tokens), device)?;
-            Box::new(Embedding::from_rows(&backbone.embed(&ids)?.squeeze(0)?)?)
+            let ids = Tensor::from_vec(words, (1, tokens), backbone.device())?;
+            let rows = backbone.embed(&ids)?.squeeze(0)?.to_device(device)?;
+            Box::new(Embedding::from_rows(&rows)?)
         }
         EncoderSpec::Mlp { hidden: inner } | EncoderSpec::NemoMlp { hidden: inner } => {
             let depth = match spec.encoder {
@@ -447,7 +451,6 @@ fn pick(rows: &Tensor, columns: &[u32]) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::Device;
 
     #[test]
     fn log_softmax_is_right_for_large_scores_and_so_is_its_gradient() {

@@ -1,6 +1,7 @@
 //! Every backbone and prompt encoder against what transformers and PEFT computed (the
 //! fixtures under `shared/fixtures/hf`, or where `HF_FIXTURES` says), and its gradients
-//! against finite differences.
+//! against finite differences: by the CPU's kernels, by the operations for other devices on the
+//! CPU and, with the feature `cuda`, on a GPU.
 
 #[path = "parity/continuation.rs"]
 mod continuation;
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
 use ciphertune_tune::backbone::{self, Backbone, Options};
+use ciphertune_tune::device;
 use ciphertune_tune::encoder::Encoder;
 use ciphertune_tune::encoder::embedding::Embedding;
 use ciphertune_tune::encoder::lstm::Lstm;
@@ -20,6 +22,9 @@ use ciphertune_tune::encoder::mlp::Mlp;
 use ciphertune_tune::head::{Classifier, Pooling};
 use ciphertune_tune::parameters::Trainable;
 use ciphertune_tune::{Error, Result};
+
+/// Where a backbone runs, and how.
+type Place = (Device, Options);
 
 type Tensors = HashMap<String, Tensor>;
 
@@ -46,6 +51,21 @@ fn present(path: PathBuf) -> Option<PathBuf> {
         return None;
     }
     Some(path)
+}
+
+/// The CPU's kernels, candle's operations on the CPU and, where there is one, a GPU.
+fn places() -> Vec<Place> {
+    let portable = Options {
+        portable: true,
+        ..Options::default()
+    };
+    let mut places = vec![(CPU, Options::default()), (CPU, portable)];
+    match device::find("cuda") {
+        Ok(gpu) => places.push((gpu, Options::default())),
+        Err(error) if cfg!(feature = "cuda") => eprintln!("SKIPPED on a GPU: {error}"),
+        Err(_) => {}
+    }
+    places
 }
 
 fn values(tensor: &Tensor) -> Vec<f32> {
@@ -90,12 +110,12 @@ struct Outcome {
 
 impl Fixture {
     /// The model of one architecture and what PEFT's `encoder` (`"mlp"`, `"lstm"`) gave.
-    fn open(architecture: &str, encoder: &str, options: Options) -> Option<Self> {
-        Some(Self::of(&fixture(architecture)?, encoder, options))
+    fn open(architecture: &str, encoder: &str, place: &Place) -> Option<Self> {
+        Some(Self::of(&fixture(architecture)?, encoder, place))
     }
 
-    fn of(dir: &Path, encoder: &str, options: Options) -> Self {
-        let backbone = backbone::load_with(dir, &CPU, options).expect("a backbone");
+    fn of(dir: &Path, encoder: &str, (device, options): &Place) -> Self {
+        let backbone = backbone::load_with(dir, device, *options).expect("a backbone");
         let file = dir.join(format!("ptuning_{encoder}.safetensors"));
         let tensors = candle_core::safetensors::load(file, &CPU).expect("a fixture");
         let virtual_tokens = tensors["prompt_embeddings_batch"].dims()[1];
@@ -103,7 +123,8 @@ impl Fixture {
             .to_dtype(DType::F32)
             .expect("a mask");
         let ones = Tensor::ones((mask.dims()[0], virtual_tokens), DType::F32, &CPU).expect("ones");
-        let mask = Tensor::cat(&[&ones, &mask], 1).expect("a mask");
+        let mask = Tensor::cat(&[&ones, &mask], 1).and_then(|mask| mask.to_device(device));
+        let mask = mask.expect("a mask");
         Self {
             backbone,
             tensors,
@@ -129,16 +150,22 @@ impl Fixture {
         if self.backbone.kind() == "bert" {
             return logits.clone();
         }
-        let rows = self.real_rows().expect("rows");
+        let rows = self.real_rows().and_then(|rows| Ok(rows.to_device(&CPU)?));
+        let rows = rows.expect("rows");
         let logits = logits.flatten_to(1).and_then(|t| t.index_select(&rows, 0));
         logits.expect("logits")
     }
 
+    fn device(&self) -> &Device {
+        self.backbone.device()
+    }
+
     fn prompts(&self, prompt: &Tensor) -> Result<Tensor> {
         let ids = self.tensors["input_ids"].to_dtype(DType::U32)?;
-        let words = self.backbone.embed(&ids)?;
+        let words = self.backbone.embed(&ids.to_device(self.device())?)?;
         let shape = (words.dims()[0], self.virtual_tokens, words.dims()[2]);
-        Ok(Tensor::cat(&[&prompt.broadcast_as(shape)?, &words], 1)?)
+        let prompt = prompt.to_device(self.device())?.broadcast_as(shape)?;
+        Ok(Tensor::cat(&[&prompt, &words], 1)?)
     }
 
     /// Logits of the real positions `[N, vocabulary]` and the mean loss over the labels that
@@ -163,9 +190,9 @@ impl Fixture {
             }
         }
         let count = from.len();
-        let rows = rows.index_select(&Tensor::from_vec(from, count, &CPU)?, 0)?;
+        let rows = rows.index_select(&Tensor::from_vec(from, count, self.device())?, 0)?;
         let answers = self.backbone.logits(&rows)?;
-        let loss = cross_entropy(&answers, &Tensor::from_vec(targets, count, &CPU)?)?;
+        let loss = cross_entropy(&answers, &Tensor::from_vec(targets, count, self.device())?)?;
         Ok(Outcome { logits, loss })
     }
 
@@ -179,6 +206,7 @@ impl Fixture {
         let features = pooling.features(self.backbone.as_ref(), &hidden, &self.mask)?;
         let logits = classifier.forward(&features)?;
         let labels = self.tensors["labels"].to_dtype(DType::U32)?;
+        let labels = labels.to_device(self.device())?;
         let loss = cross_entropy(&logits, &labels)?;
         Ok(Outcome { logits, loss })
     }
@@ -192,13 +220,14 @@ impl Fixture {
             .map(|(i, _)| i)
             .collect();
         let count = rows.len();
-        Ok(Tensor::from_vec(rows, count, &CPU)?)
+        Ok(Tensor::from_vec(rows, count, self.device())?)
     }
 
     fn classifier(&self) -> Classifier {
         let name = |part: &str| format!("trainable.classifier.modules_to_save.default.{part}");
-        Classifier::from_tensors(&self.tensors[&name("weight")], &self.tensors[&name("bias")])
-            .expect("a classifier")
+        let part = |part: &str| self.tensors[&name(part)].to_device(self.device());
+        let (weight, bias) = (part("weight").expect("W"), part("bias").expect("b"));
+        Classifier::from_tensors(&weight, &bias).expect("a classifier")
     }
 
     fn outcome(&self, prompt: &Tensor) -> Result<Outcome> {
@@ -207,6 +236,12 @@ impl Fixture {
             _ => self.causal(prompt),
         }
     }
+}
+
+/// Every architecture in every place.
+fn everywhere(architectures: &[&'static str]) -> Vec<(&'static str, Place)> {
+    let each = |place: Place| architectures.iter().map(move |&name| (name, place.clone()));
+    places().into_iter().flat_map(each).collect()
 }
 
 fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
@@ -222,9 +257,9 @@ fn gradient(gradients: &GradStore, of: &Tensor) -> Tensor {
 }
 
 /// The backbone alone: the prompt is given, whatever encoder made it.
-fn backbone_parity(architecture: &str, options: Options) {
+fn backbone_parity(architecture: &str, place: &Place) {
     for encoder in ["mlp", "lstm"] {
-        let Some(fixture) = Fixture::open(architecture, encoder, options) else {
+        let Some(fixture) = Fixture::open(architecture, encoder, place) else {
             return;
         };
         let leaf = fixture.leaf();
@@ -240,8 +275,8 @@ fn backbone_parity(architecture: &str, options: Options) {
 }
 
 /// An encoder before it, both its ways back, and the classifier after it where there is one.
-fn encoder_parity(architecture: &str, name: &str) {
-    let Some(fixture) = Fixture::open(architecture, name, Options::default()) else {
+fn encoder_parity(architecture: &str, name: &str, place: &Place) {
+    let Some(fixture) = Fixture::open(architecture, name, place) else {
         return;
     };
     let tensors = &fixture.tensors;
@@ -284,47 +319,48 @@ fn encoder_parity(architecture: &str, name: &str) {
     }
 }
 
+fn parity(architecture: &str) {
+    for place in places() {
+        backbone_parity(architecture, &place);
+        encoder_parity(architecture, "mlp", &place);
+        encoder_parity(architecture, "lstm", &place);
+    }
+}
+
 #[test]
 fn llama_computes_what_transformers_and_peft_compute() {
-    backbone_parity("llama", Options::default());
-    encoder_parity("llama", "mlp");
-    encoder_parity("llama", "lstm");
+    parity("llama");
 }
 
 #[test]
 fn qwen2_computes_what_transformers_and_peft_compute() {
-    backbone_parity("qwen2", Options::default());
-    encoder_parity("qwen2", "mlp");
-    encoder_parity("qwen2", "lstm");
+    parity("qwen2");
 }
 
 #[test]
 fn gpt2_computes_what_transformers_and_peft_compute() {
-    backbone_parity("gpt2", Options::default());
-    encoder_parity("gpt2", "mlp");
-    encoder_parity("gpt2", "lstm");
+    parity("gpt2");
 }
 
 #[test]
 fn gpt_neox_computes_what_transformers_and_peft_compute() {
-    backbone_parity("gpt_neox", Options::default());
-    encoder_parity("gpt_neox", "mlp");
-    encoder_parity("gpt_neox", "lstm");
+    parity("gpt_neox");
 }
 
 #[test]
 fn bert_computes_what_transformers_and_peft_compute() {
-    backbone_parity("bert", Options::default());
-    encoder_parity("bert", "mlp");
-    encoder_parity("bert", "lstm");
+    parity("bert");
 }
 
 #[test]
 fn recomputing_activations_changes_nothing() {
-    for architecture in ALL {
-        backbone_parity(architecture, Options { recompute: true });
+    for (architecture, (device, options)) in everywhere(&ALL) {
         let gradient_of = |recompute| -> Option<Vec<f32>> {
-            let fixture = Fixture::open(architecture, "mlp", Options { recompute })?;
+            let options = Options {
+                recompute,
+                ..options
+            };
+            let fixture = Fixture::open(architecture, "mlp", &(device.clone(), options))?;
             let leaf = fixture.leaf();
             let loss = fixture.outcome(&leaf).expect("an outcome").loss;
             let gradients = loss.backward().expect("gradients");
@@ -362,8 +398,8 @@ fn differences(what: &str, fixture: &Fixture, run: &dyn Fn(&Tensor) -> Result<Ou
 
 #[test]
 fn gradients_agree_with_finite_differences() {
-    for architecture in ALL {
-        let Some(fixture) = Fixture::open(architecture, "mlp", Options::default()) else {
+    for (architecture, place) in everywhere(&ALL) {
+        let Some(fixture) = Fixture::open(architecture, "mlp", &place) else {
             return;
         };
         differences(architecture, &fixture, &|prompt| fixture.outcome(prompt));
@@ -384,19 +420,21 @@ fn a_gpt_neox_with_one_residual_after_the_other_agrees_with_finite_differences()
     let serial = loading::altered(&dir, |config| {
         config["use_parallel_residual"] = false.into();
     });
-    let fixture = Fixture::of(serial.path(), "mlp", Options::default());
-    differences("serial residuals", &fixture, &|prompt| {
-        fixture.outcome(prompt)
-    });
-    let outcome = fixture.outcome(&fixture.prompt()).expect("an outcome");
-    let off = distance(&values(&outcome.logits), &values(&fixture.logits()));
-    assert!(off > 1e-2, "parallel residuals give other logits: {off}");
+    for place in places() {
+        let fixture = Fixture::of(serial.path(), "mlp", &place);
+        differences("serial residuals", &fixture, &|prompt| {
+            fixture.outcome(prompt)
+        });
+        let outcome = fixture.outcome(&fixture.prompt()).expect("an outcome");
+        let off = distance(&values(&outcome.logits), &values(&fixture.logits()));
+        assert!(off > 1e-2, "parallel residuals give other logits: {off}");
+    }
 }
 
 #[test]
 fn evaluation_without_a_gradient_gives_the_same_numbers() {
-    for architecture in ALL {
-        let Some(fixture) = Fixture::open(architecture, "mlp", Options::default()) else {
+    for (architecture, place) in everywhere(&ALL) {
+        let Some(fixture) = Fixture::open(architecture, "mlp", &place) else {
             return;
         };
         let plain = fixture

@@ -226,6 +226,9 @@ pub struct TuneOptions {
     /// A Python that has torch, transformers and peft, to be measured beside.
     #[arg(long, value_name = "PYTHON")]
     pub torch: Option<PathBuf>,
+    /// Where both sides compute: cpu, cuda or cuda:N. (On a GPU, memory is told of PyTorch alone.)
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub device: String,
     /// Steps of each side; the median is what is told.
     #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
     pub repeats: u32,

@@ -7,17 +7,13 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 
 use super::config::{self, BertConfig};
-use super::embedding::{Tokens, add_positions, check_length};
+use super::embedding::{Tokens, check_length};
 use super::frozen::{Block, Kept, Pass, Stack, apply_rows};
 use super::kernels::activation::Gelu;
 use super::kernels::attention::Attention;
-use super::kernels::norm::LayerNorm;
 use super::linear::Linear;
-use super::parts::{
-    activate, add_to, attend, attend_vjp, layer_norm, multiply_by, normalise, normalise_vjp,
-};
+use super::operations::{LayerNorm, Operations};
 use super::rows::Rows;
-use super::tensors::update;
 use super::weights::{Part, Weights};
 use super::{Backbone, Options};
 use crate::error::{Error, Result};
@@ -28,6 +24,7 @@ pub(super) struct Bert {
     device: Device,
     digest: [u8; 32],
     small: bool,
+    operations: &'static dyn Operations,
     tokens: Tokens,
     stack: Arc<Stack>,
     pooler: Option<Arc<Linear>>,
@@ -37,7 +34,7 @@ pub(super) struct Bert {
 pub(super) fn load(dir: &Path, device: &Device, options: Options) -> Result<Bert> {
     let config: BertConfig = config::read(dir)?;
     config.check()?;
-    let weights = Weights::open(dir, device)?;
+    let weights = Weights::open(dir, device, options)?;
     let plain = weights.has("embeddings.word_embeddings.weight");
     let root = if plain { "" } else { "bert." };
     let hidden = config.hidden_size;
@@ -59,6 +56,7 @@ pub(super) fn load(dir: &Path, device: &Device, options: Options) -> Result<Bert
         device: weights.device().clone(),
         digest: weights.digest(),
         small: weights.are_small(),
+        operations: weights.operations(),
         tokens,
         stack: Stack::new(blocks, options.recompute),
         pooler,
@@ -106,8 +104,7 @@ impl Backbone for Bert {
             .as_ref()
             .ok_or_else(|| Error::Misuse("this BERT checkpoint has no pooler".into()))?;
         apply_rows(rows, |rows| {
-            let y = pooler.forward(rows)?;
-            update(&y, |y| y.iter_mut().for_each(|y| *y = libm::tanhf(*y)))?;
+            let y = self.operations.tanh(pooler.forward(rows)?)?;
             let (pooler, kept) = (Arc::clone(pooler), y.clone());
             let vjp = move |grad: &Tensor| {
                 let slope = kept.sqr()?.affine(-1.0, 1.0)?;
@@ -128,34 +125,34 @@ impl Backbone for Bert {
 
 /// LayerNorm(x + position + token type 0).
 struct Positions {
-    table: Vec<f32>,
+    table: Tensor,
     norm: LayerNorm,
+    operations: &'static dyn Operations,
 }
 
 impl Positions {
     fn load(weights: &Weights, root: &str, config: &BertConfig) -> Result<Self> {
         let hidden = config.hidden_size;
-        let shape = [config.max_position_embeddings, hidden];
         let name = format!("{root}embeddings.position_embeddings.weight");
-        let mut table = weights.floats(&name, &shape)?;
-        let shape = [config.type_vocab_size, hidden];
+        let places = weights.table(&name, config.max_position_embeddings, hidden)?;
         let name = format!("{root}embeddings.token_type_embeddings.weight");
-        let types = weights.floats(&name, &shape)?;
-        for row in table.chunks_exact_mut(hidden) {
-            row.iter_mut()
-                .zip(&types)
-                .for_each(|(value, first)| *value += first);
-        }
+        let types = weights.table(&name, config.type_vocab_size, hidden)?;
+        let table = places.broadcast_add(&types.narrow(0, 0, 1)?)?;
         let norm = format!("{root}embeddings.LayerNorm");
-        let norm = layer_norm(weights, &norm, hidden, config.epsilon())?;
-        Ok(Self { table, norm })
+        let norm = LayerNorm::load(weights, &norm, hidden, config.epsilon())?;
+        let operations = weights.operations();
+        Ok(Self {
+            table,
+            norm,
+            operations,
+        })
     }
 }
 
 impl Block for Positions {
     fn forward(&self, x: &Tensor, rows: &Rows, pass: Pass<'_>) -> Result<Tensor> {
-        let sum = add_positions(x, &self.table, rows)?;
-        let (y, normed, scales) = normalise(&self.norm, sum)?;
+        let sum = self.operations.add_positions(x, &self.table, rows)?;
+        let (y, normed, scales) = self.operations.layer_norm(&self.norm, sum)?;
         if let Pass::Keep(kept) = pass {
             kept.put([normed, scales]);
         }
@@ -164,7 +161,7 @@ impl Block for Positions {
 
     fn vjp(&self, kept: &Kept, grad: &Tensor, _: &Rows) -> Result<Tensor> {
         let [normed, scales] = kept.get()?;
-        normalise_vjp(&self.norm, normed, scales, grad)
+        (self.operations).layer_norm_vjp(&self.norm, normed, scales, grad)
     }
 }
 
@@ -175,10 +172,11 @@ struct Layer {
     out: Linear,
     norm_attention: LayerNorm,
     up: Linear,
-    up_bias: Vec<f32>,
+    up_bias: Tensor,
     gelu: Gelu,
     down: Linear,
     norm_out: LayerNorm,
+    operations: &'static dyn Operations,
 }
 
 impl Layer {
@@ -189,7 +187,7 @@ impl Layer {
             .map(|name| Part::whole(at(&format!("attention.self.{name}")), hidden));
         let out = at("attention.output.dense");
         let up = at("intermediate.dense");
-        let norm = |name: &str| layer_norm(weights, &at(name), hidden, config.epsilon());
+        let norm = |name: &str| LayerNorm::load(weights, &at(name), hidden, config.epsilon());
         let heads = config.num_attention_heads;
         Ok(Self {
             attention: Attention {
@@ -207,24 +205,24 @@ impl Layer {
             gelu: config.gelu()?,
             down: Linear::load(weights, &at("output.dense"), (hidden, inner), true)?,
             norm_out: norm("output.LayerNorm")?,
+            operations: weights.operations(),
         })
     }
 }
 
 impl Block for Layer {
     fn forward(&self, x: &Tensor, rows: &Rows, mut pass: Pass<'_>) -> Result<Tensor> {
+        let ops = self.operations;
         let qkv = self.qkv.forward(x)?;
-        let (context, weights) = attend(&self.attention, &qkv, rows, &mut pass)?;
-        let sum = self.out.forward(&context)?;
+        let (context, weights) = ops.attend(&self.attention, &qkv, rows, &mut pass)?;
+        let sum = ops.add(self.out.forward(&context)?, x)?;
         drop(context);
-        add_to(&sum, x)?;
-        let (middle, normed, scales) = normalise(&self.norm_attention, sum)?;
+        let (middle, normed, scales) = ops.layer_norm(&self.norm_attention, sum)?;
 
         let inner = self.up.forward(&middle)?;
-        let slope = activate(self.gelu, &inner, &self.up_bias, &pass)?;
-        let sum = self.down.forward(&inner)?;
-        add_to(&sum, &middle)?;
-        let (y, normed_out, scales_out) = normalise(&self.norm_out, sum)?;
+        let (inner, slope) = ops.gelu(self.gelu, inner, &self.up_bias, pass.keeps())?;
+        let sum = ops.add(self.down.forward(&inner)?, &middle)?;
+        let (y, normed_out, scales_out) = ops.layer_norm(&self.norm_out, sum)?;
         if let (Pass::Keep(kept), Some(slope)) = (pass, slope) {
             kept.put([qkv, weights, normed, scales, slope, normed_out, scales_out]);
         }
@@ -233,17 +231,14 @@ impl Block for Layer {
 
     fn vjp(&self, kept: &Kept, grad: &Tensor, rows: &Rows) -> Result<Tensor> {
         let [qkv, weights, normed, scales, slope, normed_out, scales_out] = kept.get()?;
-        let d_sum = normalise_vjp(&self.norm_out, normed_out, scales_out, grad)?;
-        let d_inner = self.down.vjp(&d_sum)?;
-        multiply_by(&d_inner, slope)?;
-        let d_middle = self.up.vjp(&d_inner)?;
+        let ops = self.operations;
+        let d_sum = ops.layer_norm_vjp(&self.norm_out, normed_out, scales_out, grad)?;
+        let d_inner = ops.multiply(self.down.vjp(&d_sum)?, slope)?;
+        let d_middle = ops.add(self.up.vjp(&d_inner)?, &d_sum)?;
         drop(d_inner);
-        add_to(&d_middle, &d_sum)?;
-        let d_sum = normalise_vjp(&self.norm_attention, normed, scales, &d_middle)?;
+        let d_sum = ops.layer_norm_vjp(&self.norm_attention, normed, scales, &d_middle)?;
         let d_context = self.out.vjp(&d_sum)?;
-        let d_qkv = attend_vjp(&self.attention, qkv, weights, &d_context, rows)?;
-        let d_x = self.qkv.vjp(&d_qkv)?;
-        add_to(&d_x, &d_sum)?;
-        Ok(d_x)
+        let d_qkv = ops.attend_vjp(&self.attention, qkv, weights, &d_context, rows)?;
+        ops.add(self.qkv.vjp(&d_qkv)?, &d_sum)
     }
 }

@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, Weak};
 
+use candle_core::Tensor;
+
 use super::frozen::Stack;
 use super::kernels::attention::Attention;
 use crate::error::{Error, Result};
@@ -40,7 +42,7 @@ impl Cache {
     pub fn truncate(&mut self, positions: usize) {
         self.positions = self.positions.min(positions);
         for layer in &mut self.layers {
-            layer.rows.truncate(self.positions * layer.width);
+            layer.truncate(self.positions);
         }
     }
 
@@ -68,19 +70,59 @@ impl Cache {
 
 /// One layer's keys and values, `[L, 2g·D]`, a row k₀…k_{g−1}, v₀…v_{g−1}.
 #[derive(Clone, Default)]
-pub(super) struct KeyValues {
-    rows: Vec<f32>,
-    width: usize,
+pub(super) enum KeyValues {
+    /// Of no position yet.
+    #[default]
+    Empty,
+    /// For the kernels.
+    Rows { values: Vec<f32>, width: usize },
+    /// On a device; the first `length` rows count.
+    Tensor { values: Tensor, length: usize },
 }
 
 impl KeyValues {
-    /// Appends what attention's rows `[T, (h + 2g)·D]` have after the queries → all rows.
-    pub(super) fn append(&mut self, shape: &Attention, values: &[f32]) -> &[f32] {
-        self.width = shape.shared();
-        for row in values.chunks_exact(shape.width()) {
-            self.rows
-                .extend_from_slice(&row[shape.width() - shape.shared()..]);
+    fn truncate(&mut self, positions: usize) {
+        match self {
+            Self::Empty => {}
+            Self::Rows { values, width } => values.truncate(positions * *width),
+            Self::Tensor { length, .. } => *length = positions.min(*length),
         }
-        &self.rows
     }
+
+    /// Appends what attention's rows `[T, (h + 2g)·D]` have after the queries → all rows.
+    pub(super) fn append(&mut self, shape: &Attention, rows: &[f32]) -> Result<&[f32]> {
+        if matches!(self, Self::Empty) {
+            *self = Self::Rows {
+                values: Vec::new(),
+                width: shape.shared(),
+            };
+        }
+        let Self::Rows { values, .. } = self else {
+            return Err(other_kind());
+        };
+        for row in rows.chunks_exact(shape.width()) {
+            values.extend_from_slice(&row[shape.width() - shape.shared()..]);
+        }
+        Ok(values)
+    }
+
+    /// Appends rows `[T, 2g·D]` → all rows.
+    pub(super) fn append_rows(&mut self, rows: &Tensor) -> Result<Tensor> {
+        let all = match self {
+            Self::Empty => rows.clone(),
+            Self::Tensor { values, length } => {
+                Tensor::cat(&[&values.narrow(0, 0, *length)?, rows], 0)?
+            }
+            Self::Rows { .. } => return Err(other_kind()),
+        };
+        *self = Self::Tensor {
+            values: all.clone(),
+            length: all.dims2()?.0,
+        };
+        Ok(all)
+    }
+}
+
+fn other_kind() -> Error {
+    Error::Fault("keys and values of another device's".into())
 }

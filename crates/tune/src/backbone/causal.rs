@@ -53,7 +53,7 @@ impl Causal {
         let head = match parts.head {
             Some(name) if !weights.has(&format!("{name}.weight")) => None,
             Some(name) => Some(Linear::load(weights, name, (vocabulary, hidden), false)?),
-            None => Some(Linear::new(tokens.0.clone())),
+            None => Some(Linear::new(weights, tokens.0.clone())),
         };
         Ok(Self {
             kind: parts.kind,

@@ -1,9 +1,7 @@
-//! The tables of token embeddings and of learned positions.
+//! The table of token embeddings, and how long a sequence may be.
 
 use candle_core::{DType, Tensor};
 
-use super::rows::Rows;
-use super::tensors::{floats, fresh};
 use crate::error::{Error, Result};
 
 /// Rows `[vocabulary, H]`, as stored.
@@ -34,22 +32,6 @@ impl Tokens {
         let rows = self.0.index_select(&flat, 0)?.to_dtype(DType::F32)?;
         Ok(rows.reshape((examples, width, hidden))?)
     }
-}
-
-/// x + p: `table` `[positions, H]`, flat, gives each of the rows `[N, H]` that of its position.
-pub(super) fn add_positions(x: &Tensor, table: &[f32], rows: &Rows) -> Result<Tensor> {
-    let (count, width) = x.dims2()?;
-    let (storage, layout) = x.storage_and_layout();
-    let values = floats(&storage, layout)?;
-    fresh(count, width, x, |out| {
-        let places = out.chunks_exact_mut(width).zip(values.chunks_exact(width));
-        for ((out, value), position) in places.zip(rows.positions()) {
-            let place = &table[position * width..(position + 1) * width];
-            for ((out, value), place) in out.iter_mut().zip(value).zip(place) {
-                *out = value + place;
-            }
-        }
-    })
 }
 
 /// Refuses a sequence that, after `past` positions, is longer than the model's.

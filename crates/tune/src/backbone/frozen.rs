@@ -7,7 +7,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Storage, Tensor};
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, Shape, Storage, Tensor};
 
 use super::cache::{Cache, KeyValues};
 use super::rows::Rows;
@@ -156,7 +156,17 @@ impl CustomOp1 for Run {
     }
 
     fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        hand_over(&self.result)
+        match hand_over(&self.result)? {
+            (Storage::Cpu(values), shape) => Ok((values, shape)),
+            _ => elsewhere(),
+        }
+    }
+
+    fn cuda_fwd(&self, _: &CudaStorage, _: &Layout) -> candle_core::Result<(CudaStorage, Shape)> {
+        match hand_over(&self.result)? {
+            (Storage::Cuda(values), shape) => Ok((values, shape)),
+            _ => elsewhere(),
+        }
     }
 
     fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
@@ -192,7 +202,17 @@ impl<V: Fn(&Tensor) -> Result<Tensor>> CustomOp1 for RowMap<V> {
     }
 
     fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        hand_over(&self.result)
+        match hand_over(&self.result)? {
+            (Storage::Cpu(values), shape) => Ok((values, shape)),
+            _ => elsewhere(),
+        }
+    }
+
+    fn cuda_fwd(&self, _: &CudaStorage, _: &Layout) -> candle_core::Result<(CudaStorage, Shape)> {
+        match hand_over(&self.result)? {
+            (Storage::Cuda(values), shape) => Ok((values, shape)),
+            _ => elsewhere(),
+        }
     }
 
     fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
@@ -204,13 +224,15 @@ impl<V: Fn(&Tensor) -> Result<Tensor>> CustomOp1 for RowMap<V> {
 }
 
 /// A result computed outside the graph becomes the operation's output, once.
-fn hand_over(result: &Mutex<Option<Tensor>>) -> candle_core::Result<(CpuStorage, Shape)> {
+fn hand_over(result: &Mutex<Option<Tensor>>) -> candle_core::Result<(Storage, Shape)> {
     let Some(result) = result.lock().unwrap_or_else(PoisonError::into_inner).take() else {
         candle_core::bail!("a frozen operation ran twice")
     };
+    let result = result.contiguous()?;
     let (storage, layout) = result.storage_and_layout();
-    match storage.try_clone(layout)? {
-        Storage::Cpu(values) => Ok((values, result.shape().clone())),
-        _ => candle_core::bail!("a frozen operation off the CPU"),
-    }
+    Ok((storage.try_clone(layout)?, result.shape().clone()))
+}
+
+fn elsewhere<T>() -> candle_core::Result<T> {
+    candle_core::bail!("a frozen operation's result is on another device than its input")
 }

@@ -9,12 +9,11 @@ use serde::Deserialize;
 use super::Options;
 use super::causal::{Causal, Parts};
 use super::config::{self, MOST_LAYERS, MOST_ROWS, MOST_WIDE, bounded, divides, gelu};
-use super::embedding::add_positions;
 use super::frozen::{Block, Kept, Pass};
 use super::kernels::activation::Gelu;
 use super::kernels::attention::Attention;
 use super::linear::Linear;
-use super::parts::layer_norm;
+use super::operations::{LayerNorm, Operations};
 use super::prenorm::{Layer, Norm};
 use super::rows::Rows;
 use super::weights::Weights;
@@ -97,19 +96,19 @@ impl Config {
 pub(super) fn load(dir: &Path, device: &Device, options: Options) -> Result<Causal> {
     let config: Config = config::read(dir)?;
     config.check()?;
-    let weights = Weights::open(dir, device)?;
+    let weights = Weights::open(dir, device, options)?;
     let plain = weights.has("wte.weight");
     let root = if plain { "" } else { "transformer." };
     let (hidden, epsilon) = (config.n_embd, config.epsilon());
-    let places = format!("{root}wpe.weight");
-    let places = weights.floats(&places, &[config.n_positions, hidden])?;
-    let mut blocks: Vec<Box<dyn Block>> = vec![Box::new(Positions(places))];
+    let operations = weights.operations();
+    let places = weights.table(&format!("{root}wpe.weight"), config.n_positions, hidden)?;
+    let mut blocks: Vec<Box<dyn Block>> = vec![Box::new(Positions(places, operations))];
     for index in 0..config.n_layer {
         let at = format!("{root}h.{index}");
         blocks.push(Box::new(layer(&weights, &at, index, &config)?));
     }
-    let norm = layer_norm(&weights, &format!("{root}ln_f"), hidden, epsilon)?;
-    blocks.push(Box::new(Norm(norm)));
+    let norm = LayerNorm::load(&weights, &format!("{root}ln_f"), hidden, epsilon)?;
+    blocks.push(Box::new(Norm(norm, operations)));
     let parts = Parts {
         kind: "gpt2",
         vocabulary: config.vocab_size,
@@ -124,7 +123,8 @@ pub(super) fn load(dir: &Path, device: &Device, options: Options) -> Result<Caus
 
 fn layer(weights: &Weights, at: &str, index: usize, config: &Config) -> Result<Layer> {
     let (hidden, inner) = (config.n_embd, config.inner());
-    let norm = |name: &str| layer_norm(weights, &format!("{at}.{name}"), hidden, config.epsilon());
+    let norm =
+        |name: &str| LayerNorm::load(weights, &format!("{at}.{name}"), hidden, config.epsilon());
     let linear = |name: &str, out: usize, width: usize, biased: bool| {
         Linear::input_first(weights, &format!("{at}.{name}"), (out, width), biased)
     };
@@ -146,15 +146,16 @@ fn layer(weights: &Weights, at: &str, index: usize, config: &Config) -> Result<L
         up_bias: weights.vector(&format!("{at}.mlp.c_fc.bias"), inner)?,
         gelu: config.gelu()?,
         down: linear("mlp.c_proj", hidden, inner, true)?,
+        operations: weights.operations(),
     })
 }
 
 /// x + position, `[positions, H]`.
-struct Positions(Vec<f32>);
+struct Positions(Tensor, &'static dyn Operations);
 
 impl Block for Positions {
     fn forward(&self, x: &Tensor, rows: &Rows, _: Pass<'_>) -> Result<Tensor> {
-        add_positions(x, &self.0, rows)
+        self.1.add_positions(x, &self.0, rows)
     }
 
     fn vjp(&self, _: &Kept, grad: &Tensor, _: &Rows) -> Result<Tensor> {

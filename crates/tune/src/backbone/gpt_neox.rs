@@ -15,7 +15,7 @@ use super::kernels::activation::Gelu;
 use super::kernels::attention::Attention;
 use super::kernels::rope::Rope;
 use super::linear::Linear;
-use super::parts::layer_norm;
+use super::operations::LayerNorm;
 use super::prenorm::{Layer, Norm};
 use super::rotary::{RopeParameters, frequencies};
 use super::weights::{Part, Weights};
@@ -128,7 +128,7 @@ impl Config {
 pub(super) fn load(dir: &Path, device: &Device, options: Options) -> Result<Causal> {
     let config: Config = config::read(dir)?;
     config.check()?;
-    let weights = Weights::open(dir, device)?;
+    let weights = Weights::open(dir, device, options)?;
     let plain = weights.has("embed_in.weight");
     let root = if plain { "" } else { "gpt_neox." };
     let (hidden, epsilon) = (config.hidden_size, config.epsilon());
@@ -139,8 +139,8 @@ pub(super) fn load(dir: &Path, device: &Device, options: Options) -> Result<Caus
         blocks.push(Box::new(layer(&weights, &at, &config, &rope)?));
     }
     let norm = format!("{root}final_layer_norm");
-    let norm = layer_norm(&weights, &norm, hidden, epsilon)?;
-    blocks.push(Box::new(Norm(norm)));
+    let norm = LayerNorm::load(&weights, &norm, hidden, epsilon)?;
+    blocks.push(Box::new(Norm(norm, weights.operations())));
     let parts = Parts {
         kind: "gpt_neox",
         vocabulary: config.vocab_size,
@@ -156,7 +156,8 @@ pub(super) fn load(dir: &Path, device: &Device, options: Options) -> Result<Caus
 fn layer(weights: &Weights, at: &str, config: &Config, rope: &Arc<Rope>) -> Result<Layer> {
     let (hidden, inner) = (config.hidden_size, config.intermediate_size);
     let (heads, size) = (config.num_attention_heads, config.head_size());
-    let norm = |name: &str| layer_norm(weights, &format!("{at}.{name}"), hidden, config.epsilon());
+    let norm =
+        |name: &str| LayerNorm::load(weights, &format!("{at}.{name}"), hidden, config.epsilon());
     let linear = |name: &str, out: usize, width: usize, biased: bool| {
         Linear::load(weights, &format!("{at}.{name}"), (out, width), biased)
     };
@@ -180,6 +181,7 @@ fn layer(weights: &Weights, at: &str, config: &Config, rope: &Arc<Rope>) -> Resu
         up_bias: weights.vector(&format!("{at}.mlp.dense_h_to_4h.bias"), inner)?,
         gelu: config.gelu()?,
         down: linear("mlp.dense_4h_to_h", hidden, inner, true)?,
+        operations: weights.operations(),
     })
 }
 

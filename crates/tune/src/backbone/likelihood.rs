@@ -2,9 +2,9 @@
 
 use candle_core::Tensor;
 
+use super::Options;
 use super::frozen::apply_rows;
-use super::kernels::softmax::{log_softmax_vjp, log_sum_exp};
-use super::tensors::{floats, fresh};
+use super::operations::on;
 use crate::error::{Error, Result};
 
 /// log softmax of each row of `logits` `[R, C]` at its column of `columns`: `[R]`,
@@ -21,28 +21,12 @@ pub(crate) fn log_likelihood(logits: &Tensor, columns: &[u32]) -> Result<Tensor>
             columns.len()
         )));
     }
-    let columns = columns.to_vec();
+    let (operations, columns) = (on(logits.device(), Options::default()), columns.to_vec());
     apply_rows(logits, |logits| {
-        let mut sums = vec![(0f32, 0f32); rows];
-        let picked: Vec<f32> = {
-            let (storage, layout) = logits.storage_and_layout();
-            let values = floats(&storage, layout)?;
-            log_sum_exp(values, width, &mut sums);
-            let picked = values.chunks_exact(width).zip(&columns).zip(&sums);
-            picked
-                .map(|((row, column), (top, sum))| (row[*column as usize] - top) - sum)
-                .collect()
-        };
-        let (logits, device) = (logits.clone(), logits.device());
-        let result = Tensor::from_vec(picked, rows, device)?;
-        let vjp = move |grad: &Tensor| {
-            let (x, xl) = logits.storage_and_layout();
-            let (g, gl) = grad.storage_and_layout();
-            let (x, g) = (floats(&x, xl)?, floats(&g, gl)?);
-            fresh(rows, width, &logits, |out| {
-                log_softmax_vjp(x, &sums, &columns, g, out);
-            })
-        };
-        Ok((result, vjp))
+        let (picked, sums) = operations.log_likelihood(logits, &columns)?;
+        let logits = logits.clone();
+        let vjp =
+            move |grad: &Tensor| operations.log_likelihood_vjp(&logits, &columns, &sums, grad);
+        Ok((picked, vjp))
     })
 }

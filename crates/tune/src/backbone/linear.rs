@@ -4,14 +4,15 @@ use std::borrow::Cow;
 
 use candle_core::{CpuStorage, DType, Storage, Tensor};
 
-use super::kernels::add_bias;
 use super::kernels::row::{product, product_bf16};
-use super::tensors::{floats, update};
+use super::operations::Operations;
+use super::tensors::floats;
 use super::weights::{Part, Weights};
 use crate::error::Result;
 
 /// W `[out, in]` or, as GPT-2 stores it, Wᵀ `[in, out]`, in the type it is stored in (f32, bf16
-/// or f16); arithmetic is f32.
+/// or f16). Arithmetic is f32; off the CPU, products with a matrix of bf16 round the rows to bf16
+/// and sum in f32, as the hardware does.
 pub(super) struct Linear {
     stored: Tensor,
     /// Whether what is stored is Wᵀ.
@@ -20,17 +21,19 @@ pub(super) struct Linear {
     /// before every product, which over the thirty rows of one record takes longer than the
     /// product; of a small model there is room for both.
     copy: Option<Tensor>,
-    bias: Option<Vec<f32>>,
+    bias: Option<Tensor>,
+    operations: &'static dyn Operations,
 }
 
 impl Linear {
-    /// W `[out, in]` without a second copy.
-    pub(super) fn new(stored: Tensor) -> Self {
+    /// W `[out, in]`, one of the `weights`, without a second copy.
+    pub(super) fn new(weights: &Weights, stored: Tensor) -> Self {
         Self {
             stored,
             input_first: false,
             copy: None,
             bias: None,
+            operations: weights.operations(),
         }
     }
 
@@ -73,7 +76,7 @@ impl Linear {
         weights: &Weights,
         stored: Tensor,
         input_first: bool,
-        bias: Option<Vec<f32>>,
+        bias: Option<Tensor>,
     ) -> Result<Self> {
         let copies = weights.are_small() && stored.dtype() == DType::F32;
         let copy = copies.then(|| stored.t()?.contiguous()).transpose()?;
@@ -82,6 +85,7 @@ impl Linear {
             input_first,
             copy,
             bias,
+            operations: weights.operations(),
         })
     }
 
@@ -96,6 +100,9 @@ impl Linear {
 
     /// x times the matrix as stored, or times the other orientation.
     fn product(&self, x: &Tensor, as_stored: bool) -> Result<Tensor> {
+        if !x.device().is_cpu() {
+            return self.product_on_device(x, as_stored);
+        }
         Ok(match &self.copy {
             _ if as_stored => x.matmul(self.widened()?.as_ref())?,
             Some(copy) => x.matmul(copy)?,
@@ -105,6 +112,19 @@ impl Linear {
             },
             None => x.matmul(&self.widened()?.t()?)?,
         })
+    }
+
+    fn product_on_device(&self, x: &Tensor, as_stored: bool) -> Result<Tensor> {
+        let matrix = match self.stored.dtype() {
+            DType::BF16 => Cow::Borrowed(&self.stored),
+            _ => self.widened()?, // f16 has too few exponents for gradients
+        };
+        let matrix = match as_stored {
+            true => matrix.into_owned(),
+            false => matrix.t()?,
+        };
+        let y = x.to_dtype(matrix.dtype())?.matmul(&matrix)?;
+        Ok(y.to_dtype(DType::F32)?)
     }
 
     /// One row times the other orientation, without rearranging or widening the matrix first; none of a type that has no kernel
@@ -134,10 +154,10 @@ impl Linear {
     /// `[N, in]` → x·Wᵀ + b `[N, out]`.
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let y = self.product(x, self.input_first)?;
-        if let Some(bias) = &self.bias {
-            update(&y, |y| add_bias(y, bias))?;
+        match &self.bias {
+            Some(bias) => self.operations.add_bias(y, bias),
+            None => Ok(y),
         }
-        Ok(y)
     }
 
     /// `[N, out]` → dy·W `[N, in]`.

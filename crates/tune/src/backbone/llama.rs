@@ -10,14 +10,11 @@ use super::Options;
 use super::causal::{Causal, Parts};
 use super::config::{self, LlamaConfig};
 use super::frozen::{Block, Kept, Pass};
-use super::kernels::activation::{swiglu, swiglu_vjp};
 use super::kernels::attention::Attention;
-use super::kernels::norm::RmsNorm;
 use super::kernels::rope::Rope;
 use super::linear::Linear;
-use super::parts::{add_to, attend, attend_vjp};
+use super::operations::{Operations, RmsNorm};
 use super::rows::Rows;
-use super::tensors::{floats, fresh, update};
 use super::weights::{Part, Weights};
 use crate::error::Result;
 
@@ -25,7 +22,7 @@ use crate::error::Result;
 pub(super) fn load(dir: &Path, device: &Device, options: Options) -> Result<Causal> {
     let config: LlamaConfig = config::read(dir)?;
     config.check()?;
-    let weights = Weights::open(dir, device)?;
+    let weights = Weights::open(dir, device, options)?;
     let plain = weights.has("embed_tokens.weight");
     let root = if plain { "" } else { "model." };
     let rope = Arc::new(Rope::new(config.head_size(), config.frequencies()?));
@@ -35,7 +32,7 @@ pub(super) fn load(dir: &Path, device: &Device, options: Options) -> Result<Caus
         blocks.push(Box::new(Layer::load(&weights, &at, &config, &rope)?));
     }
     let norm = rms_norm(&weights, &format!("{root}norm"), &config)?;
-    blocks.push(Box::new(Norm(norm)));
+    blocks.push(Box::new(Norm(norm, weights.operations())));
     let parts = Parts {
         kind: match config.model_type.as_str() {
             "mistral" => "mistral",
@@ -59,33 +56,12 @@ fn rms_norm(weights: &Weights, name: &str, config: &LlamaConfig) -> Result<RmsNo
     })
 }
 
-/// → norm(x), scales `[N, 1]`.
-fn normalise(norm: &RmsNorm, x: &Tensor) -> Result<(Tensor, Tensor)> {
-    let (count, width) = x.dims2()?;
-    let (storage, layout) = x.storage_and_layout();
-    let values = floats(&storage, layout)?;
-    let mut scales = vec![0f32; count];
-    let y = fresh(count, width, x, |out| {
-        norm.forward(values, &mut scales, out)
-    })?;
-    Ok((y, Tensor::from_vec(scales, (count, 1), x.device())?))
-}
-
-/// Adds the norm's vector–Jacobian product to `sum`.
-fn add_vjp(norm: &RmsNorm, x: &Tensor, scales: &Tensor, grad: &Tensor, sum: &Tensor) -> Result<()> {
-    let (x, xl) = x.storage_and_layout();
-    let (s, sl) = scales.storage_and_layout();
-    let (g, gl) = grad.storage_and_layout();
-    let (x, s, g) = (floats(&x, xl)?, floats(&s, sl)?, floats(&g, gl)?);
-    update(sum, |sum| norm.add_vjp(x, s, g, sum))
-}
-
 /// The norm after the last layer.
-struct Norm(RmsNorm);
+struct Norm(RmsNorm, &'static dyn Operations);
 
 impl Block for Norm {
     fn forward(&self, x: &Tensor, _: &Rows, pass: Pass<'_>) -> Result<Tensor> {
-        let (y, scales) = normalise(&self.0, x)?;
+        let (y, scales) = self.1.rms_norm(&self.0, x)?;
         if let Pass::Keep(kept) = pass {
             kept.put([x.clone(), scales]);
         }
@@ -94,9 +70,7 @@ impl Block for Norm {
 
     fn vjp(&self, kept: &Kept, grad: &Tensor, _: &Rows) -> Result<Tensor> {
         let [x, scales] = kept.get()?;
-        let back = grad.zeros_like()?;
-        add_vjp(&self.0, x, scales, grad, &back)?;
-        Ok(back)
+        (self.1).add_rms_norm_vjp(&self.0, x, scales, grad, grad.zeros_like()?)
     }
 }
 
@@ -111,7 +85,7 @@ struct Layer {
     norm_middle: RmsNorm,
     gate_up: Linear,
     down: Linear,
-    inner: usize,
+    operations: &'static dyn Operations,
 }
 
 impl Layer {
@@ -144,40 +118,27 @@ impl Layer {
             norm_middle: rms_norm(weights, &format!("{at}.post_attention_layernorm"), config)?,
             gate_up: Linear::stacked(weights, &gate_up, hidden, config.mlp_bias)?,
             down: Linear::load(weights, &down, (hidden, inner), config.mlp_bias)?,
-            inner,
+            operations: weights.operations(),
         })
-    }
-
-    /// Rotates q and k, which lie side by side.
-    fn rotate(&self, qkv: &Tensor, rows: &Rows, turn: f32) -> Result<()> {
-        let (width, heads) = (
-            self.attention.width(),
-            self.attention.heads + self.attention.groups,
-        );
-        update(qkv, |qkv| self.rope.rotate(qkv, width, heads, rows, turn))
     }
 }
 
 impl Block for Layer {
     fn forward(&self, x: &Tensor, rows: &Rows, mut pass: Pass<'_>) -> Result<Tensor> {
-        let count = x.dims2()?.0;
-        let (normed, scales) = normalise(&self.norm_in, x)?;
+        let ops = self.operations;
+        let (normed, scales) = ops.rms_norm(&self.norm_in, x)?;
         let qkv = self.qkv.forward(&normed)?;
         drop(normed);
-        self.rotate(&qkv, rows, 1.0)?;
-        let (context, weights) = attend(&self.attention, &qkv, rows, &mut pass)?;
-        let middle = self.out.forward(&context)?;
+        let qkv = ops.rotate(&self.rope, &self.attention, qkv, rows, 1.0)?;
+        let (context, weights) = ops.attend(&self.attention, &qkv, rows, &mut pass)?;
+        let middle = ops.add(self.out.forward(&context)?, x)?;
         drop(context);
-        add_to(&middle, x)?;
 
-        let (normed, scales_middle) = normalise(&self.norm_middle, &middle)?;
+        let (normed, scales_middle) = ops.rms_norm(&self.norm_middle, &middle)?;
         let gated = self.gate_up.forward(&normed)?;
         drop(normed);
-        let mut out = vec![0f32; count * self.inner];
-        update(&gated, |gated| swiglu(gated, &mut out, self.inner))?;
-        let inner = Tensor::from_vec(out, (count, self.inner), x.device())?;
-        let y = self.down.forward(&inner)?;
-        add_to(&y, &middle)?;
+        let (inner, slopes) = ops.swiglu(gated)?;
+        let y = ops.add(self.down.forward(&inner)?, &middle)?;
         if let Pass::Keep(kept) = pass {
             kept.put([
                 x.clone(),
@@ -186,41 +147,28 @@ impl Block for Layer {
                 weights,
                 middle,
                 scales_middle,
-                gated,
+                slopes,
             ]);
         }
         Ok(y)
     }
 
     fn vjp(&self, kept: &Kept, grad: &Tensor, rows: &Rows) -> Result<Tensor> {
-        let [x, scales, qkv, weights, middle, scales_middle, gated] = kept.get()?;
-        let count = grad.dims2()?.0;
+        let [x, scales, qkv, weights, middle, scales_middle, slopes] = kept.get()?;
+        let ops = self.operations;
         let d_inner = self.down.vjp(grad)?;
-        let d_gated = {
-            let (s, sl) = gated.storage_and_layout();
-            let (g, gl) = d_inner.storage_and_layout();
-            let (s, g) = (floats(&s, sl)?, floats(&g, gl)?);
-            fresh(count, 2 * self.inner, grad, |out| {
-                swiglu_vjp(s, g, out, self.inner)
-            })?
-        };
+        let d_gated = ops.swiglu_vjp(slopes, &d_inner)?;
         drop(d_inner);
         let d_normed = self.gate_up.vjp(&d_gated)?;
         drop(d_gated);
-        let d_middle = grad.copy()?;
-        add_vjp(
-            &self.norm_middle,
-            middle,
-            scales_middle,
-            &d_normed,
-            &d_middle,
-        )?;
+        let sum = grad.copy()?;
+        let d_middle =
+            ops.add_rms_norm_vjp(&self.norm_middle, middle, scales_middle, &d_normed, sum)?;
 
         let d_context = self.out.vjp(&d_middle)?;
-        let d_qkv = attend_vjp(&self.attention, qkv, weights, &d_context, rows)?;
-        self.rotate(&d_qkv, rows, -1.0)?;
+        let d_qkv = ops.attend_vjp(&self.attention, qkv, weights, &d_context, rows)?;
+        let d_qkv = ops.rotate(&self.rope, &self.attention, d_qkv, rows, -1.0)?;
         let d_normed = self.qkv.vjp(&d_qkv)?;
-        add_vjp(&self.norm_in, x, scales, &d_normed, &d_middle)?;
-        Ok(d_middle)
+        ops.add_rms_norm_vjp(&self.norm_in, x, scales, &d_normed, d_middle)
     }
 }

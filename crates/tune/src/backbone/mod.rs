@@ -12,12 +12,14 @@ pub(crate) mod kernels;
 mod likelihood;
 mod linear;
 mod llama;
-mod parts;
+mod operations;
+mod portable;
 mod prenorm;
 pub mod random;
 mod rotary;
 mod rows;
 mod tensors;
+mod vectorised;
 mod weights;
 
 use std::path::Path;
@@ -152,6 +154,8 @@ pub struct Options {
     /// Recompute each layer's activations in the backward pass instead of keeping them: a
     /// third more arithmetic, a fraction of the memory.
     pub recompute: bool,
+    /// Compute with candle's operations, as off the CPU, even where there are kernels: slower, and the same to within rounding.
+    pub portable: bool,
 }
 
 /// Opens a Hugging Face model folder: `config.json` and `model.safetensors` (or its shards

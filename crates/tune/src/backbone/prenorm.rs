@@ -9,12 +9,10 @@ use candle_core::Tensor;
 use super::frozen::{Block, Kept, Pass};
 use super::kernels::activation::Gelu;
 use super::kernels::attention::Attention;
-use super::kernels::norm::LayerNorm;
 use super::kernels::rope::Rope;
 use super::linear::Linear;
-use super::parts::{activate, add_to, attend, attend_vjp, multiply_by, normalise, normalise_vjp};
+use super::operations::{LayerNorm, Operations};
 use super::rows::Rows;
-use super::tensors::update;
 use crate::error::Result;
 
 /// a = x + Attention(RoPE(norm₁(x)·Wqkvᵀ + b))·Wₒᵀ + bₒ;
@@ -29,43 +27,41 @@ pub(super) struct Layer {
     pub(super) out: Linear,
     pub(super) norm_inner: LayerNorm,
     pub(super) up: Linear,
-    pub(super) up_bias: Vec<f32>,
+    pub(super) up_bias: Tensor,
     pub(super) gelu: Gelu,
     pub(super) down: Linear,
+    pub(super) operations: &'static dyn Operations,
 }
 
 impl Layer {
     /// Rotates q and k, which lie side by side.
-    fn rotate(&self, qkv: &Tensor, rows: &Rows, turn: f32) -> Result<()> {
-        let (width, heads) = (self.attention.width(), 2 * self.attention.heads);
+    fn rotate(&self, qkv: Tensor, rows: &Rows, turn: f32) -> Result<Tensor> {
         match &self.rope {
-            Some(rope) => update(qkv, |qkv| rope.rotate(qkv, width, heads, rows, turn)),
-            None => Ok(()),
+            Some(rope) => (self.operations).rotate(rope, &self.attention, qkv, rows, turn),
+            None => Ok(qkv),
         }
     }
 }
 
 impl Block for Layer {
     fn forward(&self, x: &Tensor, rows: &Rows, mut pass: Pass<'_>) -> Result<Tensor> {
-        let (y, normed, scales) = normalise(&self.norm_attention, x.copy()?)?;
-        let qkv = self.qkv.forward(&y)?;
+        let ops = self.operations;
+        let (y, normed, scales) = ops.layer_norm(&self.norm_attention, x.copy()?)?;
+        let qkv = self.rotate(self.qkv.forward(&y)?, rows, 1.0)?;
         drop(y);
-        self.rotate(&qkv, rows, 1.0)?;
-        let (context, weights) = attend(&self.attention, &qkv, rows, &mut pass)?;
-        let middle = self.out.forward(&context)?;
+        let (context, weights) = ops.attend(&self.attention, &qkv, rows, &mut pass)?;
+        let middle = ops.add(self.out.forward(&context)?, x)?;
         drop(context);
-        add_to(&middle, x)?;
 
         let z = if self.parallel { x } else { &middle };
-        let (y, mut normed_inner, scales_inner) = normalise(&self.norm_inner, z.copy()?)?;
+        let (y, mut normed_inner, scales_inner) = ops.layer_norm(&self.norm_inner, z.copy()?)?;
         if self.parallel {
             normed_inner = normed.clone(); // the same numbers, kept once
         }
         let inner = self.up.forward(&y)?;
         drop(y);
-        let slope = activate(self.gelu, &inner, &self.up_bias, &pass)?;
-        let y = self.down.forward(&inner)?;
-        add_to(&y, &middle)?;
+        let (inner, slope) = ops.gelu(self.gelu, inner, &self.up_bias, pass.keeps())?;
+        let y = ops.add(self.down.forward(&inner)?, &middle)?;
         if let (Pass::Keep(kept), Some(slope)) = (pass, slope) {
             kept.put([
                 normed,
@@ -90,31 +86,29 @@ impl Block for Layer {
             scales_inner,
             slope,
         ] = kept.get()?;
-        let d_inner = self.down.vjp(grad)?;
-        multiply_by(&d_inner, slope)?;
+        let ops = self.operations;
+        let d_inner = ops.multiply(self.down.vjp(grad)?, slope)?;
         let d_y = self.up.vjp(&d_inner)?;
         drop(d_inner);
         // The gradient for a, or for x without attention where the residuals are parallel.
-        let d_sum = normalise_vjp(&self.norm_inner, normed_inner, scales_inner, &d_y)?;
-        add_to(&d_sum, grad)?;
+        let d_z = ops.layer_norm_vjp(&self.norm_inner, normed_inner, scales_inner, &d_y)?;
+        let d_sum = ops.add(d_z, grad)?;
 
         let d_middle = if self.parallel { grad } else { &d_sum };
         let d_context = self.out.vjp(d_middle)?;
-        let d_qkv = attend_vjp(&self.attention, qkv, weights, &d_context, rows)?;
-        self.rotate(&d_qkv, rows, -1.0)?;
-        let d_y = self.qkv.vjp(&d_qkv)?;
-        let d_x = normalise_vjp(&self.norm_attention, normed, scales, &d_y)?;
-        add_to(&d_x, &d_sum)?;
-        Ok(d_x)
+        let d_qkv = ops.attend_vjp(&self.attention, qkv, weights, &d_context, rows)?;
+        let d_y = self.qkv.vjp(&self.rotate(d_qkv, rows, -1.0)?)?;
+        let d_x = ops.layer_norm_vjp(&self.norm_attention, normed, scales, &d_y)?;
+        ops.add(d_x, &d_sum)
     }
 }
 
 /// The layer norm after the last layer.
-pub(super) struct Norm(pub(super) LayerNorm);
+pub(super) struct Norm(pub(super) LayerNorm, pub(super) &'static dyn Operations);
 
 impl Block for Norm {
     fn forward(&self, x: &Tensor, _: &Rows, pass: Pass<'_>) -> Result<Tensor> {
-        let (y, normed, scales) = normalise(&self.0, x.copy()?)?;
+        let (y, normed, scales) = self.1.layer_norm(&self.0, x.copy()?)?;
         if let Pass::Keep(kept) = pass {
             kept.put([normed, scales]);
         }
@@ -123,6 +117,6 @@ impl Block for Norm {
 
     fn vjp(&self, kept: &Kept, grad: &Tensor, _: &Rows) -> Result<Tensor> {
         let [normed, scales] = kept.get()?;
-        normalise_vjp(&self.0, normed, scales, grad)
+        self.1.layer_norm_vjp(&self.0, normed, scales, grad)
     }
 }

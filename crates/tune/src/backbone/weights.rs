@@ -16,6 +16,8 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+use super::Options;
+use super::operations::{Operations, on};
 use crate::error::{Error, Result};
 
 // Safetensors are little-endian, and their bytes are read as numbers in place.
@@ -33,6 +35,7 @@ pub(super) struct Weights {
     files: Vec<Mutex<File>>,
     tensors: HashMap<String, Place>,
     device: Device,
+    operations: &'static dyn Operations,
     digest: [u8; 32],
     bytes: u64,
 }
@@ -80,12 +83,7 @@ const CHUNK: usize = 1 << 19;
 impl Weights {
     /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names, and
     /// checks every header against its file's length.
-    pub(super) fn open(dir: &Path, device: &Device) -> Result<Self> {
-        if !matches!(device, Device::Cpu) {
-            return Err(Error::Refused(format!(
-                "device {device:?}: backbones run on the CPU"
-            )));
-        }
+    pub(super) fn open(dir: &Path, device: &Device, options: Options) -> Result<Self> {
         let paths = weight_files(dir)?;
         let mut outer = Sha256::new();
         outer.update(file_digest(&dir.join("config.json"))?);
@@ -112,6 +110,7 @@ impl Weights {
             files,
             tensors,
             device: device.clone(),
+            operations: on(device, options),
             digest: outer.finalize().into(),
             bytes,
         })
@@ -123,15 +122,20 @@ impl Weights {
         self.digest
     }
 
-    /// Whether there is memory for a second copy of the matrices.
+    /// Whether a second copy of the matrices is worth its memory: on the CPU, of a small model.
     pub(super) fn are_small(&self) -> bool {
         // Half precision is widened at every product, by everybody who works on one.
         let half = |place: &Place| matches!(place.info.dtype, Dtype::BF16 | Dtype::F16);
-        self.bytes <= SMALL && !self.tensors.values().any(half)
+        self.device.is_cpu() && self.bytes <= SMALL && !self.tensors.values().any(half)
     }
 
     pub(super) fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// What the steps between products are computed with there.
+    pub(super) fn operations(&self) -> &'static dyn Operations {
+        self.operations
     }
 
     /// Whether there is a tensor of this name.
@@ -178,12 +182,19 @@ impl Weights {
     }
 
     /// The vector of this full name, as f32.
-    pub(super) fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>> {
-        self.floats(name, &[length])
+    pub(super) fn vector(&self, name: &str, length: usize) -> Result<Tensor> {
+        let values = self.floats(name, &[length])?;
+        Ok(Tensor::from_vec(values, length, &self.device)?)
+    }
+
+    /// The table `[rows, width]` of this full name, as f32.
+    pub(super) fn table(&self, name: &str, rows: usize, width: usize) -> Result<Tensor> {
+        let values = self.floats(name, &[rows, width])?;
+        Ok(Tensor::from_vec(values, (rows, width), &self.device)?)
     }
 
     /// Pieces of biases one after the other, as f32.
-    pub(super) fn biases(&self, parts: &[Part]) -> Result<Vec<f32>> {
+    pub(super) fn biases(&self, parts: &[Part]) -> Result<Tensor> {
         // Before anything is allocated that a configuration alone claims.
         for part in parts {
             self.place(&format!("{}.bias", part.name), &[part.rows])?;
@@ -196,11 +207,12 @@ impl Weights {
             let name = format!("{}.bias", part.name);
             self.widened(&name, part.taken.start, piece)?;
         }
-        Ok(all)
+        let length = all.len();
+        Ok(Tensor::from_vec(all, length, &self.device)?)
     }
 
     /// Any tensor, flat, as f32.
-    pub(super) fn floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+    fn floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         self.place(name, shape)?;
         let mut values = vec![0f32; shape.iter().product()];
         self.widened(name, 0, &mut values)?;

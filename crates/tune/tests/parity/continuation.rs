@@ -31,14 +31,15 @@ fn pieces(
 }
 
 fn whole(backbone: &dyn Backbone, embeds: &Tensor) -> Tensor {
-    let mask = Tensor::ones((1, embeds.dims()[1]), DType::F32, &CPU).expect("a mask");
+    let mask = Tensor::ones((1, embeds.dims()[1]), DType::F32, embeds.device());
+    let mask = mask.expect("a mask");
     backbone.forward(embeds, &mask).expect("hidden states")
 }
 
 #[test]
 fn a_sequence_in_pieces_gives_the_states_of_the_whole() {
-    for architecture in CAUSAL {
-        let Some(fixture) = Fixture::open(architecture, "mlp", Options::default()) else {
+    for (architecture, place) in everywhere(&CAUSAL) {
+        let Some(fixture) = Fixture::open(architecture, "mlp", &place) else {
             return;
         };
         let (backbone, embeds) = (fixture.backbone.as_ref(), sequence(&fixture));
@@ -55,8 +56,8 @@ fn a_sequence_in_pieces_gives_the_states_of_the_whole() {
 
 #[test]
 fn a_prefix_is_continued_in_two_ways_from_a_clone() {
-    for architecture in CAUSAL {
-        let Some(fixture) = Fixture::open(architecture, "mlp", Options::default()) else {
+    for (architecture, place) in everywhere(&CAUSAL) {
+        let Some(fixture) = Fixture::open(architecture, "mlp", &place) else {
             return;
         };
         let (backbone, first) = (fixture.backbone.as_ref(), sequence(&fixture));

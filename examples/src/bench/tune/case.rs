@@ -40,6 +40,8 @@ pub struct Case {
     pub answers: Vec<Vec<u32>>,
     /// Of AdamW.
     pub learning_rate: f64,
+    /// Where both sides compute: `cpu`, `cuda`.
+    pub device: String,
     /// Where this is written down.
     #[serde(skip)]
     pub path: PathBuf,
@@ -153,6 +155,7 @@ impl Case {
             inputs: Vec::new(),
             answers: Vec::new(),
             learning_rate: 1e-4,
+            device: options.device.clone(),
             path: PathBuf::new(),
         }
     }

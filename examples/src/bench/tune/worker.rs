@@ -6,10 +6,10 @@ use std::{
     time::Instant,
 };
 
-use candle_core::Device;
 use ciphertune_tune::{
     backbone::{self, Options},
     data::Record,
+    device,
     head::Pooling,
     optimiser::OptimiserSpec,
     spec::{HeadStart, TrainingSpec},
@@ -31,8 +31,9 @@ pub fn play(worker: &TuneWorker) -> Result<()> {
     let case = Case::read(&worker.case)?;
     let options = Options {
         recompute: worker.recompute,
+        ..Options::default()
     };
-    let backbone = backbone::load_with(&case.model, &Device::Cpu, options)?;
+    let backbone = backbone::load_with(&case.model, &device::find(&case.device)?, options)?;
     let tokenizer = Tokenizer::load(&case.model.join("tokenizer.json"))?;
     let route = match case.classes {
         Some(_) => Route::Classifier,
@@ -71,7 +72,10 @@ pub fn play(worker: &TuneWorker) -> Result<()> {
     }
     let global = trainer.initial_parameters(1)?;
 
-    say(&json!({ "loaded_bytes": memory::resident() }))?;
+    // A GPU's memory is not this process's.
+    let on_cpu = backbone.device().is_cpu();
+    let here = |bytes: Option<u64>| bytes.filter(|_| on_cpu);
+    say(&json!({ "loaded_bytes": here(memory::resident()) }))?;
     memory::forget_peak();
     // PyTorch's loss is the mean over the answers' tokens.
     let tokens = case.answers.first().map_or(1, Vec::len) as f64;
@@ -96,7 +100,7 @@ pub fn play(worker: &TuneWorker) -> Result<()> {
         Err(error) => return Err(error.into()),
     }
     failed.map_or(Ok(()), Err)?;
-    say(&json!({ "peak_bytes": memory::peak() }))
+    say(&json!({ "peak_bytes": here(memory::peak()) }))
 }
 
 /// Whether another step is asked for.

@@ -14,7 +14,7 @@ use ciphertune_tune::backbone::Options;
 use clap::Args;
 use serde_json::json;
 
-use crate::{Common, output};
+use crate::{Common, backbone::BackboneFlags, output};
 
 /// Flags of `ciphertune export`.
 #[derive(Args)]
@@ -30,9 +30,8 @@ pub struct Export {
     /// A federation's job, by its digest: the model that this member and its fellows agreed on last.
     #[arg(long, value_name = "DIGEST")]
     job: Option<String>,
-    /// The frozen backbone that it was tuned before.
-    #[arg(long, value_name = "DIR")]
-    model: PathBuf,
+    #[command(flatten)]
+    backbone: BackboneFlags,
     /// The folder to write: a tuned folder that PEFT loads, too.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -44,9 +43,8 @@ pub struct Import {
     /// The folder with PEFT's adapter_config.json and adapter_model.safetensors.
     #[arg(value_name = "DIR")]
     peft: PathBuf,
-    /// The frozen backbone that it was tuned before.
-    #[arg(long, value_name = "DIR")]
-    model: PathBuf,
+    #[command(flatten)]
+    backbone: BackboneFlags,
     /// The folder to write.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -60,7 +58,7 @@ pub struct Import {
 
 impl Export {
     pub fn run(self, common: &Common) -> Result<ExitCode> {
-        let opened = Opened::open(&self.model, Options::default())?;
+        let opened = self.backbone.open(Options::default())?;
         let tuned = match (&self.adapter, &self.job) {
             (Some(folder), _) => Tuned::read(folder, &opened)?.0,
             (None, Some(job)) => Tuned::of_job(&common.home.job(&Digest::from_hex(job)?), &opened)?,
@@ -72,7 +70,7 @@ impl Export {
 
 impl Import {
     pub fn run(self, common: &Common) -> Result<ExitCode> {
-        let opened = Opened::open(&self.model, Options::default())?;
+        let opened = self.backbone.open(Options::default())?;
         let tuned = Tuned::import(&self.peft, &opened, self.template, self.labels)?;
         keep(&tuned, &self.out, &opened, common)
     }

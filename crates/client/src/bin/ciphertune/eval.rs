@@ -2,16 +2,15 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use ciphertune_client::{
-    Result,
-    tuned::{Opened, Tuned},
-};
+use ciphertune_client::{Result, tuned::Tuned};
 use ciphertune_tune::{backbone::Options, data::Dataset};
 use clap::Args;
 use serde_json::json;
 
 use crate::{
-    Common, output,
+    Common,
+    backbone::BackboneFlags,
+    output,
     tune::{summary, table},
 };
 
@@ -21,9 +20,8 @@ pub struct Eval {
     /// The tuned folder.
     #[arg(long, value_name = "DIR")]
     adapter: PathBuf,
-    /// The frozen backbone that it was tuned before.
-    #[arg(long, value_name = "DIR")]
-    model: PathBuf,
+    #[command(flatten)]
+    backbone: BackboneFlags,
     /// Labelled records: `sentence@label`, JSON Lines or CSV. Duplicates count once.
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
@@ -31,7 +29,7 @@ pub struct Eval {
 
 impl Eval {
     pub fn run(self, common: &Common) -> Result<ExitCode> {
-        let opened = Opened::open(&self.model, Options::default())?;
+        let opened = self.backbone.open(Options::default())?;
         let (tuned, mut trainer) = Tuned::read(&self.adapter, &opened)?;
         let data = Dataset::read(&self.data, &trainer.task().schema())?;
         let encoded = trainer.encode(data.records())?;

@@ -2,10 +2,7 @@
 
 use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
-use ciphertune_client::{
-    Result,
-    tuned::{Opened, Tuned},
-};
+use ciphertune_client::{Result, tuned::Tuned};
 use ciphertune_tune::{
     backbone::Options,
     data::Record,
@@ -14,7 +11,7 @@ use ciphertune_tune::{
 use clap::Args;
 use serde_json::json;
 
-use crate::{Common, output, question};
+use crate::{Common, backbone::BackboneFlags, output, question};
 
 /// Flags of `ciphertune generate`.
 #[derive(Args)]
@@ -22,9 +19,8 @@ pub struct Generate {
     /// The tuned folder.
     #[arg(long, value_name = "DIR")]
     adapter: PathBuf,
-    /// The frozen backbone that it was tuned before: a language model.
-    #[arg(long, value_name = "DIR")]
-    model: PathBuf,
+    #[command(flatten)]
+    backbone: BackboneFlags,
     /// Texts; none: standard input, one a line. A text that is a JSON object gives the template's columns by name.
     #[arg(value_name = "TEXT")]
     texts: Vec<String>,
@@ -51,7 +47,7 @@ impl Generate {
             seed: self.seed,
         };
         sampling.check()?;
-        let opened = Opened::open(&self.model, Options::default())?;
+        let opened = self.backbone.open(Options::default())?;
         let (tuned, trainer) = Tuned::read(&self.adapter, &opened)?;
         let writer = trainer.writer(&tuned.parameters)?;
         let template = trainer.task().template();

@@ -19,7 +19,7 @@ use ciphertune_round::Envelope;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::{Common, output, passphrase::passphrase};
+use crate::{Common, backbone::BackboneFlags, output, passphrase::passphrase};
 
 /// Flags of `ciphertune join`.
 #[derive(Args)]
@@ -30,9 +30,8 @@ pub struct Join {
     /// Validation data, for this member's own eyes.
     #[arg(long, value_name = "FILE")]
     validation: Option<PathBuf>,
-    /// The frozen backbone: a Hugging Face folder.
-    #[arg(long, value_name = "DIR")]
-    model: PathBuf,
+    #[command(flatten)]
+    backbone: BackboneFlags,
     /// The dataset's name, under which its privacy budget is kept.
     #[arg(long, value_name = "NAME", default_value = "default")]
     dataset: String,
@@ -76,7 +75,12 @@ impl Join {
             )?;
         }
         let site = Site::open(common.home.clone(), &passphrase)?;
-        let learner = Tuner::load(&self.model, &self.data, self.validation.as_deref())?;
+        let learner = Tuner::load(
+            &self.backbone.model,
+            &self.backbone.device()?,
+            &self.data,
+            self.validation.as_deref(),
+        )?;
         let options = Options {
             dataset: self.dataset,
             one_job: self.one_job,

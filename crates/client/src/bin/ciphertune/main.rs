@@ -2,6 +2,7 @@
 
 mod adapter;
 mod audit;
+mod backbone;
 mod budget;
 mod eval;
 mod generate;

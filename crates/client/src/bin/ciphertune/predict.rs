@@ -2,15 +2,12 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use ciphertune_client::{
-    Error, Result,
-    tuned::{Opened, Tuned},
-};
+use ciphertune_client::{Error, Result, tuned::Tuned};
 use ciphertune_tune::{backbone::Options, data::Record, task::Route, trainer::Trainer};
 use clap::Args;
 use serde_json::json;
 
-use crate::{Common, output, question};
+use crate::{Common, backbone::BackboneFlags, output, question};
 
 /// Flags of `ciphertune predict`.
 #[derive(Args)]
@@ -18,9 +15,8 @@ pub struct Predict {
     /// The tuned folder.
     #[arg(long, value_name = "DIR")]
     adapter: PathBuf,
-    /// The frozen backbone that it was tuned before.
-    #[arg(long, value_name = "DIR")]
-    model: PathBuf,
+    #[command(flatten)]
+    backbone: BackboneFlags,
     /// Texts; none: standard input, one a line. A line that is a JSON object gives the template's columns by name; an empty one
     /// has an empty answer.
     #[arg(value_name = "TEXT")]
@@ -41,7 +37,7 @@ struct Batch<'a, 'b> {
 
 impl Predict {
     pub fn run(self, common: &Common) -> Result<ExitCode> {
-        let opened = Opened::open(&self.model, Options::default())?;
+        let opened = self.backbone.open(Options::default())?;
         let (tuned, mut trainer) = Tuned::read(&self.adapter, &opened)?;
         if trainer.task().route() == Route::Generation {
             return Err(Error::Misuse(format!(

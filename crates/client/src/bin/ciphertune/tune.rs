@@ -22,6 +22,7 @@ use ciphertune_client::{
 use ciphertune_tune::{
     backbone::Options,
     data::{Dataset, Schema},
+    device::name,
     head::Pooling,
     optimiser::{OptimiserSpec, Schedule},
     session::{Event, Patience},
@@ -35,15 +36,14 @@ use serde_json::json;
 
 pub use report::{summary, table};
 
-use crate::{Common, output};
+use crate::{Common, backbone::BackboneFlags, output};
 use report::{report, told};
 
 /// Flags of `ciphertune tune`.
 #[derive(Args)]
 pub struct Tune {
-    /// The frozen backbone: a Hugging Face folder.
-    #[arg(long, value_name = "DIR")]
-    model: PathBuf,
+    #[command(flatten)]
+    backbone: BackboneFlags,
     /// Records to train on: `sentence@label`, JSON Lines or CSV. Duplicates count once.
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
@@ -196,8 +196,9 @@ impl Tune {
     pub fn run(self, common: &Common) -> Result<ExitCode> {
         let options = Options {
             recompute: self.recompute,
+            ..Options::default()
         };
-        let opened = Opened::open(&self.model, options)?;
+        let opened = self.backbone.open(options)?;
         let start = match &self.from {
             Some(folder) => Some(Tuned::read(folder, &opened)?.0),
             None => None,
@@ -236,14 +237,15 @@ impl Tune {
         )?;
         if common.json {
             output::json(
-                &json!({"data": local.counted(), "tuning": tuning, "parameters": local.dimension(), "steps_before": local.steps_before()}),
+                &json!({"data": local.counted(), "tuning": tuning, "parameters": local.dimension(), "device": name(opened.backbone.device()), "steps_before": local.steps_before()}),
             )?;
         } else {
             output::say(&told(local.counted(), &tuning))?;
             output::say(&format!(
-                "{} parameters before a frozen {}",
+                "{} parameters before a frozen {} on {}",
                 local.dimension(),
-                opened.backbone.kind()
+                opened.backbone.kind(),
+                name(opened.backbone.device())
             ))?;
             if local.steps_before() > 0 {
                 output::say(&format!("going on after step {}", local.steps_before()))?;

@@ -5,21 +5,22 @@ use rayon::prelude::*;
 use super::{ROWS, fma, sum2, vectorised};
 
 /// γ, β and ε of a layer norm: y = γ ∘ (x − mean x)/√(var x + ε) + β.
-pub(in super::super) struct LayerNorm {
-    pub(in super::super) gamma: Vec<f32>,
-    pub(in super::super) beta: Vec<f32>,
+#[derive(Clone, Copy)]
+pub(in super::super) struct LayerNorm<'a> {
+    pub(in super::super) gamma: &'a [f32],
+    pub(in super::super) beta: &'a [f32],
     pub(in super::super) epsilon: f32,
 }
 
 vectorised! {
-    fn layer_norm_rows<'a>(norm: &'a LayerNorm, values: &'a mut [f32], scales: &'a mut [f32], out: &'a mut [f32]) {
+    fn layer_norm_rows<'a>(norm: LayerNorm<'a>, values: &'a mut [f32], scales: &'a mut [f32], out: &'a mut [f32]) {
         let width = norm.gamma.len();
         let rows = values.chunks_exact_mut(width).zip(out.chunks_exact_mut(width));
         for ((row, out), scale) in rows.zip(scales) {
             let mean = sum2(row, row, |x, _| x) / width as f32;
             let variance = sum2(row, row, |x, _| (x - mean) * (x - mean)) / width as f32;
             *scale = 1.0 / (variance + norm.epsilon).sqrt();
-            let affine = norm.gamma.iter().zip(&norm.beta);
+            let affine = norm.gamma.iter().zip(norm.beta);
             for ((value, out), (gamma, beta)) in row.iter_mut().zip(out).zip(affine) {
                 *value = (*value - mean) * *scale;
                 *out = fma::<FMA>(*value, *gamma, *beta);
@@ -29,11 +30,11 @@ vectorised! {
 }
 
 vectorised! {
-    fn layer_norm_vjp_rows<'a>(norm: &'a LayerNorm, normed: &'a [f32], scales: &'a [f32], grad: &'a [f32], out: &'a mut [f32]) {
+    fn layer_norm_vjp_rows<'a>(norm: LayerNorm<'a>, normed: &'a [f32], scales: &'a [f32], grad: &'a [f32], out: &'a mut [f32]) {
         let width = norm.gamma.len();
         let rows = normed.chunks_exact(width).zip(grad.chunks_exact(width));
         for (((normed, grad), out), scale) in rows.zip(out.chunks_exact_mut(width)).zip(scales) {
-            for ((out, grad), gamma) in out.iter_mut().zip(grad).zip(&norm.gamma) {
+            for ((out, grad), gamma) in out.iter_mut().zip(grad).zip(norm.gamma) {
                 *out = grad * gamma;
             }
             let mean = sum2(out, out, |d, _| d) / width as f32;
@@ -45,7 +46,7 @@ vectorised! {
     }
 }
 
-impl LayerNorm {
+impl LayerNorm<'_> {
     /// Normalises rows: `values` x becomes x̂, `scales` gets 1/√(var + ε) a row, `out` gets y.
     pub(in super::super) fn forward(
         &self,
@@ -58,7 +59,7 @@ impl LayerNorm {
             .par_chunks_mut(step)
             .zip(out.par_chunks_mut(step))
             .zip(scales.par_chunks_mut(ROWS))
-            .for_each(|((values, out), scales)| layer_norm_rows(self, values, scales, out));
+            .for_each(|((values, out), scales)| layer_norm_rows(*self, values, scales, out));
     }
 
     /// dx = s·(d − mean d − x̂·mean(d ∘ x̂)) with d = γ ∘ dy, from what [`Self::forward`] left.
@@ -75,24 +76,25 @@ impl LayerNorm {
             .zip(grad.par_chunks(step))
             .zip(scales.par_chunks(ROWS))
             .for_each(|(((out, normed), grad), scales)| {
-                layer_norm_vjp_rows(self, normed, scales, grad, out);
+                layer_norm_vjp_rows(*self, normed, scales, grad, out);
             });
     }
 }
 
 /// γ and ε of a root-mean-square norm: y = γ ∘ x/√(mean x² + ε).
-pub(in super::super) struct RmsNorm {
-    pub(in super::super) gamma: Vec<f32>,
+#[derive(Clone, Copy)]
+pub(in super::super) struct RmsNorm<'a> {
+    pub(in super::super) gamma: &'a [f32],
     pub(in super::super) epsilon: f32,
 }
 
 vectorised! {
-    fn rms_norm_rows<'a>(norm: &'a RmsNorm, values: &'a [f32], scales: &'a mut [f32], out: &'a mut [f32]) {
+    fn rms_norm_rows<'a>(norm: RmsNorm<'a>, values: &'a [f32], scales: &'a mut [f32], out: &'a mut [f32]) {
         let width = norm.gamma.len();
         let rows = values.chunks_exact(width).zip(out.chunks_exact_mut(width));
         for ((row, out), scale) in rows.zip(scales) {
             *scale = 1.0 / (sum2(row, row, |x, _| x * x) / width as f32 + norm.epsilon).sqrt();
-            for ((value, out), gamma) in row.iter().zip(out).zip(&norm.gamma) {
+            for ((value, out), gamma) in row.iter().zip(out).zip(norm.gamma) {
                 *out = value * *scale * gamma;
             }
         }
@@ -100,7 +102,7 @@ vectorised! {
 }
 
 vectorised! {
-    fn rms_norm_vjp_rows<'a>(norm: &'a RmsNorm, values: &'a [f32], scales: &'a [f32], grad: &'a [f32], out: &'a mut [f32]) {
+    fn rms_norm_vjp_rows<'a>(norm: RmsNorm<'a>, values: &'a [f32], scales: &'a [f32], grad: &'a [f32], out: &'a mut [f32]) {
         let width = norm.gamma.len();
         let rows = values.chunks_exact(width).zip(grad.chunks_exact(width));
         for (((row, grad), out), &scale) in rows.zip(out.chunks_exact_mut(width)).zip(scales) {
@@ -116,7 +118,7 @@ vectorised! {
             }
             let along = along * scale * scale / width as f32;
             for (((out, grad), gamma), value) in
-                out.iter_mut().zip(grad).zip(&norm.gamma).zip(row)
+                out.iter_mut().zip(grad).zip(norm.gamma).zip(row)
             {
                 *out += scale * fma::<FMA>(-along, *value, grad * gamma);
             }
@@ -124,7 +126,7 @@ vectorised! {
     }
 }
 
-impl RmsNorm {
+impl RmsNorm<'_> {
     /// Normalises rows of `values` into `out`; `scales` gets 1/√(mean x² + ε) a row.
     pub(in super::super) fn forward(&self, values: &[f32], scales: &mut [f32], out: &mut [f32]) {
         let step = ROWS * self.gamma.len();
@@ -132,7 +134,7 @@ impl RmsNorm {
             .par_chunks(step)
             .zip(out.par_chunks_mut(step))
             .zip(scales.par_chunks_mut(ROWS))
-            .for_each(|((values, out), scales)| rms_norm_rows(self, values, scales, out));
+            .for_each(|((values, out), scales)| rms_norm_rows(*self, values, scales, out));
     }
 
     /// Adds dx = s·(d − x̂·mean(d ∘ x̂)), d = γ ∘ dy, x̂ = s·x, to `out`: the residual's
@@ -150,7 +152,7 @@ impl RmsNorm {
             .zip(grad.par_chunks(step))
             .zip(scales.par_chunks(ROWS))
             .for_each(|(((out, values), grad), scales)| {
-                rms_norm_vjp_rows(self, values, scales, grad, out);
+                rms_norm_vjp_rows(*self, values, scales, grad, out);
             });
     }
 }
@@ -191,8 +193,8 @@ mod tests {
     #[test]
     fn the_layer_norm_gradient_agrees_with_finite_differences() {
         let norm = LayerNorm {
-            gamma: wave(WIDTH, 0.7),
-            beta: wave(WIDTH, 0.3),
+            gamma: &wave(WIDTH, 0.7),
+            beta: &wave(WIDTH, 0.3),
             epsilon: 1e-5,
         };
         let forward = |x: &[f32]| {
@@ -210,7 +212,7 @@ mod tests {
     #[test]
     fn the_rms_norm_gradient_agrees_with_finite_differences() {
         let norm = RmsNorm {
-            gamma: wave(WIDTH, 0.7),
+            gamma: &wave(WIDTH, 0.7),
             epsilon: 1e-5,
         };
         let forward = |x: &[f32]| {

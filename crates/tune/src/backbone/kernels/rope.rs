@@ -3,15 +3,18 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
 use super::super::rows::Rows;
+use crate::error::Result;
 
 /// Angles position·ω_d for one head size; tables grow as longer sequences come.
 pub(in super::super) struct Rope {
     size: usize,
     frequencies: Vec<f32>,
     table: Mutex<Arc<Vec<(f32, f32)>>>,
+    tensors: Mutex<Option<(Tensor, Tensor)>>,
 }
 
 impl Rope {
@@ -22,7 +25,33 @@ impl Rope {
             size,
             frequencies,
             table: Mutex::new(Arc::new(Vec::new())),
+            tensors: Mutex::new(None),
         }
+    }
+
+    /// D/2.
+    pub(in super::super) fn half(&self) -> usize {
+        self.frequencies.len()
+    }
+
+    /// cos and sin, each `[positions or more, D/2]`, on the backbone's device.
+    pub(in super::super) fn tensors(
+        &self,
+        positions: usize,
+        device: &Device,
+    ) -> Result<(Tensor, Tensor)> {
+        let mut tensors = self.tensors.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((cos, sin)) = &*tensors
+            && cos.dims()[0] >= positions
+        {
+            return Ok((cos.clone(), sin.clone()));
+        }
+        let (cos, sin): (Vec<f32>, Vec<f32>) = self.table(positions).iter().copied().unzip();
+        let shape = (cos.len() / self.half(), self.half());
+        let cos = Tensor::from_vec(cos, shape, device)?;
+        let sin = Tensor::from_vec(sin, shape, device)?;
+        *tensors = Some((cos.clone(), sin.clone()));
+        Ok((cos, sin))
     }
 
     /// (cos, sin) `[positions or more, D/2]`, angles in f32 as transformers computes them.
@@ -50,7 +79,7 @@ impl Rope {
         rows: &Rows,
         turn: f32,
     ) {
-        let half = self.frequencies.len();
+        let half = self.half();
         if half == 0 {
             return;
         }

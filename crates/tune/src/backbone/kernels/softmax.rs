@@ -6,7 +6,7 @@ use super::activation::exp;
 use super::{largest, sum2, vectorised};
 
 vectorised! {
-    fn log_sum_exp_row<'a>(row: &'a [f32], out: &'a mut (f32, f32)) {
+    fn log_sum_exp_row<'a>(row: &'a [f32], out: &'a mut [f32; 2]) {
         let top = largest(row);
         let mut sum = 0.0;
         for row in row.chunks(512) {
@@ -17,13 +17,13 @@ vectorised! {
             let powers = &powers[..row.len()];
             sum += sum2(powers, powers, |p, _| p);
         }
-        *out = (top, libm::logf(sum));
+        *out = [top, libm::logf(sum)];
     }
 }
 
-/// m = max x and ln Σ e^(x−m) of every row, `[R, width]` → `[R]` in `out`: apart, for together they would be rounded at the
+/// m = max x and ln Σ e^(x−m) of every row, `[R, width]` → `[R, 2]` in `out`: apart, for together they would be rounded at the
 /// size of the logits.
-pub(in super::super) fn log_sum_exp(values: &[f32], width: usize, out: &mut [(f32, f32)]) {
+pub(in super::super) fn log_sum_exp(values: &[f32], width: usize, out: &mut [[f32; 2]]) {
     values
         .par_chunks_exact(width)
         .zip(out)
@@ -31,9 +31,9 @@ pub(in super::super) fn log_sum_exp(values: &[f32], width: usize, out: &mut [(f3
 }
 
 vectorised! {
-    fn weighted_softmax_row<'a>(row: &'a [f32], sum: (f32, f32), weight: f32, out: &'a mut [f32]) {
+    fn weighted_softmax_row<'a>(row: &'a [f32], sum: [f32; 2], weight: f32, out: &'a mut [f32]) {
         for (out, x) in out.iter_mut().zip(row) {
-            *out = weight * exp::<FMA>((x - sum.0) - sum.1);
+            *out = weight * exp::<FMA>((x - sum[0]) - sum[1]);
         }
     }
 }
@@ -42,7 +42,7 @@ vectorised! {
 /// [`log_sum_exp`] gave.
 pub(in super::super) fn log_softmax_vjp(
     values: &[f32],
-    sums: &[(f32, f32)],
+    sums: &[[f32; 2]],
     columns: &[u32],
     grad: &[f32],
     out: &mut [f32],
@@ -69,14 +69,14 @@ mod tests {
             .map(|i| (i as f32 * 0.37).sin() * 4.0 + (i / width) as f32 * 1e3)
             .collect();
         let (columns, grad) = ([7, 1_099], [1.0, -0.5]);
-        let mut sums = [(0.0, 0.0); 2];
+        let mut sums = [[0.0; 2]; 2];
         log_sum_exp(&values, width, &mut sums);
         let mut back = vec![0.0; values.len()];
         log_softmax_vjp(&values, &sums, &columns, &grad, &mut back);
         for (r, row) in values.chunks(width).enumerate() {
             let total: f64 = row.iter().map(|&x| libm::exp(f64::from(x - row[0]))).sum();
             let sum = f64::from(row[0]) + libm::log(total);
-            let (top, rest) = sums[r];
+            let [top, rest] = sums[r];
             assert!((f64::from(top) + f64::from(rest) - sum).abs() < 1e-6 * sum.abs().max(10.0));
             for (c, &x) in row.iter().enumerate() {
                 let softmax = libm::exp(f64::from(x) - sum);
