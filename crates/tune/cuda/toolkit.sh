@@ -27,9 +27,10 @@ for library in "$wheels"/lib/*; do
   ln -sf "$library" "$dir/lib64/$name"
   [[ $name == *.so.* ]] && ln -sf "$library" "$dir/lib64/${name%%.so.*}.so"
 done
-# The driver's library comes with the driver; to link, a name is enough.
-echo 'int cuInit(unsigned flags) { return (int)flags; }' |
-  cc -x c -shared -fPIC -Wl,-soname,libcuda.so.1 -o "$dir/lib64/stubs/libcuda.so" -
+# The driver's library comes with the driver; to link, its names are enough. (100: there is no GPU.)
+grep -oE '\bcu[A-Z][A-Za-z0-9_]*' "$wheels/include/cuda.h" | sort -u |
+  sed 's/.*/int &(void) { return 100; }/' |
+  cc -x c -w -shared -fPIC -Wl,-soname,libcuda.so.1 -o "$dir/lib64/stubs/libcuda.so" -
 
 cat > "$dir/env.sh" <<ENV
 export CUDA_HOME="$dir" CUDA_PATH="$dir" CUDA_COMPUTE_CAP="\${CUDA_COMPUTE_CAP:-90}" PATH="$dir/bin:\$PATH"

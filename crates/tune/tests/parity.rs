@@ -7,6 +7,7 @@
 mod continuation;
 #[path = "parity/loading.rs"]
 mod loading;
+mod places;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,6 @@ use std::path::{Path, PathBuf};
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
 use ciphertune_tune::backbone::{self, Backbone, Options};
-use ciphertune_tune::device;
 use ciphertune_tune::encoder::Encoder;
 use ciphertune_tune::encoder::embedding::Embedding;
 use ciphertune_tune::encoder::lstm::Lstm;
@@ -22,9 +22,7 @@ use ciphertune_tune::encoder::mlp::Mlp;
 use ciphertune_tune::head::{Classifier, Pooling};
 use ciphertune_tune::parameters::Trainable;
 use ciphertune_tune::{Error, Result};
-
-/// Where a backbone runs, and how.
-type Place = (Device, Options);
+use places::{Place, places};
 
 type Tensors = HashMap<String, Tensor>;
 
@@ -51,21 +49,6 @@ fn present(path: PathBuf) -> Option<PathBuf> {
         return None;
     }
     Some(path)
-}
-
-/// The CPU's kernels, candle's operations on the CPU and, where there is one, a GPU.
-fn places() -> Vec<Place> {
-    let portable = Options {
-        portable: true,
-        ..Options::default()
-    };
-    let mut places = vec![(CPU, Options::default()), (CPU, portable)];
-    match device::find("cuda") {
-        Ok(gpu) => places.push((gpu, Options::default())),
-        Err(error) if cfg!(feature = "cuda") => eprintln!("SKIPPED on a GPU: {error}"),
-        Err(_) => {}
-    }
-    places
 }
 
 fn values(tensor: &Tensor) -> Vec<f32> {

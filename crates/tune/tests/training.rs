@@ -1,18 +1,23 @@
 //! The whole local step on real architectures: a small untrained Llama with a word-level
 //! tokenizer, and MiniLM on Financial PhraseBank where they are at hand.
 
+mod places;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use candle_core::Device;
+use ciphertune_tune::RecordGradient;
 use ciphertune_tune::backbone::random::{small_llama, write_random_llama};
-use ciphertune_tune::backbone::{self, Backbone};
+use ciphertune_tune::backbone::{self, Backbone, Options};
 use ciphertune_tune::data::{Dataset, Record, Schema, split};
+use ciphertune_tune::generate::Sampling;
 use ciphertune_tune::spec::{EncoderSpec, TrainingSpec};
 use ciphertune_tune::task::{Route, Task};
 use ciphertune_tune::template::Template;
 use ciphertune_tune::tokenizer::{Tokenizer, word_level};
 use ciphertune_tune::trainer::Trainer;
+use places::{Place, places};
 
 const LABELS: [&str; 3] = ["negative", "neutral", "positive"];
 
@@ -54,7 +59,7 @@ fn headlines() -> Vec<Record> {
 }
 
 /// A random Llama in a folder with its word-level tokenizer, read back from there.
-fn small_model() -> (Box<dyn Backbone>, Tokenizer) {
+fn small_model((device, options): &Place) -> (Box<dyn Backbone>, Tokenizer) {
     let mut sentences: Vec<String> = headlines()
         .into_iter()
         .map(|r| format!("{} {}", r.fields["sentence"], r.label))
@@ -69,7 +74,7 @@ fn small_model() -> (Box<dyn Backbone>, Tokenizer) {
     let config = small_llama(64, 32, 2);
     write_random_llama(folder.path(), &config, 1).expect("a model");
     (
-        backbone::load(folder.path(), &Device::Cpu).expect("the model"),
+        backbone::load_with(folder.path(), device, *options).expect("the model"),
         tokenizer,
     )
 }
@@ -87,9 +92,24 @@ fn spec(encoder: EncoderSpec, seed: u64) -> TrainingSpec {
     }
 }
 
-/// Loss on the headlines before and after the local epochs of one round.
+/// Loss on the headlines before and after the local epochs of one round: nearly the same in every place.
 fn one_round(task: &Task, spec: TrainingSpec) -> (f64, f64) {
-    let (llama, tokenizer) = small_model();
+    let mut found = places()
+        .into_iter()
+        .map(|place| one_round_in(&place, task, spec.clone()));
+    let (before, after) = found.next().expect("a place");
+    for (other_before, other_after) in found {
+        assert!(
+            (other_before - before).abs() < 1e-4,
+            "{before} {other_before}"
+        );
+        assert!((other_after - after).abs() < 1e-3, "{after} {other_after}");
+    }
+    (before, after)
+}
+
+fn one_round_in(place: &Place, task: &Task, spec: TrainingSpec) -> (f64, f64) {
+    let (llama, tokenizer) = small_model(place);
     let seed = spec.seed;
     let mut trainer =
         Trainer::new(llama.as_ref(), spec, tokenizer, task.clone()).expect("a trainer");
@@ -150,7 +170,7 @@ fn a_small_llama_learns_to_say_the_answers_from_three_seeds() {
 #[test]
 fn a_small_llama_repeats_its_bits() {
     let bits = || {
-        let (llama, tokenizer) = small_model();
+        let (llama, tokenizer) = small_model(&(Device::Cpu, Options::default()));
         let task = task("{sentence} sentiment: {label}", Route::Verbalizer);
         let spec = spec(EncoderSpec::Mlp { hidden: 32 }, 7);
         let mut trainer = Trainer::new(llama.as_ref(), spec, tokenizer, task).expect("a trainer");
@@ -163,6 +183,45 @@ fn a_small_llama_repeats_its_bits() {
         update.delta.iter().map(|d| d.to_bits()).collect::<Vec<_>>()
     };
     assert_eq!(bits(), bits());
+}
+
+/// Each record's own gradient, and what is written behind a text, in every place.
+#[test]
+fn records_gradients_and_texts_are_the_same_everywhere() {
+    let found = places().into_iter().map(|place| {
+        let (llama, tokenizer) = small_model(&place);
+        let says = task("{sentence} sentiment: {label}", Route::Verbalizer);
+        let spec = spec(EncoderSpec::Embedding, 3);
+        let mut trainer = Trainer::new(llama.as_ref(), spec, tokenizer, says).expect("a trainer");
+        let data = trainer.encode(&headlines()).expect("tokens");
+        let theta = trainer.initial_parameters(3).expect("parameters");
+        let mut gradients: Vec<f32> = Vec::new();
+        let mut keep = |_, gradient: RecordGradient| {
+            gradients.extend(gradient.values);
+            Ok::<_, ciphertune_tune::Error>(())
+        };
+        let indices = [0, 17, 59];
+        trainer
+            .record_gradients(&theta, &data, &indices, &mut keep)
+            .expect("gradients");
+        let writer = trainer.writer(&theta).expect("a writer");
+        let sampling = Sampling {
+            most_tokens: 12,
+            ..Sampling::default()
+        };
+        let written = writer.write(&headlines()[5], &sampling, &mut |_| true);
+        (gradients, written.expect("a text").tokens)
+    });
+    let found: Vec<_> = found.collect();
+    let (first, text) = &found[0];
+    let top = first.iter().fold(0_f32, |top, x| top.max(x.abs()));
+    assert!(top > 0.0 && !text.is_empty());
+    for (other, written) in &found[1..] {
+        assert_eq!((other.len(), written), (first.len(), text));
+        for (a, b) in first.iter().zip(other) {
+            assert!((a - b).abs() <= 1e-3 * top, "{a} {b}");
+        }
+    }
 }
 
 /// MiniLM and PhraseBank, where they lie beside the repository.

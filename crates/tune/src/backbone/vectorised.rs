@@ -132,7 +132,7 @@ impl Operations for Vectorised {
         pass: &mut Pass<'_>,
     ) -> Result<(Tensor, Tensor)> {
         let (count, across) = (qkv.dims2()?.0, shape.heads * shape.size);
-        let mut weights = Vec::new();
+        let (mut weights, keeps) = (Vec::new(), pass.keeps());
         let context = with_floats!(values = qkv => {
             let past = match pass {
                 Pass::Extend(past) => Some(past.append(shape, values)?),
@@ -140,10 +140,11 @@ impl Operations for Vectorised {
             };
             fresh(count, across, qkv, |out| match past {
                 Some(past) => shape.extend(values, past, out),
-                None => {
+                None if keeps => {
                     weights = vec![0f32; shape.weights(rows)];
-                    shape.forward(rows, values, out, &mut weights);
+                    shape.forward(rows, values, out, Some(&mut weights));
                 }
+                None => shape.forward(rows, values, out, None),
             })
         })?;
         let length = weights.len();

@@ -75,29 +75,41 @@ fn softmax<const FMA: bool>(row: &mut [f32], kept: usize, scale: f32) {
     rest.fill(0.0);
 }
 
+/// Rows whose weights are computed at a time: all that is held of them where they are not kept.
+const BLOCK: usize = 128;
+
+// `weights` has room for all P, or for one block where they are not to `keep`.
 vectorised! {
-    fn forward_example<'a>(shape: Attention, rows: &'a [f32], seen: Seen<'a>, out: &'a mut [f32], weights: &'a mut [f32]) {
+    fn forward_example<'a>(shape: Attention, rows: &'a [f32], seen: Seen<'a>, out: &'a mut [f32], weights: &'a mut [f32], keep: bool) {
         let (size, width) = (shape.size, shape.width());
         let (count, length) = (rows.len() / width, seen.rows.len() / seen.width);
         let (across, past) = (shape.heads * size, length - count);
         let (columns, wide) = (padded(length), padded(size));
         let mut keys = vec![0f32; size * columns];
         let mut values = vec![0f32; length * wide];
-        let mut context = vec![0f32; count * wide];
+        let mut context = vec![0f32; count.min(BLOCK) * wide];
         let per_group = shape.heads / shape.groups;
-        for (head, weights) in weights.chunks_exact_mut(count * columns).enumerate() {
+        for head in 0..shape.heads {
             if head % per_group == 0 {
                 let key = seen.start + head / per_group * size;
                 gather_transposed(seen.rows, seen.width, key, size, &mut keys);
                 gather(seen.rows, seen.width, key + shape.groups * size, size, &mut values);
             }
-            product(&rows[head * size..], width, size, &keys, weights, columns);
-            for (i, row) in weights.chunks_exact_mut(columns).enumerate() {
-                softmax::<FMA>(row, if shape.causal { past + i + 1 } else { length }, shape.scale);
-            }
-            product(weights, columns, length, &values, &mut context, wide);
-            for (out, context) in out.chunks_exact_mut(across).zip(context.chunks_exact(wide)) {
-                out[head * size..(head + 1) * size].copy_from_slice(&context[..size]);
+            let blocks = rows.chunks(BLOCK * width).zip(out.chunks_mut(BLOCK * across));
+            for (index, (rows, out)) in blocks.enumerate() {
+                let (first, block) = (index * BLOCK, rows.len() / width);
+                let place = if keep { (head * count + first) * columns } else { 0 };
+                let weights = &mut weights[place..place + block * columns];
+                product(&rows[head * size..], width, size, &keys, weights, columns);
+                for (i, row) in weights.chunks_exact_mut(columns).enumerate() {
+                    let kept = if shape.causal { past + first + i + 1 } else { length };
+                    softmax::<FMA>(row, kept, shape.scale);
+                }
+                let context = &mut context[..block * wide];
+                product(weights, columns, length, &values, context, wide);
+                for (out, context) in out.chunks_exact_mut(across).zip(context.chunks_exact(wide)) {
+                    out[head * size..(head + 1) * size].copy_from_slice(&context[..size]);
+                }
             }
         }
     }
@@ -176,21 +188,28 @@ impl Attention {
         (self.heads + self.groups + group) * self.size
     }
 
-    /// q, k, v rows `[N, (h + 2g)·D]` → c `[N, h·D]` in `out`, P in `weights`.
+    /// q, k, v rows `[N, (h + 2g)·D]` → c `[N, h·D]` in `out`, P in `weights` where they are wanted.
     pub(in super::super) fn forward(
         &self,
         rows: &Rows,
         values: &[f32],
         out: &mut [f32],
-        weights: &mut [f32],
+        weights: Option<&mut [f32]>,
     ) {
         let mut jobs = Vec::with_capacity(rows.lengths().len());
         let (mut values, mut out, mut weights) = (values, out, weights);
         for &length in rows.lengths() {
-            let (v, o, w);
+            let (v, o);
             (v, values) = values.split_at(length * self.width());
             (o, out) = out.split_at_mut(length * self.heads * self.size);
-            (w, weights) = weights.split_at_mut(self.heads * length * padded(length));
+            let w = match weights.take() {
+                Some(all) => {
+                    let (w, rest) = all.split_at_mut(self.heads * length * padded(length));
+                    weights = Some(rest);
+                    Some(w)
+                }
+                None => None,
+            };
             jobs.push((v, o, w));
         }
         jobs.into_par_iter().for_each(|(v, o, w)| {
@@ -199,7 +218,14 @@ impl Attention {
                 width: self.width(),
                 start: self.key(0),
             };
-            forward_example(*self, v, seen, o, w);
+            match w {
+                Some(w) => forward_example(*self, v, seen, o, w, true),
+                None => {
+                    let length = v.len() / self.width();
+                    let mut block = vec![0f32; length.min(BLOCK) * padded(length)];
+                    forward_example(*self, v, seen, o, &mut block, false);
+                }
+            }
         });
     }
 
@@ -220,8 +246,8 @@ impl Attention {
             values.len() / self.width(),
             keys_values.len() / self.shared(),
         );
-        let mut weights = vec![0f32; self.heads * count * padded(length)];
-        forward_example(*self, values, seen, out, &mut weights);
+        let mut block = vec![0f32; count.min(BLOCK) * padded(length)];
+        forward_example(*self, values, seen, out, &mut block, false);
     }
 
     /// Adds the gradient for q, k and v to `out` (zeros at the start), from that for c and
@@ -303,7 +329,7 @@ mod tests {
             .collect();
         let mut out = vec![0.0; 27 * shape.heads * shape.size];
         let mut weights = vec![0.0; shape.weights(&rows)];
-        shape.forward(&rows, &values, &mut out, &mut weights);
+        shape.forward(&rows, &values, &mut out, Some(&mut weights));
         for (got, want) in out.iter().zip(reference(shape, &rows, &values)) {
             assert!((f64::from(*got) - want).abs() < 2e-6, "{got} {want}");
         }
@@ -375,21 +401,25 @@ mod tests {
             causal: true,
             scale: 0.2,
         };
-        let rows = Rows::continuing(0, 37);
-        let values: Vec<f32> = (0..37 * shape.width())
+        const ALL: usize = 2 * BLOCK + 37;
+        let rows = Rows::continuing(0, ALL);
+        let values: Vec<f32> = (0..ALL * shape.width())
             .map(|i| (i as f32 * 0.61).sin())
             .collect();
-        let mut whole = vec![0.0; 37 * shape.heads * shape.size];
+        let mut whole = vec![0.0; ALL * shape.heads * shape.size];
         let mut weights = vec![0.0; shape.weights(&rows)];
-        shape.forward(&rows, &values, &mut whole, &mut weights);
+        shape.forward(&rows, &values, &mut whole, Some(&mut weights));
+        let mut without = vec![0.0; whole.len()];
+        shape.forward(&rows, &values, &mut without, None);
+        assert_eq!(without, whole);
         let keys_values: Vec<f32> = values
             .chunks_exact(shape.width())
             .flat_map(|row| &row[shape.key(0)..])
             .copied()
             .collect();
-        for count in [1, 5, 37] {
+        for count in [1, 5, BLOCK + 3, ALL] {
             let mut end = vec![0.0; count * shape.heads * shape.size];
-            let last = &values[(37 - count) * shape.width()..];
+            let last = &values[(ALL - count) * shape.width()..];
             shape.extend(last, &keys_values, &mut end);
             for (got, want) in end.iter().zip(&whole[whole.len() - end.len()..]) {
                 assert!((got - want).abs() < 1e-6, "{got} {want}");
