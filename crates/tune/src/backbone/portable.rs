@@ -334,6 +334,7 @@ mod tests {
     use candle_core::{DType, Device};
 
     use super::*;
+    use crate::backbone::frozen::Kept;
     use crate::backbone::vectorised::Vectorised;
 
     fn wave(rows: usize, width: usize, step: f64) -> Tensor {
@@ -382,7 +383,8 @@ mod tests {
         let (qkv, grad) = (wave(5, shape.width(), 0.31), wave(5, 24, 0.57));
         let both: [&dyn Operations; 2] = [&Portable, &Vectorised];
         let [(got, back), (want, want_back)] = both.map(|operations| {
-            let mut pass = Pass::Plain;
+            let mut kept = Kept::default();
+            let mut pass = Pass::Keep(&mut kept);
             let (c, weights) = operations
                 .attend(&shape, &qkv, &rows, &mut pass)
                 .expect("c");
