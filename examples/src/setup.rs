@@ -195,7 +195,9 @@ fn draft(
                 TrainingSpec::default()
             }
         },
+        tokenizer: None,
     };
+    let tuning = tuner.pin(tuning)?;
     let start = tuner.start(&tuning, batches.is_some())?;
     let draft = Draft {
         name: "demo".into(),

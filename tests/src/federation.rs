@@ -199,6 +199,7 @@ impl Wish {
                 template: "{sentence}".into(),
                 labels: vec!["yes".into(), "no".into()],
                 route: Route::Classifier,
+                tokenizer: None,
                 training: TrainingSpec::default(),
             },
         };

@@ -441,6 +441,7 @@ fn tuning(encoder: EncoderSpec) -> Tuning {
         template: "{sentence}".into(),
         labels: vec!["down".into(), "up".into()],
         route: Route::Classifier,
+        tokenizer: None,
         training: TrainingSpec {
             encoder,
             batch_size: 2,
@@ -470,6 +471,34 @@ fn job_of(tuner: &Tuner, tuning: Tuning) -> (Job, Start) {
     };
     let backbone = tuner.backbone();
     (draft.job("test", &policy, backbone, &start).unwrap(), start)
+}
+
+#[test]
+fn a_member_that_reads_with_another_tokenizer_refuses_the_job() {
+    let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let researcher = tuner(ours.path(), "north.txt", &SENTENCES);
+    let pinned = researcher.pin(tuning(EncoderSpec::Words)).unwrap();
+    assert_eq!(pinned.tokenizer, Some(researcher.tokenizer().to_string()));
+    let (job, _) = job_of(&researcher, pinned.clone());
+
+    // The same weights, and a tokenizer that knows words in another order.
+    let mut member = tuner(theirs.path(), "north.txt", &SENTENCES);
+    member.prepare(&job).unwrap();
+    let words = word_level(&["orders sales profit fell rose sharply"], 64).unwrap();
+    words.save(&theirs.path().join("tokenizer.json")).unwrap();
+    let data = theirs.path().join("north.txt");
+    let mut member = Tuner::load(theirs.path(), &Device::Cpu, &data, None).unwrap();
+    assert_eq!(member.backbone(), researcher.backbone());
+    for refused in [member.prepare(&job).map(drop), member.pin(pinned).map(drop)] {
+        let Err(Error::Refused(why)) = refused else {
+            panic!("{refused:?}");
+        };
+        let other = member.tokenizer().to_string();
+        assert!(
+            why.contains(&other) && why.contains("take the model's folder"),
+            "{why}"
+        );
+    }
 }
 
 #[test]

@@ -304,6 +304,7 @@ impl Tuned {
             template,
             labels,
             route,
+            tokenizer: None,
             training: TrainingSpec {
                 encoder: EncoderSpec::Embedding,
                 virtual_tokens: adapter.config().num_virtual_tokens,

@@ -37,6 +37,10 @@ pub struct Tuning {
     pub labels: Vec<String>,
     /// How answers are scored.
     pub route: Route,
+    /// SHA-256, in hex, of the tokenizer.json that every member reads with. Left out of a job's file, it is the
+    /// researcher's own ([`Tuner::pin`]); left out of a job, no member's is held to any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<String>,
     /// Encoder, optimiser, epochs, seed.
     pub training: TrainingSpec,
 }
@@ -120,6 +124,36 @@ impl Tuner {
         })
     }
 
+    /// SHA-256 of this backbone's tokenizer.json.
+    pub fn tokenizer(&self) -> Digest {
+        Digest::sha256(self.tokenizer.json())
+    }
+
+    /// The specification, held to this backbone's tokenizer.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] where it is held to another.
+    pub fn pin(&self, tuning: Tuning) -> Result<Tuning> {
+        self.reads_as(&tuning)?;
+        let tokenizer = Some(self.tokenizer().to_string());
+        Ok(Tuning {
+            tokenizer,
+            ..tuning
+        })
+    }
+
+    /// Whether text becomes the tokens here that the specification means.
+    fn reads_as(&self, tuning: &Tuning) -> Result<()> {
+        let own = self.tokenizer().to_string();
+        match &tuning.tokenizer {
+            Some(other) if *other != own => Err(Error::Refused(format!(
+                "the job reads with the tokenizer.json {other}, and the one beside this backbone is {own}: take the model's folder as \
+                 the researcher has it"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     /// What a job of this specification starts from, with batches of records or without.
     ///
     /// # Errors
@@ -180,6 +214,7 @@ impl Learner for Tuner {
                 job.task, job.encoder
             )));
         }
+        self.reads_as(&tuning)?;
         let in_batches = job.mechanism.batches.is_some();
         let metrics = Vec::from_iter(job.mechanism.metrics());
         if metrics.contains(&Metric::TrainingAccuracy) && tuning.route != Route::Classifier {

@@ -89,6 +89,7 @@ fn draft(options: &SocketOptions) -> Draft {
             template: "{sentence}".into(),
             labels: vec!["yes".into(), "no".into()],
             route: Route::Classifier,
+            tokenizer: None,
             training: TrainingSpec::default(),
         },
     }

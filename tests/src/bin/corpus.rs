@@ -436,6 +436,7 @@ fn client() {
         template: "{sentence}".into(),
         labels: vec!["down".into(), "up".into()],
         route: Route::Classifier,
+        tokenizer: None,
         training: TrainingSpec::default(),
     };
     keep(

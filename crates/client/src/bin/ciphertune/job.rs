@@ -54,8 +54,9 @@ impl Job {
         let site = Site::open(common.home.clone(), &passphrase()?)?;
         match self {
             Self::Submit { file, model } => {
-                let draft = Draft::from_toml(&output::read(&file)?)?;
+                let mut draft = Draft::from_toml(&output::read(&file)?)?;
                 let tuner = Tuner::for_draft(&model)?;
+                draft.tuning = tuner.pin(draft.tuning)?;
                 let policy = site.policy()?;
                 let start = tuner.start(&draft.tuning, draft.in_batches(&policy))?;
                 let federation = site.manifest().federation().to_string();

@@ -302,6 +302,7 @@ impl Tune {
             template,
             labels,
             route,
+            tokenizer: None,
             training,
         })
     }
