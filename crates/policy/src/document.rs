@@ -214,6 +214,14 @@ impl<'a> Document<'a> {
     }
 }
 
+/// The line, from 1, in which a document writes the key at `path`; `None` where it leaves it out.
+pub(crate) fn line_of(text: &str, path: &str) -> Option<usize> {
+    let key = schema::key_at(path)?;
+    let document = Document::parse(text).ok()?;
+    let value = document.value(key.section, key.name)?;
+    Some(line(text, value.span().start))
+}
+
 /// A value in an error message.
 fn described(value: &DeValue<'_>) -> String {
     match value {
@@ -227,11 +235,16 @@ fn described(value: &DeValue<'_>) -> String {
 /// "line 4, column 1: "
 fn place(text: &str, offset: usize) -> String {
     let before = text.get(..offset).unwrap_or(text);
-    let line = before.matches('\n').count() + 1;
+    let line = line(text, offset);
     let column = before
         .rsplit('\n')
         .next()
         .map_or(0, |last| last.chars().count())
         + 1;
     format!("line {line}, column {column}: ")
+}
+
+fn line(text: &str, offset: usize) -> usize {
+    let before = text.get(..offset).unwrap_or(text);
+    before.matches('\n').count() + 1
 }
