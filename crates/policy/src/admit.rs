@@ -93,6 +93,18 @@ pub struct Violation {
 }
 
 impl Violation {
+    fn unless(kept: bool, rule: &str, asked: impl fmt::Display, limit: &str) -> Result<(), Self> {
+        if kept {
+            return Ok(());
+        }
+        Err(Self {
+            rule: rule.into(),
+            asked: asked.to_string().chars().take(80).collect(),
+            limit: limit.into(),
+            sources: Vec::new(),
+        })
+    }
+
     /// What whoever is refused can do.
     #[must_use]
     pub fn remedy(&self) -> &'static str {
@@ -234,7 +246,7 @@ impl Policy {
         rules.check(
             "roles.submit_job",
             self.roles.submit_job.contains(&proposal.author),
-            format_args!("a job signed by a {}", proposal.author),
+            format_args!("a job signed by {}", proposal.author.with_article()),
             &listed(&self.roles.submit_job, "nobody's"),
         );
         if let Some(from) = self.time.valid_from {
@@ -258,69 +270,64 @@ impl Policy {
     /// Whether a member may train on the dataset of this name.
     ///
     /// # Errors
-    /// [`Refusal`] with the names that are allowed.
-    pub fn admit_dataset(&self, name: &str) -> Result<(), Refusal> {
-        let limit = self.datasets.items().join(", ");
-        Rules::one(
-            "model.datasets",
+    /// [`Violation`] with the names that are allowed.
+    pub fn admit_dataset(&self, name: &str) -> Result<(), Violation> {
+        Violation::unless(
             self.datasets.allows(name),
+            "model.datasets",
             format_args!("{name:?}"),
-            &limit,
+            &self.datasets.items().join(", "),
         )
     }
 
     /// Whether a certificate that was issued at `issued` is young enough at `now`.
     ///
     /// # Errors
-    /// [`Refusal`] with the age and the limit.
-    pub fn admit_certificate(&self, issued: Instant, now: Instant) -> Result<(), Refusal> {
-        Self::admit_age(
+    /// [`Violation`] with when it was issued, and the limit.
+    pub fn admit_certificate(&self, issued: Instant, now: Instant) -> Result<(), Violation> {
+        let Some(days) = self.max_age_days.certificate else {
+            return Ok(());
+        };
+        Violation::unless(
+            now <= issued.after_days(days),
             "identity.max_certificate_age_days",
-            self.max_age_days.certificate,
-            Some(issued),
-            now,
+            format_args!("a certificate issued at {issued}"),
+            &format!("one at most {days} days old"),
         )
     }
 
     /// Whether the server's revocation list, if it has one, is young enough at `now`.
     ///
     /// # Errors
-    /// [`Refusal`] with the age and the limit.
+    /// [`Violation`] with when it was issued, and the limit.
     pub fn admit_revocation_list(
         &self,
         issued: Option<Instant>,
         now: Instant,
-    ) -> Result<(), Refusal> {
-        Self::admit_age(
+    ) -> Result<(), Violation> {
+        let Some(days) = self.max_age_days.revocation_list else {
+            return Ok(());
+        };
+        Violation::unless(
+            issued.is_some_and(|issued| now <= issued.after_days(days)),
             "identity.max_revocation_list_age_days",
-            self.max_age_days.revocation_list,
-            issued,
-            now,
+            issued.map_or("no revocation list".into(), |issued| {
+                format!("a revocation list issued at {issued}")
+            }),
+            &format!("one at most {days} days old"),
         )
-    }
-
-    fn admit_age(
-        rule: &str,
-        most: Option<u32>,
-        issued: Option<Instant>,
-        now: Instant,
-    ) -> Result<(), Refusal> {
-        let Some(days) = most else { return Ok(()) };
-        let kept = issued.is_some_and(|issued| now <= issued.after_days(days));
-        let asked = issued.map_or("none".into(), |issued| format!("one issued at {issued}"));
-        Rules::one(rule, kept, asked, &format!("at most {days} days old"))
     }
 
     /// Whether a party of this role may stop a job that it has not signed.
     ///
     /// # Errors
-    /// [`Refusal`] with the roles that may.
-    pub fn admit_abort(&self, role: Role) -> Result<(), Refusal> {
-        Rules::one(
-            "roles.abort_job",
+    /// [`Violation`] with the roles that may.
+    pub fn admit_abort(&self, role: Role) -> Result<(), Violation> {
+        Violation::unless(
             self.roles.abort_job.contains(&role),
-            format_args!("an end by a {role}"),
-            &listed(&self.roles.abort_job, "nobody's but the signer's"),
+            "roles.abort_job",
+            format_args!("an end by {}", role.with_article()),
+            &listed(&self.roles.abort_job, "the signer's alone"),
         )
     }
 
@@ -449,29 +456,9 @@ struct Rules {
 }
 
 impl Rules {
-    /// A single rule.
-    fn one(rule: &str, kept: bool, asked: impl fmt::Display, limit: &str) -> Result<(), Refusal> {
-        let mut rules = Self {
-            violations: Vec::new(),
-        };
-        rules.check(rule, kept, asked, limit);
-        match rules.violations.is_empty() {
-            true => Ok(()),
-            false => Err(Refusal {
-                violations: rules.violations,
-            }),
-        }
-    }
-
     fn check(&mut self, rule: &str, kept: bool, asked: impl fmt::Display, limit: &str) {
-        if !kept {
-            let asked = asked.to_string().chars().take(80).collect();
-            self.violations.push(Violation {
-                rule: rule.into(),
-                asked,
-                limit: limit.into(),
-                sources: Vec::new(),
-            });
+        if let Err(violation) = Violation::unless(kept, rule, asked, limit) {
+            self.violations.push(violation);
         }
     }
 

@@ -136,8 +136,8 @@ fn compared(path: &str, both: [&Policy; 2]) -> Option<Compared> {
         ),
         "roles.submit_job" => words(both.map(|it| &it.roles.submit_job), "nobody"),
         "roles.abort_job" => words(both.map(|it| &it.roles.abort_job), "nobody"),
-        "time.valid_from" => larger(both.map(|it| it.time.valid_from), "from ever"),
-        "time.valid_until" => smaller(both.map(|it| it.time.valid_until), "for ever"),
+        "time.valid_from" => larger(both.map(|it| it.time.valid_from), "no earliest time"),
+        "time.valid_until" => smaller(both.map(|it| it.time.valid_until), "no end"),
         _ => return None,
     })
 }

@@ -114,7 +114,11 @@ impl<'a> Document<'a> {
     /// Complains where a key is written that means nothing here.
     pub(crate) fn forbid(&mut self, section: &str, name: &str, why: &str) {
         if self.has(section, name) {
-            self.complain(section, name, &format!("must not be written: {why}"));
+            self.complain(
+                section,
+                name,
+                &format!("must not be written: {why}; delete it"),
+            );
         }
     }
 

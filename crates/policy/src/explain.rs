@@ -1,11 +1,12 @@
 //! A policy in plain language, for whoever signs it and for whoever is asked to trust it.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use crate::allowed::Allowed;
 use crate::committee::{BAD_COMMITTEE_LOG2, Sharing};
 use crate::policy::{Aggregation, Policy, Privacy};
-use crate::setting::{Adjacency, Placement, Unit, listed};
+use crate::setting::{Adjacency, Placement, Role, Unit, listed};
 
 impl Policy {
     /// The policy in sentences under headings: what is promised, what can leave a member, who can see what, what happens
@@ -91,11 +92,11 @@ impl Policy {
         ));
         match self.aggregation.colluders {
             0 => text.say(format_args!(
-                "No member is assumed to help the server (colluders = 0): one that does may learn another's update from \
-                 two sums."
+                "No member is assumed to help the server (colluders = 0): one that does may have two \
+                 sums opened, whose difference is another's update."
             )),
             colluders => text.say(format_args!(
-                "Up to {colluders} members may help the server and learn no single update."
+                "Of the members, {colluders} may help the server: even so none learns a single update of another."
             )),
         }
         if let Some(committee) = self.aggregation.committee {
@@ -215,8 +216,8 @@ impl Privacy {
         // (ε, 0) holds the posterior odds to e^ε times the prior ones: from even odds, to a probability of e^ε/(1 + e^ε).
         let epsilon = self.job.epsilon.to_f64_up();
         text.say(format_args!(
-            "That is: who sees everything that a job releases, and can but toss a coin whether {} was in it, is right with a \
-             probability of at most {:.2} % afterwards, but for odds of {}.",
+            "That is: who sees everything that a job releases, and took it for as likely as not that {} was in it, may be \
+             {:.2} % sure afterwards, and not more, but for cases of a probability of {}.",
             match self.unit {
                 Unit::Record => "one example",
                 _ => "one institution's update",
@@ -245,15 +246,11 @@ impl Privacy {
 }
 
 /// Roles as a sentence says them: "a member or a researcher".
-fn either(roles: &std::collections::BTreeSet<crate::setting::Role>) -> String {
+fn either(roles: &BTreeSet<Role>) -> String {
     if roles.is_empty() {
         return "nobody".into();
     }
-    let article = |role: &crate::setting::Role| match role.as_str() {
-        word @ ("officer" | "auditor") => format!("an {word}"),
-        word => format!("a {word}"),
-    };
-    let words: Vec<String> = roles.iter().map(article).collect();
+    let words: Vec<String> = roles.iter().map(|role| role.with_article()).collect();
     words.join(" or ")
 }
 

@@ -82,7 +82,8 @@ impl Policy {
             found.note(
                 "privacy.epsilon",
                 format!(
-                    "ε = {epsilon} hides little: 8 is called generous, {LARGE_EPSILON} a formality"
+                    "ε = {epsilon} hides little: above {LARGE_EPSILON} the odds of a guess may grow more than 20,000-fold; \
+                     lower it"
                 ),
             );
         }
@@ -91,8 +92,8 @@ impl Policy {
             found.note(
                 "privacy.delta",
                 format!(
-                    "δ = {delta}: one in {RECORDS_OF_LARGE_DELTA} records, or more, may be given away whole; write less than \
-                     1 / records"
+                    "δ = {delta} allows a mechanism that gives more than one in {RECORDS_OF_LARGE_DELTA} records away whole: \
+                     write less than 1 / records"
                 ),
             );
         }
@@ -114,15 +115,15 @@ impl Policy {
             Some(stated) if stated < least => found.note(
                 "aggregation.threshold",
                 format!(
-                    "{stated} has no effect: with {n} members and {c} colluders it takes {least} in any case \
-                     (2t ≥ n + c + 1)"
+                    "{stated} has no effect: of {n} members, {c} of them colluding, it takes {least} in any case \
+                     (2t ≥ n + c + 1); leave it out, or raise it"
                 ),
             ),
             _ if least.max(stated.unwrap_or(0)) == n => found.note(
                 "aggregation.colluders",
                 format!(
-                    "of the fewest {n} members none may be missing: with {c} colluders it takes all of them to open a sum; \
-                     one more member, or one colluder fewer, lets one drop out"
+                    "with the fewest {n} members, {c} of them colluding, it takes all to open a sum: one that drops out voids \
+                     the round; with a larger min_cohort, or a colluder less, one may"
                 ),
             ),
             _ => {}
@@ -141,7 +142,7 @@ impl Policy {
         if n > members {
             found.fatal(
                 "aggregation.min_cohort",
-                format!("a round needs {n} members, and the federation has {members}"),
+                format!("a round needs {n} members, and the federation has {members}: lower it, or win more members"),
             );
         }
         if let Some(committee) = limits.committee
@@ -153,7 +154,7 @@ impl Policy {
             found.fatal(
                 "aggregation.threshold",
                 format!(
-                    "it takes {} to open a sum, and the federation has {members}",
+                    "it takes {} to open a sum, and the federation has {members} members: lower it",
                     stated.unwrap_or_default()
                 ),
             );

@@ -107,8 +107,9 @@ macro_rules! keys {
     };
 }
 
+/// About a rule that is no key.
 const DRAFT_ANEW: &str =
-    "draft the job anew under these policies, or have officers sign ones that allow it";
+    "draft the job anew: this is the protocol's own rule, which no policy loosens";
 
 keys! {
     "" {
@@ -123,10 +124,10 @@ keys! {
         "unit": Kind::Word(Unit::WORDS), Presence::Required,
             "whose presence is hidden: one member's whole update of a round; one training example; nobody's. No default",
             stricter "a unit is stricter than none; institution and record do not mix, their officers must agree on one",
-            remedy "draft the job anew: its unit is the policies'";
+            remedy "draft the job anew from these policies: its unit follows from them";
         "adjacency": Kind::Word(Adjacency::WORDS), Presence::Private,
             "hidden against being replaced by nothing, or by any other (twice the noise)",
-            stricter "replace-one", remedy "draft the job anew: its adjacency is the policies'";
+            stricter "replace-one", remedy "draft the job anew from these policies: its adjacency follows from them";
         "epsilon": Kind::Positive, Presence::Private,
             "the most ε one job may cost, every attempt of every round counted",
             stricter "the smaller", remedy "draft the job anew with no more than this ε (more noise, or fewer rounds)";
@@ -138,7 +139,7 @@ keys! {
             stricter "the smaller", remedy "draft the job anew with a clip norm within this";
         "placement": Kind::Word(Placement::WORDS), Presence::Private,
             "who adds the noise: each member a share, or each member all of it",
-            stricter "local", remedy "draft the job anew: its placement is the policies'";
+            stricter "local", remedy "draft the job anew from these policies: its placement follows from them";
         "rounds": Kind::Count(1, MAX_ROUNDS), Presence::Required,
             "the most rounds of one job",
             stricter "the smaller", remedy "submit a job with fewer rounds";
@@ -157,13 +158,13 @@ keys! {
     "aggregation" {
         "min_contributors": Kind::Count(2, MAX_MEMBERS), Presence::Required,
             "fewer contributors than this are never summed; at least `colluders` + 2, and 3 with unit none",
-            stricter "the larger", remedy "draft the job anew: it asks for as many contributors as the policies";
+            stricter "the larger", remedy "draft the job anew from these policies: it asks for as many contributors as they do";
         "colluders": Kind::Count(0, MAX_MEMBERS - 2), Presence::Required,
             "how many members are assumed to help the server",
-            stricter "the larger", remedy "draft the job anew: it assumes as many colluders as the policies";
+            stricter "the larger", remedy "draft the job anew from these policies: it assumes as many colluders as they do";
         "threshold": Kind::Count(2, MAX_MEMBERS), Presence::Optional("⌊(n + c)/2⌋ + 1 of n who hold shares, c of them colluding, and never less"),
             "how many of those who hold shares it takes to open a sum",
-            stricter "the larger", remedy "draft the job anew: its threshold is no lower than the policies'";
+            stricter "the larger", remedy "draft the job anew from these policies: its threshold is no lower than theirs";
         "committee": Kind::Count(2, MAX_MEMBERS), Presence::Optional("they may not"),
             "shares of keys may go to a committee of at least so many members, drawn by a hash, instead of to everybody",
             stricter "left out; else the larger", remedy "submit a job with a larger committee, or with none";
@@ -207,10 +208,10 @@ keys! {
             stricter "what both list", remedy "ask the party that signed the job, or one with one of these roles";
     }
     "time" {
-        "valid_from": Kind::Instant, Presence::Optional("from ever"),
+        "valid_from": Kind::Instant, Presence::Optional("no earliest time"),
             "no job is admitted and no round begun before",
             stricter "the later", remedy "wait until then, or have officers sign policies that hold now";
-        "valid_until": Kind::Instant, Presence::Optional("for ever"),
+        "valid_until": Kind::Instant, Presence::Optional("no end"),
             "nor after, in mid-job either",
             stricter "the earlier", remedy "have officers sign policies that hold now, and submit a new job";
     }

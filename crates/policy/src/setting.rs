@@ -112,6 +112,18 @@ words! {
     }
 }
 
+impl Role {
+    /// "a member", "an officer".
+    #[must_use]
+    pub fn with_article(self) -> String {
+        let article = match self {
+            Self::Officer | Self::Auditor => "an",
+            Self::Member | Self::Server | Self::Researcher => "a",
+        };
+        format!("{article} {self}")
+    }
+}
+
 /// Words, a comma between; `none` for none.
 pub(crate) fn listed<T: fmt::Display>(words: &BTreeSet<T>, none: &str) -> String {
     if words.is_empty() {
