@@ -43,7 +43,7 @@ fn the_readmes_commands_do_what_it_says() {
     for line in lines {
         let arguments: Vec<&str> = line.iter().map(String::as_str).collect();
         match arguments.as_slice() {
-            ["policy" | "params" | "privacy", ..] => {
+            ["params" | "privacy", ..] | ["policy", "check" | "explain" | "diff" | "merge", ..] => {
                 let output = ciphertune(&arguments);
                 assert!(
                     output.status.success(),

@@ -1,8 +1,9 @@
-//! What is allowed: policies, the strictest of several, and the admission of a plan.
+//! What is allowed: policies, the strictest of several, what differs between two, and the admission of a plan.
 //!
-//! A [`Policy`] is read from TOML ([`Policy::parse`]) or is the strictest of several ([`Policy::merge`]); a plan
-//! is a [`Proposal`], and [`Policy::admit`] answers it with an [`Admitted`] or a [`Refusal`] in words.
-//! Pure: no input or output, no clock, no randomness.
+//! [`schema`] is the one list of keys, each with all that is said of it. A [`Policy`] is read from TOML ([`Policy::parse`]) or is
+//! the strictest of several ([`Policy::merge`]); a plan is a [`Proposal`], and [`Policy::admit`] answers it with an [`Admitted`]
+//! or a [`Refusal`] in words, which [`Refusal::sourced`] traces to lines. For people: [`Policy::explain`], [`Policy::diff`],
+//! [`Policy::findings`], [`markdown_table`], [`json_schema`]. Pure: no input or output, no clock, no randomness.
 
 mod admit;
 mod allowed;

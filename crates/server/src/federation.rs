@@ -88,6 +88,12 @@ impl Federation {
         Digest::sha256(&parts.map(|digest| *digest.as_bytes()).concat())
     }
 
+    /// Whether a party has one of the roles that the policy lets submit jobs.
+    pub fn may_submit(&self, party: &Fingerprint) -> bool {
+        let role = self.role_of(party);
+        role.is_some_and(|role| self.policy.may_submit().contains(&role))
+    }
+
     /// A party's name, for words that people read.
     pub fn name_of(&self, party: &Fingerprint) -> String {
         self.manifest

@@ -217,8 +217,12 @@ impl proto::federation_server::Federation for Service {
         request: Request<proto::SubmitJobRequest>,
     ) -> Reply<proto::SubmitJobReply> {
         answer(async {
-            // Whose role may submit is the policy's to say, when the job is checked.
             let caller = self.caller(&request)?;
+            let federation = self.coordinator.federation();
+            if !federation.may_submit(&caller.fingerprint) {
+                let detail = format!("roles.submit_job does not name a {}", caller.role);
+                return Err(Refused::new(Refusal::Role, detail).into());
+            }
             let job = self.own(&caller, &request.get_ref().job)?;
             let digest = self.coordinator.submit(job).await?;
             Ok(proto::SubmitJobReply {

@@ -13,8 +13,7 @@ use crate::{error::Refused, federation::Federation};
 
 /// Whether a job can be run here at all.
 pub(super) fn check(federation: &Federation, job: &Signed<Job>) -> Result<(), Refused> {
-    let author = federation.role_of(&job.signer());
-    if !author.is_some_and(|role| federation.policy().may_submit().contains(&role)) {
+    if !federation.may_submit(&job.signer()) {
         return Err(Refused::new(
             Refusal::Role,
             "the job is not signed by a party of the manifest whose role may submit jobs (roles.submit_job)",
