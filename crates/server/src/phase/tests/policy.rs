@@ -93,9 +93,12 @@ fn a_job_is_submitted_by_whom_the_policy_names() {
     }
 }
 
+/// Whose key signs.
+type By = fn(&Lab) -> &SigningKey;
+
 #[test]
 fn a_job_is_stopped_by_its_signer_or_by_whom_the_policy_names() {
-    let stop = |table: &str, by: fn(&Lab) -> &SigningKey| {
+    let stop = |table: &str, by: By| {
         let mut lab = lab(table, 3, 1);
         let abort = Abort {
             job: lab.machine.digest(),
@@ -105,15 +108,9 @@ fn a_job_is_stopped_by_its_signer_or_by_whom_the_policy_names() {
         lab.feed(Input::Abort(abort))
             .map(|effects| events(&effects))
     };
-    let (member, officer, signer): (
-        fn(&Lab) -> &SigningKey,
-        fn(&Lab) -> &SigningKey,
-        fn(&Lab) -> &SigningKey,
-    ) = (
-        |lab| &lab.members[0],
-        |lab| &lab.officer,
-        |lab| &lab.researcher,
-    );
+    let member: By = |lab| &lab.members[0];
+    let officer: By = |lab| &lab.officer;
+    let signer: By = |lab| &lab.researcher;
     let ended = Ok(vec![EventKind::Ended]);
     for (table, by, expected) in [
         ("", member, ended.clone()),
