@@ -386,7 +386,11 @@ fn merge_explains_the_strictest_or_says_what_to_settle() {
     );
     let (code, _, err) = policy(&["merge", &file("hospital.toml"), &file("default.toml")]);
     assert_eq!(code, Some(1));
-    assert!(err.contains("must agree on one privacy.unit"), "{err}");
+    assert!(
+        err.contains("default.toml: policy \"hospital\" protects the unit \"record\"")
+            && err.contains("must agree on one privacy.unit"),
+        "{err}"
+    );
 }
 
 #[test]

@@ -443,7 +443,7 @@ proptest! {
     }
 
     #[test]
-    fn tightening_a_limit_never_admits_more(a in settings(), which in 0..20_usize, p in proposals(), beyond in 0..19_usize) {
+    fn tightening_a_limit_never_admits_more(a in settings(), which in 0..23_usize, p in proposals(), beyond in 0..19_usize) {
         let loose = a.policy();
         let mut tight = a.clone();
         match which {
@@ -466,6 +466,9 @@ proptest! {
             16 => tight.more.submit = Some(vec![]),
             17 => tight.more.abort = Some(vec![]),
             18 => tight.more.from = Some(4),
+            19 => tight.more_cohort += 1,
+            20 => tight.spare = 0,
+            21 => tight.encoders.truncate(1),
             _ => tight.more.until = Some(4),
         }
         let tight = tight.policy();

@@ -113,15 +113,7 @@ impl Command {
             Self::Diff { before, after } => return diff(&before, &after, common),
             Self::Sign { file, out } => sign(&file, out, common)?,
             Self::Verify(verify) => verify.run(common)?,
-            Self::Merge { files } => {
-                let policies = files
-                    .iter()
-                    .map(|file| parse(file))
-                    .collect::<Result<Vec<_>>>()?;
-                let merged = Policy::merge(&policies.iter().collect::<Vec<_>>())
-                    .map_err(|error| Error::Refused(error.to_string()))?;
-                explain(&merged, common)?;
-            }
+            Self::Merge { files } => explain(&merge(&files)?, common)?,
             Self::Schema { table: false } => print!("{}", json_schema()),
             Self::Schema { table: true } => print!("{}", markdown_table()),
         }
@@ -197,6 +189,20 @@ fn in_words(outlook: &Outlook, assumed: &Assumed, policy: &Policy) -> String {
         outlook.jobs,
         if outlook.jobs == 1 { "job" } else { "jobs" }
     )
+}
+
+/// The strictest of all; an error names the first file that does not go with those before it.
+fn merge(files: &[PathBuf]) -> Result<Policy> {
+    let mut merged: Option<Policy> = None;
+    for file in files {
+        let policy = parse(file)?;
+        merged = Some(match merged {
+            None => policy,
+            Some(before) => Policy::merge(&[&before, &policy])
+                .map_err(|error| Error::Refused(format!("{}: {error}", file.display())))?,
+        });
+    }
+    merged.ok_or_else(|| Error::Misuse("no policy to merge".into()))
 }
 
 fn diff(before: &Path, after: &Path, common: &Common) -> Result<ExitCode> {
