@@ -6,6 +6,7 @@ use std::{
     net::TcpListener,
     num::NonZeroU32,
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use ciphertune_client::{
@@ -13,7 +14,7 @@ use ciphertune_client::{
     learner::Learner as _,
     tuning::{Tuner, Tuning},
 };
-use ciphertune_policy::{Decimal, Policy, Unit};
+use ciphertune_policy::{Decimal, Policy, Role, Unit};
 use ciphertune_round::{Digest, Job};
 use ciphertune_tune::{optimiser::OptimiserSpec, spec::TrainingSpec, task::Route};
 
@@ -221,7 +222,7 @@ fn draft(
         .terms(policy, options.members, options.members)
         .map_err(|error| Error::Refused(error.to_string()))?;
     policy
-        .admit(&job.proposal(&terms))
+        .admit(&job.proposal(&terms, Role::Researcher, SystemTime::now().into()))
         .map_err(|refusal| Error::Refused(refusal.to_string()))?;
     Ok((backbone, job))
 }

@@ -360,6 +360,17 @@ impl Federation {
         Server { data, stop, task }
     }
 
+    /// Another policy, as the officer signs it.
+    pub fn sign_policy(&self, toml: &str) -> Envelope {
+        let document = PolicyDocument {
+            federation: NAME.into(),
+            toml: toml.into(),
+        };
+        Signed::sign(document, &self.officer.key())
+            .envelope()
+            .clone()
+    }
+
     /// The server's key, for lies in its name.
     pub fn server_key(&self) -> ciphertune_identity::SigningKey {
         self.server.key()

@@ -14,7 +14,7 @@ use ciphertune_client::{
 };
 use ciphertune_dp::{ExampleSum, Mechanism, PoissonBatch, SamplingRate};
 use ciphertune_gauss::Entropy;
-use ciphertune_policy::{Metric, Policy};
+use ciphertune_policy::{Instant, Metric, Policy, Role};
 use ciphertune_round::Job;
 use ciphertune_tests::{
     federation::{
@@ -206,7 +206,7 @@ async fn metrics_that_the_policy_allows_ride_in_the_sum_and_are_the_same_for_eve
     let policy = Policy::parse(LABORATORY).unwrap();
     let terms = refused.terms(&policy, 3, 3).unwrap();
     let said = policy
-        .admit(&refused.proposal(&terms))
+        .admit(&refused.proposal(&terms, Role::Researcher, Instant::EPOCH))
         .unwrap_err()
         .to_string();
     assert!(

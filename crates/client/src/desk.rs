@@ -8,7 +8,7 @@ use std::{
 use ciphertune_gauss::Entropy;
 use ciphertune_identity::Manifest;
 use ciphertune_round::{
-    Context, Digest, Envelope, Header, Job, Keyring, Object as _, Release, Signed,
+    Context, Digest, Envelope, Header, Job, Keyring, Object as _, Plan, Release, Signed,
 };
 use ciphertune_seal::OneTimeKey;
 use zeroize::Zeroizing;
@@ -23,6 +23,9 @@ use crate::{
 
 const PARCEL_KEY: &str = "parcel-key";
 const CERTIFICATE: &str = "certificate";
+
+/// The plan that a job's effective policy is read from.
+const POLICY_PLAN: &str = "policy-plan";
 
 /// The signed job.
 const ADMITTED: &str = "admitted";
@@ -158,6 +161,25 @@ impl Desk {
             &context.digest(),
             "a second, different plan came for this round and attempt",
         )
+    }
+
+    /// The accepted plan whose effective policy is the strictest so far: no later one of this job may have a weaker.
+    pub fn policy_plan(&self) -> Result<Option<Plan>> {
+        let Some(bytes) = disk::read(&self.folder.join(POLICY_PLAN))? else {
+            return Ok(None);
+        };
+        let envelope = Envelope::decode(&bytes)?;
+        Ok(Some(Plan::parse(envelope.payload())?))
+    }
+
+    /// Notes durably that `plan` is, if it has another policy than the one noted before.
+    pub fn note_policy_plan(&self, plan: &Signed<Plan>) -> Result<()> {
+        let noted = self.policy_plan()?;
+        if noted.is_some_and(|noted| noted.policy == plan.policy) {
+            return Ok(());
+        }
+        self.disk
+            .write(&self.folder.join(POLICY_PLAN), &plan.encode())
     }
 
     /// Whether another plan than this one was accepted for its (round, attempt).

@@ -3,7 +3,8 @@
 //! Read [`site`] (a party at home), [`learner`] and [`tuning`] (what trains), then [`member`] (the run, one file a
 //! phase), with what it stands on: [`inbox`], [`transfer`], [`disk`] (every durable write), [`desk`] (what must not be
 //! forgotten), [`stock`] (one-time keys), [`model`], [`mechanism`], [`quorum`] (what lowers a charge). What a
-//! ledger says to people is [`budget`]. A researcher's side is [`draft`] and [`researcher`]. Without a federation: [`local`] (tuning on
+//! ledger says to people is [`budget`]. A researcher's side is [`draft`] and [`researcher`], an officer's [`officer`] and
+//! [`outlook`]. Without a federation: [`local`] (tuning on
 //! one machine) and [`tuned`] (the folder it leaves).
 
 pub mod budget;
@@ -17,6 +18,8 @@ pub mod local;
 pub mod mechanism;
 pub mod member;
 pub mod model;
+pub mod officer;
+pub mod outlook;
 pub mod quorum;
 pub mod report;
 pub mod researcher;

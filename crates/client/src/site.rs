@@ -5,8 +5,8 @@ use std::sync::Arc;
 use ciphertune_identity::{
     AuthorityCertificate, Certificate, Home, Kit, Manifest, Passphrase, Role, SigningKey, tls,
 };
-use ciphertune_policy::Policy;
-use ciphertune_round::{Envelope, Fingerprint, Object, PolicyDocument, Signed, Signer as _};
+use ciphertune_policy::{self as policy, Instant, Policy, Source};
+use ciphertune_round::{Envelope, Fingerprint, Job, Object, PolicyDocument, Signed, Signer as _};
 use ciphertune_wire::{Client, Meter};
 
 use crate::{
@@ -16,6 +16,19 @@ use crate::{
 
 const FEDERATION_POLICY: &str = "federation.policy";
 const SITE_POLICY: &str = "site.policy";
+
+const NO_PARTY: &str = "signed by somebody who is not in the manifest";
+
+/// A role of a certificate as policies name it.
+pub fn role(role: Role) -> policy::Role {
+    match role {
+        Role::Member => policy::Role::Member,
+        Role::Server => policy::Role::Server,
+        Role::Officer => policy::Role::Officer,
+        Role::Researcher => policy::Role::Researcher,
+        Role::Auditor => policy::Role::Auditor,
+    }
+}
 
 /// A party at home.
 pub struct Site {
@@ -148,6 +161,62 @@ impl Site {
         self.manifest
             .party(fingerprint)
             .map_or_else(|| fingerprint.to_string(), |party| party.name.to_string())
+    }
+
+    /// A party's role, as policies name it.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] for a stranger.
+    pub fn role_of(&self, party: &Fingerprint) -> Result<policy::Role> {
+        let party = self.manifest.party(party);
+        let party = party.ok_or_else(|| Error::Refused(NO_PARTY.into()))?;
+        Ok(role(party.role))
+    }
+
+    /// Whether the policies here admit a job of this party's own: what every member will ask before it takes part.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with every rule broken, the numbers, the line, and what to do.
+    pub fn admits(&self, job: &Job, policy: &Policy, now: Instant) -> Result<()> {
+        let members = self.manifest.members().count();
+        let terms = job.terms(policy, members, job.expected_members)?;
+        let proposal = job.proposal(&terms, self.role_of(&self.fingerprint())?, now);
+        match policy.admit(&proposal) {
+            Ok(_) => Ok(()),
+            Err(refusal) => {
+                let refusal = refusal.sourced(&proposal, &self.sources());
+                Err(Error::Refused(refusal.to_string()))
+            }
+        }
+    }
+
+    /// Holds this party's own certificate to a policy's limit on its age.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with the age and the limit.
+    pub fn check_certificate(&self, policy: &Policy, now: Instant) -> Result<()> {
+        let issued = Instant::from_seconds(self.certificate.validity().not_before());
+        policy
+            .admit_certificate(issued.unwrap_or(Instant::EPOCH), now)
+            .map_err(|refusal| Error::Refused(format!("this party's certificate: {refusal}")))
+    }
+
+    /// The documents that [`Site::policy`] merges, by their files' names.
+    pub fn sources(&self) -> Vec<Source<'_>> {
+        let federation = (FEDERATION_POLICY, &self.federation_policy);
+        let site = self.site_policy.as_ref().map(|site| (SITE_POLICY, site));
+        std::iter::once(federation)
+            .chain(site)
+            .map(|(name, document)| Source {
+                name,
+                toml: &document.toml,
+            })
+            .collect()
+    }
+
+    /// Decodes and verifies an object that any party of the manifest may have signed.
+    pub fn verify<T: Object>(&self, bytes: &[u8]) -> Result<Signed<T>> {
+        Ok(Signed::decode(bytes, self.manifest.value())?)
     }
 
     /// Decodes and verifies a signed object, whose signer must hold `role`.

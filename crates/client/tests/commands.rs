@@ -21,10 +21,11 @@ fn said(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// The README's `ciphertune` lines, without their comments.
+/// The `ciphertune` lines of the README and the policies' own, without their comments.
 fn readme_lines() -> Vec<Vec<String>> {
-    std::fs::read_to_string(root().join("README.md"))
-        .unwrap()
+    ["README.md", "policies/README.md"]
+        .map(|readme| std::fs::read_to_string(root().join(readme)).unwrap())
+        .concat()
         .lines()
         .filter_map(|line| line.strip_prefix("ciphertune "))
         .map(|line| line.split('#').next().unwrap_or_default())
@@ -43,7 +44,7 @@ fn the_readmes_commands_do_what_it_says() {
     for line in lines {
         let arguments: Vec<&str> = line.iter().map(String::as_str).collect();
         match arguments.as_slice() {
-            ["policy" | "params" | "privacy", ..] => {
+            ["params" | "privacy", ..] | ["policy", "check" | "explain" | "diff" | "merge", ..] => {
                 let output = ciphertune(&arguments);
                 assert!(
                     output.status.success(),

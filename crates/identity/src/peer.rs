@@ -34,6 +34,8 @@ pub struct Peer {
     pub key: VerifyingKey,
     /// The certificate's serial number: what a revocation list names.
     pub serial: Serial,
+    /// The first second of the certificate's validity, since 1970.
+    pub issued_at: u64,
 }
 
 impl Peer {
@@ -59,6 +61,8 @@ impl Peer {
             fingerprint: key.fingerprint(),
             key,
             serial: Serial::new(certificate.raw_serial())?,
+            issued_at: u64::try_from(certificate.validity().not_before.timestamp())
+                .map_err(|_| malformed(OBJECT, "issued before 1970"))?,
         })
     }
 }

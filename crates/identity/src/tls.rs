@@ -5,7 +5,11 @@
 //! know: the role in the certificate's `ciphertune://` name. No session is ever resumed: a resumed one would skip the
 //! certificate, and with it expiry and revocation.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, OtherError,
@@ -26,6 +30,7 @@ use rustls::{
     sign::{CertifiedKey, SingleCertAndKey},
     version::TLS13,
 };
+use x509_parser::parse_x509_crl;
 
 use ciphertune_round::Signer;
 
@@ -185,6 +190,26 @@ impl Own {
         })
     }
 }
+
+/// When the oldest of these revocation lists was issued: their `thisUpdate`. Whose they are is asked by the handshake.
+///
+/// # Errors
+/// [`Error::Malformed`] for what is no list in PEM.
+pub fn revocations_issued_at(pem: &str) -> Result<SystemTime> {
+    let issued = parse_crls(pem)?
+        .iter()
+        .map(|list| match parse_x509_crl(list) {
+            Ok(([], list)) => u64::try_from(list.last_update().timestamp())
+                .map_err(|_| malformed("revocation list", "issued before 1970")),
+            _ => Err(malformed("revocation list", "not X.509 in DER")),
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let oldest = issued.into_iter().min().unwrap_or_default();
+    Ok(UNIX_EPOCH + Duration::from_secs(oldest.min(LAST)))
+}
+
+/// 9999-12-31T23:59:59Z: the last second that a list can write.
+const LAST: u64 = 253_402_300_799;
 
 fn parse_crls(pem: &str) -> Result<Vec<CertificateRevocationListDer<'static>>> {
     let lists: Vec<_> = CertificateRevocationListDer::pem_slice_iter(pem.as_bytes())

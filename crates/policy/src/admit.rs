@@ -5,8 +5,11 @@ use std::fmt;
 
 use crate::committee::Sharing;
 use crate::decimal::Decimal;
+use crate::document::line_of;
+use crate::instant::Instant;
 use crate::policy::{Loss, MAX_MEMBERS, Policy};
-use crate::setting::{Adjacency, Metric, Placement, Unit, listed};
+use crate::schema;
+use crate::setting::{Adjacency, Metric, Placement, Role, Unit, listed};
 
 /// What a plan asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +26,8 @@ pub struct Proposal {
     pub delta: Option<Decimal>,
     /// C, the L2 norm updates are clipped to.
     pub clip_norm: Decimal,
+    /// q, the probability with which a record enters a batch; `None` when the job draws no batches.
+    pub sampling_rate: Option<Decimal>,
     /// Rounds of the job.
     pub rounds: u32,
     /// Attempts a round may take.
@@ -47,6 +52,10 @@ pub struct Proposal {
     pub encoder: String,
     /// What is released of each round beside the model.
     pub metrics: BTreeSet<Metric>,
+    /// The role of the party that signed the job.
+    pub author: Role,
+    /// When this is asked: now, by the clock of whoever asks.
+    pub at: Instant,
 }
 
 /// Proof that a policy admits a proposal; made by [`Policy::admit`] only.
@@ -79,6 +88,28 @@ pub struct Violation {
     pub asked: String,
     /// What would be allowed.
     pub limit: String,
+    /// Which documents say so, and where: filled in by [`Refusal::sourced`].
+    pub sources: Vec<String>,
+}
+
+impl Violation {
+    fn unless(kept: bool, rule: &str, asked: impl fmt::Display, limit: &str) -> Result<(), Self> {
+        if kept {
+            return Ok(());
+        }
+        Err(Self {
+            rule: rule.into(),
+            asked: asked.to_string().chars().take(80).collect(),
+            limit: limit.into(),
+            sources: Vec::new(),
+        })
+    }
+
+    /// What whoever is refused can do.
+    #[must_use]
+    pub fn remedy(&self) -> &'static str {
+        schema::remedy(&self.rule)
+    }
 }
 
 impl fmt::Display for Violation {
@@ -87,9 +118,25 @@ impl fmt::Display for Violation {
             f,
             "{}: asked for {}, allowed is {}",
             self.rule, self.asked, self.limit
-        )
+        )?;
+        if !self.sources.is_empty() {
+            write!(f, " ({})", self.sources.join("; "))?;
+        }
+        write!(f, "; {}", self.remedy())
     }
 }
+
+/// A policy document, and what people call it: a file's name, say.
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'a> {
+    /// What people call it.
+    pub name: &'a str,
+    /// Its text.
+    pub toml: &'a str,
+}
+
+/// The most documents that a violation names: one is enough to know whom to ask.
+const MOST_SOURCES: usize = 3;
 
 /// Every rule that a proposal breaks; never empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,6 +155,38 @@ impl fmt::Display for Refusal {
 }
 
 impl std::error::Error for Refusal {}
+
+impl Refusal {
+    /// Says of each violation which of `sources`, whose merger refused `proposal`, have that limit, and in which line.
+    #[must_use]
+    pub fn sourced(mut self, proposal: &Proposal, sources: &[Source<'_>]) -> Self {
+        for source in sources {
+            let Some(alone) = Policy::parse(source.toml)
+                .ok()
+                .and_then(|policy| policy.admit(proposal).err())
+            else {
+                continue;
+            };
+            for violation in &mut self.violations {
+                let is_the_same = |other: &&Violation| {
+                    (&other.rule, &other.limit) == (&violation.rule, &violation.limit)
+                };
+                if violation.sources.len() < MOST_SOURCES
+                    && schema::key_at(&violation.rule).is_some()
+                    && alone.violations.iter().any(|other| is_the_same(&other))
+                {
+                    violation
+                        .sources
+                        .push(match line_of(source.toml, &violation.rule) {
+                            Some(line) => format!("{}, line {line}", source.name),
+                            None => format!("{}, where it is left out", source.name),
+                        });
+                }
+            }
+        }
+        self
+    }
+}
 
 /// t = ⌊(n + c)/2⌋ + 1, the least with 2t ≥ n + c + 1: of one context at most one roster can gather t echoes.
 #[must_use]
@@ -135,6 +214,9 @@ impl Policy {
             "more than 0",
         );
         rules.at_most("privacy.rounds", proposal.rounds, self.rounds);
+        if let (Some(rate), Some(most)) = (proposal.sampling_rate, self.max_sampling_rate) {
+            rules.at_most("privacy.max_sampling_rate", rate, most);
+        }
         rules.at_least("rounds", proposal.rounds, 1);
         rules.at_least("max_attempts", proposal.max_attempts, 1);
         self.check_aggregation(proposal, &mut rules);
@@ -155,16 +237,24 @@ impl Policy {
                 &allowed.items().join(", "),
             );
         }
-        let words = |metrics: &BTreeSet<Metric>| match metrics.len() {
-            0 => "none".to_owned(),
-            _ => listed(metrics),
-        };
         rules.check(
             "releases.metrics",
             proposal.metrics.is_subset(&self.metrics),
-            words(&proposal.metrics),
-            &words(&self.metrics),
+            listed(&proposal.metrics, "none"),
+            &listed(&self.metrics, "none"),
         );
+        rules.check(
+            "roles.submit_job",
+            self.roles.submit_job.contains(&proposal.author),
+            format_args!("a job signed by {}", proposal.author.with_article()),
+            &listed(&self.roles.submit_job, "nobody's"),
+        );
+        if let Some(from) = self.time.valid_from {
+            rules.at_least("time.valid_from", proposal.at, from);
+        }
+        if let Some(until) = self.time.valid_until {
+            rules.at_most("time.valid_until", proposal.at, until);
+        }
         if rules.violations.is_empty() {
             Ok(Admitted {
                 proposal: proposal.clone(),
@@ -175,6 +265,70 @@ impl Policy {
                 violations: rules.violations,
             })
         }
+    }
+
+    /// Whether a member may train on the dataset of this name.
+    ///
+    /// # Errors
+    /// [`Violation`] with the names that are allowed.
+    pub fn admit_dataset(&self, name: &str) -> Result<(), Violation> {
+        Violation::unless(
+            self.datasets.allows(name),
+            "model.datasets",
+            format_args!("{name:?}"),
+            &self.datasets.items().join(", "),
+        )
+    }
+
+    /// Whether a certificate that was issued at `issued` is young enough at `now`.
+    ///
+    /// # Errors
+    /// [`Violation`] with when it was issued, and the limit.
+    pub fn admit_certificate(&self, issued: Instant, now: Instant) -> Result<(), Violation> {
+        let Some(days) = self.max_age_days.certificate else {
+            return Ok(());
+        };
+        Violation::unless(
+            now <= issued.after_days(days),
+            "identity.max_certificate_age_days",
+            format_args!("a certificate issued at {issued}"),
+            &format!("one at most {days} days old"),
+        )
+    }
+
+    /// Whether the server's revocation list, if it has one, is young enough at `now`.
+    ///
+    /// # Errors
+    /// [`Violation`] with when it was issued, and the limit.
+    pub fn admit_revocation_list(
+        &self,
+        issued: Option<Instant>,
+        now: Instant,
+    ) -> Result<(), Violation> {
+        let Some(days) = self.max_age_days.revocation_list else {
+            return Ok(());
+        };
+        Violation::unless(
+            issued.is_some_and(|issued| now <= issued.after_days(days)),
+            "identity.max_revocation_list_age_days",
+            issued.map_or("no revocation list".into(), |issued| {
+                format!("a revocation list issued at {issued}")
+            }),
+            &format!("one at most {days} days old"),
+        )
+    }
+
+    /// Whether a party of this role may stop a job that it has not signed.
+    ///
+    /// # Errors
+    /// [`Violation`] with the roles that may.
+    pub fn admit_abort(&self, role: Role) -> Result<(), Violation> {
+        Violation::unless(
+            self.roles.abort_job.contains(&role),
+            "roles.abort_job",
+            format_args!("an end by {}", role.with_article()),
+            &listed(&self.roles.abort_job, "the signer's alone"),
+        )
     }
 
     fn check_privacy(&self, proposal: &Proposal, rules: &mut Rules) {
@@ -303,13 +457,8 @@ struct Rules {
 
 impl Rules {
     fn check(&mut self, rule: &str, kept: bool, asked: impl fmt::Display, limit: &str) {
-        if !kept {
-            let asked = asked.to_string().chars().take(80).collect();
-            self.violations.push(Violation {
-                rule: rule.into(),
-                asked,
-                limit: limit.into(),
-            });
+        if let Err(violation) = Violation::unless(kept, rule, asked, limit) {
+            self.violations.push(violation);
         }
     }
 

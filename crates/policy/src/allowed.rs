@@ -76,6 +76,13 @@ pub(crate) fn is_digest(text: &str) -> bool {
             .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
+/// A dataset's name, as people write them: short, and printable on one line.
+pub(crate) fn is_plain(text: &str) -> bool {
+    (1..=64).contains(&text.chars().count())
+        && text.trim() == text
+        && !text.chars().any(char::is_control)
+}
+
 /// A name such as `mlp` or `question-answering`.
 pub(crate) fn is_word(text: &str) -> bool {
     (1..=64).contains(&text.len())

@@ -6,12 +6,13 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::allowed::Allowed;
-use crate::policy::Policy;
+use crate::instant::Instant;
+use crate::policy::{Policy, Roles};
 use crate::schema;
 
 impl Policy {
-    /// The policy as JSON: keys sorted, no white space, every number a string, absent settings absent, the
-    /// names of all its parts as a sorted list. Equal policies give equal bytes.
+    /// The policy as JSON: keys sorted, no white space, every number a string, the names of all its parts as a sorted
+    /// list; optional settings absent where they say what their absence says. Equal policies give equal bytes.
     #[must_use]
     pub fn canonical_json(&self) -> String {
         serde_json::to_string(&self.to_json())
@@ -43,11 +44,17 @@ impl Policy {
         if let Some(committee) = &self.aggregation.committee {
             aggregation.insert("committee", text(committee));
         }
-        let model = BTreeMap::from([
+        if let Some(rate) = &self.max_sampling_rate {
+            privacy.insert("max_sampling_rate", text(rate));
+        }
+        let mut model = BTreeMap::from([
             ("backbones", list(&self.backbones)),
             ("encoders", list(&self.encoders)),
             ("tasks", list(&self.tasks)),
         ]);
+        if self.datasets != Allowed::Any {
+            model.insert("datasets", list(&self.datasets));
+        }
         let mut whole = BTreeMap::from([
             ("schema", text(&schema::VERSION)),
             ("names", Json::List(self.names.iter().cloned().collect())),
@@ -73,7 +80,53 @@ impl Policy {
             whole.insert("budget", Json::Table(BTreeMap::from(budget)));
         }
         whole.insert("privacy", Json::Table(privacy));
+        for (section, settings) in [
+            ("identity", self.identity_json()),
+            ("roles", self.roles_json()),
+            ("time", self.time_json()),
+        ] {
+            if !settings.is_empty() {
+                whole.insert(section, Json::Table(settings));
+            }
+        }
         Json::Table(whole)
+    }
+
+    fn identity_json(&self) -> BTreeMap<&'static str, Json> {
+        let ages = [
+            ("max_certificate_age_days", self.max_age_days.certificate),
+            (
+                "max_revocation_list_age_days",
+                self.max_age_days.revocation_list,
+            ),
+        ];
+        let written = |(name, age): (_, Option<u32>)| Some((name, Json::Text(age?.to_string())));
+        ages.into_iter().filter_map(written).collect()
+    }
+
+    fn roles_json(&self) -> BTreeMap<&'static str, Json> {
+        let default = Roles::default();
+        let all = [
+            ("submit_job", &self.roles.submit_job, default.submit_job),
+            ("abort_job", &self.roles.abort_job, default.abort_job),
+        ];
+        all.into_iter()
+            .filter(|(_, roles, default)| *roles != default)
+            .map(|(name, roles, _)| {
+                let words = roles.iter().map(ToString::to_string).collect();
+                (name, Json::List(words))
+            })
+            .collect()
+    }
+
+    fn time_json(&self) -> BTreeMap<&'static str, Json> {
+        let ends = [
+            ("valid_from", self.time.valid_from),
+            ("valid_until", self.time.valid_until),
+        ];
+        let written =
+            |(name, end): (_, Option<Instant>)| Some((name, Json::Text(end?.to_string())));
+        ends.into_iter().filter_map(written).collect()
     }
 }
 

@@ -114,7 +114,11 @@ impl<'a> Document<'a> {
     /// Complains where a key is written that means nothing here.
     pub(crate) fn forbid(&mut self, section: &str, name: &str, why: &str) {
         if self.has(section, name) {
-            self.complain(section, name, &format!("must not be written: {why}"));
+            self.complain(
+                section,
+                name,
+                &format!("must not be written: {why}; delete it"),
+            );
         }
     }
 
@@ -214,6 +218,14 @@ impl<'a> Document<'a> {
     }
 }
 
+/// The line, from 1, in which a document writes the key at `path`; `None` where it leaves it out.
+pub(crate) fn line_of(text: &str, path: &str) -> Option<usize> {
+    let key = schema::key_at(path)?;
+    let document = Document::parse(text).ok()?;
+    let value = document.value(key.section, key.name)?;
+    Some(line(text, value.span().start))
+}
+
 /// A value in an error message.
 fn described(value: &DeValue<'_>) -> String {
     match value {
@@ -227,11 +239,16 @@ fn described(value: &DeValue<'_>) -> String {
 /// "line 4, column 1: "
 fn place(text: &str, offset: usize) -> String {
     let before = text.get(..offset).unwrap_or(text);
-    let line = before.matches('\n').count() + 1;
+    let line = line(text, offset);
     let column = before
         .rsplit('\n')
         .next()
         .map_or(0, |last| last.chars().count())
         + 1;
     format!("line {line}, column {column}: ")
+}
+
+fn line(text: &str, offset: usize) -> usize {
+    let before = text.get(..offset).unwrap_or(text);
+    before.matches('\n').count() + 1
 }

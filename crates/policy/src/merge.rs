@@ -2,7 +2,7 @@
 
 use crate::allowed::Allowed;
 use crate::error::Error;
-use crate::policy::{Aggregation, Loss, Policy, Privacy};
+use crate::policy::{Aggregation, Loss, MaxAge, Policy, Privacy, Roles, Time};
 
 impl Policy {
     /// The policy that admits exactly what every part admits.
@@ -11,11 +11,11 @@ impl Policy {
     /// all lists have in common. A share for everybody is stricter than a committee, and the larger one than the smaller.
     /// `replace-one` is stricter than `zero-out` (0 is one of the vectors that may stand in), `local` than `distributed` (the sum is computed from what is already private). A unit is
     /// stricter than `none`; `institution` and `record` promise different things and neither yields.
-    /// Commutative, associative, idempotent.
+    /// A limit is stricter than none. Commutative, associative, idempotent.
     ///
     /// # Errors
-    /// `Misuse` without parts. `Refused` when nothing could satisfy all parts: two units that differ, or
-    /// lists with nothing in common; names the two policies and what to settle.
+    /// `Misuse` without parts. `Refused` when nothing could satisfy all parts: two units that differ, lists with nothing
+    /// in common, times that do not overlap; names the two policies and what to settle.
     pub fn merge(parts: &[&Self]) -> Result<Self, Error> {
         let (first, rest) = parts
             .split_first()
@@ -28,7 +28,7 @@ impl Policy {
         let common = |what: &str, a: &Allowed, b: &Allowed| {
             a.intersection(b).ok_or_else(|| {
                 Error::Refused(format!(
-                    "{} and {} allow no common {what} ({} against {}): their officers must agree on one",
+                    "{} and {} allow no common {what} ({} against {}): their officers must agree on one in model.{what}s",
                     self.quoted(),
                     other.quoted(),
                     a.items().join(", "),
@@ -55,10 +55,24 @@ impl Policy {
             privacy,
             clip_norm: self.clip_norm.min(other.clip_norm),
             rounds: self.rounds.min(other.rounds),
+            max_sampling_rate: least(self.max_sampling_rate, other.max_sampling_rate),
             aggregation: self.aggregation.stricter_of(&other.aggregation),
             backbones: common("backbone", &self.backbones, &other.backbones)?,
             encoders: common("encoder", &self.encoders, &other.encoders)?,
             tasks: common("task", &self.tasks, &other.tasks)?,
+            datasets: common("dataset", &self.datasets, &other.datasets)?,
+            max_age_days: self.max_age_days.stricter_of(&other.max_age_days),
+            roles: self.roles.stricter_of(&other.roles),
+            time: self.time.stricter_of(&other.time).ok_or_else(|| {
+                Error::Refused(format!(
+                    "{} and {} never hold at the same time ({} against {}): their officers must sign policies whose \
+                     [time] overlaps",
+                    self.quoted(),
+                    other.quoted(),
+                    self.time,
+                    other.time
+                ))
+            })?,
             metrics: self.metrics.intersection(&other.metrics).copied().collect(),
         })
     }
@@ -99,6 +113,58 @@ impl Aggregation {
             threshold: self.threshold.max(other.threshold),
             committee: self.committee.zip(other.committee).map(|(a, b)| a.max(b)),
             min_cohort: self.min_cohort.max(other.min_cohort),
+        }
+    }
+}
+
+/// The smaller of two limits, where any limit is less than none.
+fn least<T: Ord>(a: Option<T>, b: Option<T>) -> Option<T> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (one, other) => one.or(other),
+    }
+}
+
+impl MaxAge {
+    fn stricter_of(&self, other: &Self) -> Self {
+        Self {
+            certificate: least(self.certificate, other.certificate),
+            revocation_list: least(self.revocation_list, other.revocation_list),
+        }
+    }
+}
+
+impl Roles {
+    fn stricter_of(&self, other: &Self) -> Self {
+        Self {
+            submit_job: &self.submit_job & &other.submit_job,
+            abort_job: &self.abort_job & &other.abort_job,
+        }
+    }
+}
+
+impl Time {
+    /// The time that both have; `None` when that is none.
+    fn stricter_of(&self, other: &Self) -> Option<Self> {
+        let time = Self {
+            valid_from: self.valid_from.max(other.valid_from),
+            valid_until: least(self.valid_until, other.valid_until),
+        };
+        let overlaps = time
+            .valid_from
+            .zip(time.valid_until)
+            .is_none_or(|(from, until)| from <= until);
+        overlaps.then_some(time)
+    }
+}
+
+impl std::fmt::Display for Time {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.valid_from, self.valid_until) {
+            (None, None) => write!(f, "always"),
+            (Some(from), None) => write!(f, "from {from}"),
+            (None, Some(until)) => write!(f, "until {until}"),
+            (Some(from), Some(until)) => write!(f, "from {from} until {until}"),
         }
     }
 }

@@ -4,12 +4,15 @@ use std::collections::BTreeSet;
 
 use crate::allowed::Allowed;
 use crate::decimal::Decimal;
-use crate::setting::{Adjacency, Metric, Placement, Unit};
+use crate::instant::Instant;
+use crate::setting::{Adjacency, Metric, Placement, Role, Unit};
 
 /// Most members, hence most of anything that counts members.
 pub const MAX_MEMBERS: u32 = 1000;
 /// Most rounds a policy may allow.
 pub const MAX_ROUNDS: u32 = 1_000_000;
+/// Most days of an age that a policy may limit: ten years.
+pub const MAX_DAYS: u32 = 3_650;
 
 /// What is allowed. Made by [`Policy::parse`] or [`Policy::merge`] only, so each one is whole and consistent:
 /// δ ∈ (0, 1), ε, C > 0, budget ≥ the job's limits, `min_contributors` ≥ `colluders` + 2.
@@ -20,11 +23,47 @@ pub struct Policy {
     pub(crate) privacy: Option<Privacy>,
     pub(crate) clip_norm: Decimal,
     pub(crate) rounds: u32,
+    /// `None`: any rate.
+    pub(crate) max_sampling_rate: Option<Decimal>,
     pub(crate) aggregation: Aggregation,
     pub(crate) backbones: Allowed,
     pub(crate) encoders: Allowed,
     pub(crate) tasks: Allowed,
+    pub(crate) datasets: Allowed,
     pub(crate) metrics: BTreeSet<Metric>,
+    pub(crate) max_age_days: MaxAge,
+    pub(crate) roles: Roles,
+    pub(crate) time: Time,
+}
+
+/// How many days old papers may be; `None`: any age.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MaxAge {
+    pub(crate) certificate: Option<u32>,
+    pub(crate) revocation_list: Option<u32>,
+}
+
+/// Who may do what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Roles {
+    pub(crate) submit_job: BTreeSet<Role>,
+    pub(crate) abort_job: BTreeSet<Role>,
+}
+
+impl Default for Roles {
+    fn default() -> Self {
+        Self {
+            submit_job: BTreeSet::from([Role::Researcher]),
+            abort_job: BTreeSet::from([Role::Member]),
+        }
+    }
+}
+
+/// From when until when, both inclusive; `None`: from ever, for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Time {
+    pub(crate) valid_from: Option<Instant>,
+    pub(crate) valid_until: Option<Instant>,
 }
 
 /// The promise of differential privacy.
@@ -107,6 +146,12 @@ impl Policy {
         self.rounds
     }
 
+    /// The greatest probability with which a record may enter a batch; `None`: any.
+    #[must_use]
+    pub fn max_sampling_rate(&self) -> Option<Decimal> {
+        self.max_sampling_rate
+    }
+
     /// The fewest contributors a sum may have.
     #[must_use]
     pub fn min_contributors(&self) -> u32 {
@@ -154,6 +199,48 @@ impl Policy {
     #[must_use]
     pub fn tasks(&self) -> &Allowed {
         &self.tasks
+    }
+
+    /// The names of the datasets that members may train on.
+    #[must_use]
+    pub fn datasets(&self) -> &Allowed {
+        &self.datasets
+    }
+
+    /// How many days ago a party's certificate may have been issued; `None`: as its validity says.
+    #[must_use]
+    pub fn max_certificate_age_days(&self) -> Option<u32> {
+        self.max_age_days.certificate
+    }
+
+    /// How many days ago the server's revocation list may have been issued; `None`: it needs none.
+    #[must_use]
+    pub fn max_revocation_list_age_days(&self) -> Option<u32> {
+        self.max_age_days.revocation_list
+    }
+
+    /// Whose certificates may sign jobs.
+    #[must_use]
+    pub fn may_submit(&self) -> &BTreeSet<Role> {
+        &self.roles.submit_job
+    }
+
+    /// Who may stop a job beside the party that signed it.
+    #[must_use]
+    pub fn may_abort(&self) -> &BTreeSet<Role> {
+        &self.roles.abort_job
+    }
+
+    /// When it begins to hold.
+    #[must_use]
+    pub fn valid_from(&self) -> Option<Instant> {
+        self.time.valid_from
+    }
+
+    /// The last second in which it holds.
+    #[must_use]
+    pub fn valid_until(&self) -> Option<Instant> {
+        self.time.valid_until
     }
 
     /// The metrics that may be released with each round's sum, noised unless the unit is none.

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use crate::allowed::{Allowed, is_digest, is_word};
+use crate::allowed::{Allowed, is_digest, is_plain, is_word};
 use crate::decimal::Decimal;
 use crate::document::Document;
 use crate::error::Error;
-use crate::policy::{Aggregation, Loss, MAX_MEMBERS, MAX_ROUNDS, Policy, Privacy};
+use crate::policy::{
+    Aggregation, Loss, MAX_DAYS, MAX_MEMBERS, MAX_ROUNDS, MaxAge, Policy, Privacy, Roles, Time,
+};
 use crate::schema;
 use crate::setting::{Metric, Unit};
 
@@ -68,11 +70,20 @@ impl Policy {
         );
         let clip_norm = document.decimal("privacy", "clip_norm");
         if clip_norm.is_some_and(|norm| norm.is_zero()) {
-            document.complain("privacy", "clip_norm", "must be more than 0");
+            document.complain(
+                "privacy",
+                "clip_norm",
+                "0 would clip everything away: it must be more than 0",
+            );
         }
         document.require("privacy", "rounds", "the most rounds of one job");
         let rounds = document.count("privacy", "rounds", 1..=MAX_ROUNDS);
+        let max_sampling_rate = read_rate(document, unit);
         let aggregation = Aggregation::read(document, unit);
+        let allowed = "list what is allowed, or write [\"any\"]";
+        for name in ["backbones", "encoders", "tasks"] {
+            document.require("model", name, allowed);
+        }
         let backbones = read_list(
             document,
             "backbones",
@@ -81,13 +92,33 @@ impl Policy {
         );
         let encoders = read_list(document, "encoders", "a prompt encoder's name", is_word);
         let tasks = read_list(document, "tasks", "a task's name", is_word);
+        let datasets = if document.has("model", "datasets") {
+            read_list(document, "datasets", "a dataset's name", is_plain)
+        } else {
+            Some(Allowed::Any)
+        };
         document.require(
             "releases",
             "metrics",
             "write metrics = []: no metric leaves",
         );
         let metrics = read_metrics(document, unit);
+        let max_age_days = MaxAge {
+            certificate: document.count("identity", "max_certificate_age_days", 1..=MAX_DAYS),
+            revocation_list: document.count(
+                "identity",
+                "max_revocation_list_age_days",
+                1..=MAX_DAYS,
+            ),
+        };
+        let roles = Roles::read(document);
+        let time = Time::read(document);
         Some(Self {
+            max_sampling_rate,
+            datasets: datasets?,
+            max_age_days,
+            roles,
+            time,
             names: BTreeSet::from([name?]),
             privacy: privacy?,
             clip_norm: clip_norm?,
@@ -101,16 +132,70 @@ impl Policy {
     }
 }
 
-fn read_metrics(document: &mut Document<'_>, unit: Option<Unit>) -> Option<BTreeSet<Metric>> {
-    let mut metrics = BTreeSet::new();
-    for word in document.list("releases", "metrics")? {
-        match word.parse::<Metric>() {
-            Ok(metric) => {
-                metrics.insert(metric);
+/// A list of words, each complained about that is none; `None` when the key is not written.
+fn read_words<T: Ord + std::str::FromStr<Err = Error>>(
+    document: &mut Document<'_>,
+    section: &str,
+    name: &str,
+) -> Option<BTreeSet<T>> {
+    let mut words = BTreeSet::new();
+    for word in document.list(section, name)? {
+        match word.parse::<T>() {
+            Ok(word) => {
+                words.insert(word);
             }
-            Err(error) => document.complain("releases", "metrics", &error.to_string()),
+            Err(error) => document.complain(section, name, &error.to_string()),
         }
     }
+    Some(words)
+}
+
+fn read_rate(document: &mut Document<'_>, unit: Option<Unit>) -> Option<Decimal> {
+    if unit == Some(Unit::Institution) {
+        document.forbid(
+            "privacy",
+            "max_sampling_rate",
+            "records are drawn into batches, and unit institution has none",
+        );
+    }
+    let rate = document.decimal("privacy", "max_sampling_rate")?;
+    if rate.is_zero() || rate > Decimal::ONE {
+        let what = format!("{rate} is no probability above 0 and up to 1");
+        document.complain("privacy", "max_sampling_rate", &what);
+    }
+    Some(rate)
+}
+
+impl Roles {
+    fn read(document: &mut Document<'_>) -> Self {
+        let least = Self::default();
+        Self {
+            submit_job: read_words(document, "roles", "submit_job").unwrap_or(least.submit_job),
+            abort_job: read_words(document, "roles", "abort_job").unwrap_or(least.abort_job),
+        }
+    }
+}
+
+impl Time {
+    fn read(document: &mut Document<'_>) -> Self {
+        let time = Self {
+            valid_from: document.word("time", "valid_from"),
+            valid_until: document.word("time", "valid_until"),
+        };
+        if let (Some(from), Some(until)) = (time.valid_from, time.valid_until)
+            && until < from
+        {
+            let what = format!(
+                "{until} is before valid_from = {from}: the policy would never hold; write a later one"
+            );
+            document.complain("time", "valid_until", &what);
+        }
+        time
+    }
+}
+
+fn read_metrics(document: &mut Document<'_>, unit: Option<Unit>) -> Option<BTreeSet<Metric>> {
+    let metrics = read_words(document, "releases", "metrics")?;
     if unit == Some(Unit::Institution) && !metrics.is_empty() {
         document.complain(
             "releases",
@@ -147,19 +232,17 @@ impl Privacy {
             job: job?,
             budget: budget?,
         };
-        if promise.budget.epsilon < promise.job.epsilon {
-            document.complain(
-                "budget",
-                "epsilon",
-                "less than privacy.epsilon: no such job could run",
-            );
-        }
-        if promise.budget.delta < promise.job.delta {
-            document.complain(
-                "budget",
-                "delta",
-                "less than privacy.delta: no such job could run",
-            );
+        for (key, budget, job) in [
+            ("epsilon", promise.budget.epsilon, promise.job.epsilon),
+            ("delta", promise.budget.delta, promise.job.delta),
+        ] {
+            if budget < job {
+                let what = format!(
+                    "{budget} is less than privacy.{key} = {job}: no such job could run; raise the budget or lower the \
+                     job's"
+                );
+                document.complain("budget", key, &what);
+            }
         }
         Some(promise)
     }
@@ -169,11 +252,18 @@ impl Loss {
     fn read(document: &mut Document<'_>, section: &str) -> Option<Self> {
         let epsilon = document.decimal(section, "epsilon");
         if epsilon.is_some_and(|epsilon| epsilon.is_zero()) {
-            document.complain(section, "epsilon", "must be more than 0");
+            document.complain(
+                section,
+                "epsilon",
+                "0 would let nothing run: it must be more than 0",
+            );
         }
         let delta = document.decimal(section, "delta");
-        if delta.is_some_and(|delta| delta.is_zero() || delta >= Decimal::ONE) {
-            document.complain(section, "delta", "must be more than 0 and less than 1");
+        if let Some(delta) = delta.filter(|delta| delta.is_zero() || *delta >= Decimal::ONE) {
+            let what = format!(
+                "{delta} is no such probability: it must be more than 0 and less than 1; well below 1 / records"
+            );
+            document.complain(section, "delta", &what);
         }
         Some(Self {
             epsilon: epsilon?,
@@ -202,7 +292,8 @@ impl Aggregation {
         let (min_contributors, colluders) = (min_contributors?, colluders?);
         if min_contributors < colluders + 2 {
             let what = format!(
-                "{min_contributors} is less than colluders + 2 = {}",
+                "{min_contributors} is less than colluders + 2 = {}: two honest contributors hide each other; raise it, or \
+                 assume fewer colluders",
                 colluders + 2
             );
             document.complain("aggregation", "min_contributors", &what);
@@ -211,12 +302,16 @@ impl Aggregation {
             document.complain(
                 "aggregation",
                 "min_contributors",
-                "must be at least 3 where no noise is added",
+                "2 would show each of the two the other's update: it must be at least 3 where no noise is added",
             );
         }
         let min_cohort = min_cohort.unwrap_or(min_contributors);
         if min_cohort < min_contributors {
-            document.complain("aggregation", "min_cohort", "less than min_contributors");
+            let what = format!(
+                "{min_cohort} is less than min_contributors = {min_contributors}: such a round could never be opened; leave \
+                 it out, or raise it"
+            );
+            document.complain("aggregation", "min_cohort", &what);
         }
         Some(Self {
             min_contributors,
@@ -234,7 +329,6 @@ fn read_list(
     wanted: &str,
     is_item: fn(&str) -> bool,
 ) -> Option<Allowed> {
-    document.require("model", name, "list what is allowed, or write [\"any\"]");
     let items = document.list("model", name)?;
     Allowed::parse(items, wanted, is_item)
         .map_err(|what| document.complain("model", name, &what))

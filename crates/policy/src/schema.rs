@@ -1,15 +1,67 @@
-//! The keys of a policy document, schema version 1.
+//! The keys of a policy document, schema version 1: each is documented here and nowhere else.
+
+use crate::policy::{MAX_DAYS, MAX_MEMBERS, MAX_ROUNDS};
+use crate::setting::{Adjacency, Metric, Placement, Role, Unit};
 
 /// The only schema this program knows.
 pub const VERSION: u32 = 1;
 
-/// One key of the policy language.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// One key of the policy language, and all that is said of it: the table of `policies/README.md` and the JSON Schema for
+/// editors are written from this.
+#[derive(Clone, Copy, Debug)]
 pub struct Key {
     /// The table it stands in; empty for the top of the document.
     pub section: &'static str,
     /// Its name within the table.
     pub name: &'static str,
+    /// What may be written.
+    pub kind: Kind,
+    /// When it may be left out.
+    pub presence: Presence,
+    /// What it means, in Markdown.
+    pub meaning: &'static str,
+    /// Which of two settings is the stricter, in Markdown.
+    pub stricter: &'static str,
+    /// What whoever is refused by it can do.
+    pub remedy: &'static str,
+}
+
+/// What may be written for a key.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// The schema's version.
+    Version,
+    /// A text of 1 to 128 characters.
+    Text,
+    /// One of these words.
+    Word(&'static [&'static str]),
+    /// A decimal above 0.
+    Positive,
+    /// A decimal above 0 and below 1.
+    Probability,
+    /// A decimal above 0, and at most 1.
+    Rate,
+    /// A whole number from the first to the second.
+    Count(u32, u32),
+    /// A moment in UTC.
+    Instant,
+    /// A list of SHA-256 digests, or any.
+    Digests,
+    /// A list of names, or any.
+    Names,
+    /// A list of some of these words, or of none.
+    Words(&'static [&'static str]),
+}
+
+/// When a key may be left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// Never.
+    Required,
+    /// Never, but with unit none, which promises no privacy: then it must not be written.
+    Private,
+    /// At will; what that means, in Markdown.
+    Optional(&'static str),
 }
 
 impl Key {
@@ -24,29 +76,160 @@ impl Key {
     }
 }
 
+/// The key at a path such as `privacy.epsilon`.
+#[must_use]
+pub fn key_at(path: &str) -> Option<&'static Key> {
+    let (section, name) = path.split_once('.').unwrap_or(("", path));
+    find(section, name)
+}
+
+/// The key `section.name`.
+#[must_use]
+pub fn find(section: &str, name: &str) -> Option<&'static Key> {
+    KEYS.iter()
+        .find(|key| key.section == section && key.name == name)
+}
+
 macro_rules! keys {
-    ($($section:literal: $($name:literal)*;)*) => {
+    ($($section:literal { $($name:literal: $kind:expr, $presence:expr, $meaning:literal, stricter $stricter:literal, remedy $remedy:literal;)* })*) => {
         /// Every key there is, in the order of the documentation.
-        pub const KEYS: &[Key] = &[$($(Key { section: $section, name: $name }),*),*];
+        pub const KEYS: &[Key] = &[$($(Key {
+            section: $section,
+            name: $name,
+            kind: $kind,
+            presence: $presence,
+            meaning: $meaning,
+            stricter: $stricter,
+            remedy: $remedy,
+        }),*),*];
         /// The tables of a document.
         pub const SECTIONS: &[&str] = &[$($section),*];
     };
 }
 
+/// About a rule that is no key.
+const DRAFT_ANEW: &str =
+    "draft the job anew: this is the protocol's own rule, which no policy loosens";
+
 keys! {
-    "": "schema" "name";
-    "privacy": "unit" "adjacency" "epsilon" "delta" "clip_norm" "placement" "rounds";
-    "budget": "epsilon" "delta";
-    "aggregation": "min_contributors" "colluders" "threshold" "committee" "min_cohort";
-    "model": "backbones" "encoders" "tasks";
-    "releases": "metrics";
+    "" {
+        "schema": Kind::Version, Presence::Required,
+            "the version of this table",
+            stricter "–", remedy "write schema = 1";
+        "name": Kind::Text, Presence::Required,
+            "shown in reports and refusals",
+            stricter "all are kept", remedy "give the policy a name";
+    }
+    "privacy" {
+        "unit": Kind::Word(Unit::WORDS), Presence::Required,
+            "whose presence is hidden: one member's whole update of a round; one training example; nobody's. No default",
+            stricter "a unit is stricter than none; institution and record do not mix, their officers must agree on one",
+            remedy "draft the job anew from these policies: its unit follows from them";
+        "adjacency": Kind::Word(Adjacency::WORDS), Presence::Private,
+            "hidden against being replaced by nothing, or by any other (twice the noise)",
+            stricter "replace-one", remedy "draft the job anew from these policies: its adjacency follows from them";
+        "epsilon": Kind::Positive, Presence::Private,
+            "the most ε one job may cost, every attempt of every round counted",
+            stricter "the smaller", remedy "draft the job anew with no more than this ε (more noise, or fewer rounds)";
+        "delta": Kind::Probability, Presence::Private,
+            "the δ that goes with it; well below 1 / records",
+            stricter "the smaller", remedy "draft the job anew with no more than this δ";
+        "clip_norm": Kind::Positive, Presence::Required,
+            "the largest L2 norm of an update (in batches of records: of one example's gradient) after clipping",
+            stricter "the smaller", remedy "draft the job anew with a clip norm within this";
+        "placement": Kind::Word(Placement::WORDS), Presence::Private,
+            "who adds the noise: each member a share, or each member all of it",
+            stricter "local", remedy "draft the job anew from these policies: its placement follows from them";
+        "rounds": Kind::Count(1, MAX_ROUNDS), Presence::Required,
+            "the most rounds of one job",
+            stricter "the smaller", remedy "submit a job with fewer rounds";
+        "max_sampling_rate": Kind::Rate, Presence::Optional("any rate"),
+            "where a job draws batches of records: the greatest probability with which a record may enter a round. Not with unit institution",
+            stricter "the smaller", remedy "submit a job with a sampling_rate within this";
+    }
+    "budget" {
+        "epsilon": Kind::Positive, Presence::Private,
+            "the most ε a dataset may cost over its whole life, over all jobs; at least `privacy.epsilon`",
+            stricter "the smaller", remedy "ciphertune budget show says what is left; another dataset has its own";
+        "delta": Kind::Probability, Presence::Private,
+            "the δ that goes with it; at least `privacy.delta`",
+            stricter "the smaller", remedy "ciphertune budget show says what is left; another dataset has its own";
+    }
+    "aggregation" {
+        "min_contributors": Kind::Count(2, MAX_MEMBERS), Presence::Required,
+            "fewer contributors than this are never summed; at least `colluders` + 2, and 3 with unit none",
+            stricter "the larger", remedy "draft the job anew from these policies: it asks for as many contributors as they do";
+        "colluders": Kind::Count(0, MAX_MEMBERS - 2), Presence::Required,
+            "how many members are assumed to help the server",
+            stricter "the larger", remedy "draft the job anew from these policies: it assumes as many colluders as they do";
+        "threshold": Kind::Count(2, MAX_MEMBERS), Presence::Optional("⌊(n + c)/2⌋ + 1 of n who hold shares, c of them colluding, and never less"),
+            "how many of those who hold shares it takes to open a sum",
+            stricter "the larger", remedy "draft the job anew from these policies: its threshold is no lower than theirs";
+        "committee": Kind::Count(2, MAX_MEMBERS), Presence::Optional("they may not"),
+            "shares of keys may go to a committee of at least so many members, drawn by a hash, instead of to everybody",
+            stricter "left out; else the larger", remedy "submit a job with a larger committee, or with none";
+        "min_cohort": Kind::Count(2, MAX_MEMBERS), Presence::Optional("`min_contributors`"),
+            "a round is not started with fewer members; at least `min_contributors`",
+            stricter "the larger", remedy "wait until more members take part: a job's `members` says for how many";
+    }
+    "model" {
+        "backbones": Kind::Digests, Presence::Required,
+            "the frozen models that may be tuned, as SHA-256 digests",
+            stricter "what both list", remedy "submit a job for a backbone that is listed";
+        "encoders": Kind::Names, Presence::Required,
+            "the prompt encoders that may be trained: `embedding`, `mlp`, `nemo-mlp`, `lstm`",
+            stricter "what both list", remedy "submit a job with an encoder that is listed";
+        "tasks": Kind::Names, Presence::Required,
+            "the tasks that may be trained for: `classification` (one of a list of labels), `generation` (answers in words)",
+            stricter "what both list", remedy "submit a job for a task that is listed";
+        "datasets": Kind::Names, Presence::Optional("any"),
+            "the names of the datasets that members may train on (`join --dataset`). A name stands for what all members call so: each trains on its own part",
+            stricter "what both list", remedy "join with --dataset and a name that is listed";
+    }
+    "releases" {
+        "metrics": Kind::Words(Metric::WORDS), Presence::Required,
+            "the metrics that may be released of each round within the sealed sum, noised unless the unit is none (see below). Only `[]` with unit institution",
+            stricter "what both list", remedy "submit a job without these metrics";
+    }
+    "identity" {
+        "max_certificate_age_days": Kind::Count(1, MAX_DAYS), Presence::Optional("any age within the certificate's validity"),
+            "a party's certificate was issued at most so many days ago: the server holds every caller to it, each member its own",
+            stricter "the smaller", remedy "have the authority issue a new certificate for the same key";
+        "max_revocation_list_age_days": Kind::Count(1, MAX_DAYS), Presence::Optional("no list is needed"),
+            "the server has a revocation list that was issued at most so many days ago, or starts no round",
+            stricter "the smaller", remedy "give the server the authority's newest revocation list and start it again";
+    }
+    "roles" {
+        "submit_job": Kind::Words(Role::WORDS), Presence::Optional("`[\"researcher\"]`"),
+            "whose certificates may sign jobs; `[]` is nobody's. Members hold each job to it, and the server",
+            stricter "what both list", remedy "have a job signed by a party with one of these roles";
+        "abort_job": Kind::Words(Role::WORDS), Presence::Optional("`[\"member\"]`"),
+            "who may stop a job beside the party that signed it, which always may; held by the server",
+            stricter "what both list", remedy "ask the party that signed the job, or one with one of these roles";
+    }
+    "time" {
+        "valid_from": Kind::Instant, Presence::Optional("no earliest time"),
+            "no job is admitted and no round begun before",
+            stricter "the later", remedy "wait until then, or have officers sign policies that hold now";
+        "valid_until": Kind::Instant, Presence::Optional("no end"),
+            "nor after, in mid-job either",
+            stricter "the earlier", remedy "have officers sign policies that hold now, and submit a new job";
+    }
+}
+
+/// What can be done about a rule that a plan breaks: a key's path, or one of the protocol's own.
+#[must_use]
+pub fn remedy(rule: &str) -> &'static str {
+    match key_at(rule) {
+        Some(key) => key.remedy,
+        None => DRAFT_ANEW,
+    }
 }
 
 /// Whether `section.name` is a key.
 #[must_use]
 pub fn is_key(section: &str, name: &str) -> bool {
-    KEYS.iter()
-        .any(|key| key.section == section && key.name == name)
+    find(section, name).is_some()
 }
 
 /// Whether `name` is a table of the document.

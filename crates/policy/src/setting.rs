@@ -20,6 +20,8 @@ macro_rules! words {
         impl $name {
             /// Every value, in the order of the documentation.
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+            /// Every word, in the same order.
+            pub const WORDS: &'static [&'static str] = &[$($word),+];
 
             /// The word as a policy writes it.
             #[must_use]
@@ -94,9 +96,40 @@ words! {
     }
 }
 
-/// The metrics, a comma between.
-pub(crate) fn listed(metrics: &BTreeSet<Metric>) -> String {
-    let words: Vec<&str> = metrics.iter().map(|metric| metric.as_str()).collect();
+words! {
+    /// What a party does in a federation, as its certificate says.
+    Role, "a role" {
+        /// An institution that contributes updates and opens sums.
+        Member = "member",
+        /// Adds what it cannot open.
+        Server = "server",
+        /// Signs policies.
+        Officer = "officer",
+        /// Signs jobs.
+        Researcher = "researcher",
+        /// Reads and verifies logs.
+        Auditor = "auditor",
+    }
+}
+
+impl Role {
+    /// "a member", "an officer".
+    #[must_use]
+    pub fn with_article(self) -> String {
+        let article = match self {
+            Self::Officer | Self::Auditor => "an",
+            Self::Member | Self::Server | Self::Researcher => "a",
+        };
+        format!("{article} {self}")
+    }
+}
+
+/// Words, a comma between; `none` for none.
+pub(crate) fn listed<T: fmt::Display>(words: &BTreeSet<T>, none: &str) -> String {
+    if words.is_empty() {
+        return none.to_owned();
+    }
+    let words: Vec<String> = words.iter().map(ToString::to_string).collect();
     words.join(", ")
 }
 

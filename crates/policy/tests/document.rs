@@ -1,6 +1,9 @@
 //! Policy documents: what is read, what is complained about and where, and the bytes of the digest.
 
-use ciphertune_policy::{Decimal, Policy, Unit, schema};
+use ciphertune_policy::{
+    Decimal, Instant, Policy, Role, Unit,
+    schema::{self, Presence},
+};
 use sha2::{Digest as _, Sha256};
 
 const GOOD: &str = r#"
@@ -138,7 +141,7 @@ fn every_complaint_is_made_at_once_in_the_order_of_the_file() {
 fn each_key_but_the_optional_ones_is_required() {
     for key in schema::KEYS
         .iter()
-        .filter(|key| !["threshold", "committee", "min_cohort"].contains(&key.name))
+        .filter(|key| !matches!(key.presence, Presence::Optional(_)))
     {
         let mut section = "";
         let without: Vec<&str> = GOOD
@@ -224,6 +227,41 @@ fn values_that_mean_nothing_are_refused() {
             "metrics = [\"loss\"]",
             "a metric is one of \"training-loss\", \"training-accuracy\"",
         ),
+        (
+            "rounds = 50",
+            "rounds = 50\nmax_sampling_rate = \"0.1\"",
+            "privacy.max_sampling_rate: must not be written: records are drawn into batches",
+        ),
+        (
+            "tasks = [\"classification\"]",
+            "tasks = [\"classification\"]\ndatasets = []",
+            "model.datasets: an empty list allows nothing",
+        ),
+        (
+            "[releases]",
+            "[identity]\nmax_certificate_age_days = 0\n[releases]",
+            "identity.max_certificate_age_days: a whole number from 1 to 3650 is wanted, not 0",
+        ),
+        (
+            "[releases]",
+            "[roles]\nsubmit_job = [\"king\"]\n[releases]",
+            "roles.submit_job: a role is one of \"member\", \"server\", \"officer\", \"researcher\", \"auditor\", not \"king\"",
+        ),
+        (
+            "[releases]",
+            "[time]\nvalid_until = \"2027-02-30T00:00:00Z\"\n[releases]",
+            "time.valid_until: \"2027-02-30T00:00:00Z\" is no instant",
+        ),
+        (
+            "[releases]",
+            "[time]\nvalid_from = 2027-01-01T00:00:00Z\n[releases]",
+            "time.valid_from: a string is wanted",
+        ),
+        (
+            "[releases]",
+            "[time]\nvalid_from = \"2027-02-01T00:00:00Z\"\nvalid_until = \"2027-01-01T00:00:00Z\"\n[releases]",
+            "2027-01-01T00:00:00Z is before valid_from = 2027-02-01T00:00:00Z",
+        ),
         ("name = \"test\"", "name = \" \"", "1 to 128 characters"),
         ("[privacy]", "[privacy", "not TOML"),
         ("rounds = 50", "rounds = 50\nrounds = 50", "not TOML"),
@@ -284,4 +322,69 @@ fn a_committee_is_read_explained_and_in_the_digest() {
     let larger = Policy::parse(&larger).unwrap();
     let merged = Policy::merge(&[&policy, &larger]).unwrap();
     assert_eq!(merged.committee(), Some(60));
+}
+
+/// Every optional key, set.
+const OPTIONAL: &str = r#"
+[identity]
+max_certificate_age_days = 90
+max_revocation_list_age_days = 7
+[roles]
+submit_job = ["researcher", "officer"]
+abort_job = []
+[time]
+valid_from = "2027-01-01T00:00:00Z"
+valid_until = "2027-12-31T23:59:59Z"
+"#;
+
+#[test]
+fn optional_keys_are_read_and_in_the_digest_and_their_defaults_are_not() {
+    let records = GOOD
+        .replace("unit = \"institution\"", "unit = \"record\"")
+        .replace("rounds = 50", "rounds = 50\nmax_sampling_rate = \"0.10\"")
+        .replace(
+            "tasks = [\"classification\"]",
+            "tasks = [\"classification\"]\ndatasets = [\"ward 7\"]",
+        );
+    let policy = Policy::parse(&format!("{records}{OPTIONAL}")).unwrap();
+    let instant = |text: &str| text.parse::<Instant>().unwrap();
+    assert_eq!(policy.max_sampling_rate().unwrap().to_string(), "0.1");
+    assert!(policy.datasets().allows("ward 7") && !policy.datasets().allows("ward 8"));
+    assert_eq!(
+        (
+            policy.max_certificate_age_days(),
+            policy.max_revocation_list_age_days()
+        ),
+        (Some(90), Some(7))
+    );
+    assert!(policy.may_submit().contains(&Role::Officer) && policy.may_abort().is_empty());
+    assert_eq!(
+        (policy.valid_from(), policy.valid_until()),
+        (
+            Some(instant("2027-01-01T00:00:00Z")),
+            Some(instant("2027-12-31T23:59:59Z"))
+        )
+    );
+    let json = policy.canonical_json();
+    for part in [
+        r#""identity":{"max_certificate_age_days":"90","max_revocation_list_age_days":"7"}"#,
+        r#""datasets":["ward 7"]"#,
+        r#""max_sampling_rate":"0.1""#,
+        r#""roles":{"abort_job":[],"submit_job":["officer","researcher"]}"#,
+        r#""time":{"valid_from":"2027-01-01T00:00:00Z","valid_until":"2027-12-31T23:59:59Z"}"#,
+    ] {
+        assert!(json.contains(part), "{json} has no {part}");
+    }
+    // What says what its absence says changes nothing: older files keep their digests.
+    let defaults = format!(
+        "{GOOD}[roles]\nsubmit_job = [\"researcher\"]\nabort_job = [\"member\"]\n[identity]\n[time]\n"
+    );
+    let defaults = Policy::parse(&defaults.replace(
+        "tasks = [\"classification\"]",
+        "tasks = [\"classification\"]\ndatasets = [\"any\"]",
+    ));
+    assert_eq!(
+        defaults.unwrap().digest(),
+        Policy::parse(GOOD).unwrap().digest()
+    );
 }

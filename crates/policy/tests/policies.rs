@@ -1,9 +1,11 @@
 //! The documents in `policies/`: each is read, explained, and admits what it is made for; its README knows every key.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use ciphertune_policy::{Adjacency, Placement, Policy, Proposal, Unit, default_threshold, schema};
+use ciphertune_policy::{
+    Adjacency, Instant, Placement, Policy, Proposal, Role, Unit, default_threshold, json_schema,
+    markdown_table,
+};
 
 fn folder() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../policies"))
@@ -50,6 +52,9 @@ fn limit_of(policy: &Policy) -> Proposal {
         threshold: default_threshold(cohort, colluders),
         backbone: [7; 32],
         task: "classification".into(),
+        sampling_rate: None,
+        author: Role::Researcher,
+        at: Instant::EPOCH,
         encoder: "embedding".into(),
         metrics: policy.metrics().clone(),
     }
@@ -132,22 +137,128 @@ fn the_default_is_the_strictest_of_its_unit() {
     assert!(default.admit(&limit_of(research)).is_err());
 }
 
+/// A file that is written from the table of keys; with CIPHERTUNE_BLESS set it is written, not compared.
+fn holds(path: &std::path::Path, written: &str, expected: &str) {
+    if std::env::var_os("CIPHERTUNE_BLESS").is_some() {
+        std::fs::write(path, expected).unwrap();
+        return;
+    }
+    assert!(
+        written == expected,
+        "{} is not what the table of keys (crates/policy/src/schema.rs) says: run this test with CIPHERTUNE_BLESS=1",
+        path.display()
+    );
+}
+
 #[test]
-fn the_readme_explains_every_key_and_no_other() {
-    let readme = std::fs::read_to_string(folder().join("README.md")).unwrap();
-    let (_, keys) = readme.split_once("\n## Keys\n").unwrap();
-    let keys = keys.split("\n## ").next().unwrap();
-    let explained: Vec<String> = keys
-        .lines()
-        .filter_map(|line| {
-            line.strip_prefix("| `")?
-                .split_once('`')
-                .map(|(key, _)| key.to_owned())
-        })
-        .collect();
-    let known: BTreeSet<String> = schema::KEYS.iter().map(schema::Key::path).collect();
-    assert_eq!(explained.iter().cloned().collect::<BTreeSet<_>>(), known);
-    assert_eq!(explained.len(), known.len(), "a key is explained twice");
+fn the_readmes_table_is_written_from_the_keys() {
+    let path = folder().join("README.md");
+    let readme = std::fs::read_to_string(&path).unwrap();
+    let start = readme.find("| key | values |").unwrap();
+    let length = readme[start..].find("\n\n").unwrap() + 1;
+    let mut expected = readme.clone();
+    expected.replace_range(start..start + length, &markdown_table());
+    holds(&path, &readme, &expected);
+}
+
+#[test]
+fn the_json_schema_is_written_from_the_keys() {
+    let path = folder().join("policy.schema.json");
+    let written = std::fs::read_to_string(&path).unwrap_or_default();
+    holds(&path, &written, &json_schema());
+}
+
+/// What the JSON Schema says of each document's keys, as far as it needs no library: each is known, in its place, and of
+/// its type; the required ones are there.
+#[test]
+fn the_json_schema_fits_every_document() {
+    let schema: serde_json::Value = serde_json::from_str(&json_schema()).unwrap();
+    for (file, _) in documents() {
+        let text = std::fs::read_to_string(folder().join(format!("{file}.toml"))).unwrap();
+        let document: toml::Table = text.parse().unwrap();
+        let document = serde_json::to_value(document).unwrap();
+        fits(&schema, &document, &file);
+        let required = if document["privacy"]["unit"] == "none" {
+            assert!(document.get("budget").is_none());
+            continue;
+        } else {
+            &schema["else"]["properties"]["privacy"]["required"]
+        };
+        for key in required.as_array().unwrap() {
+            assert!(document["privacy"].get(key.as_str().unwrap()).is_some());
+        }
+    }
+}
+
+fn fits(schema: &serde_json::Value, value: &serde_json::Value, path: &str) {
+    if let Some(words) = schema["enum"].as_array() {
+        assert!(words.contains(value), "{path}: {value}");
+    }
+    if let Some(version) = schema.get("const") {
+        assert_eq!(version, value, "{path}");
+    }
+    match schema["type"].as_str() {
+        Some("object") => {
+            for (name, inner) in value.as_object().unwrap() {
+                let known = &schema["properties"][name];
+                assert!(known.is_object(), "{path}.{name} is not in the schema");
+                fits(known, inner, &format!("{path}.{name}"));
+            }
+            for name in schema["required"].as_array().unwrap() {
+                assert!(
+                    value.get(name.as_str().unwrap()).is_some(),
+                    "{path} lacks {name}"
+                );
+            }
+        }
+        Some("array") => {
+            for item in value.as_array().unwrap() {
+                fits(&schema["items"], item, path);
+            }
+        }
+        Some("integer") => {
+            let (number, least) = (value.as_i64().unwrap(), schema["minimum"].as_i64().unwrap());
+            assert!(number >= least && number <= schema["maximum"].as_i64().unwrap());
+        }
+        Some("string") => assert!(value.is_string(), "{path}"),
+        _ => {}
+    }
+}
+
+#[test]
+fn each_pair_merges_or_says_what_its_officers_must_settle() {
+    let documents = documents();
+    let (mut merged, mut refused) = (0, 0);
+    for (first, a) in &documents {
+        for (second, b) in &documents {
+            match Policy::merge(&[a, b]) {
+                Ok(both) => {
+                    merged += 1;
+                    assert!(both.is_as_strict_as(a) && both.is_as_strict_as(b));
+                    assert_eq!(both, Policy::merge(&[b, a]).unwrap());
+                    assert!(!both.explain().is_empty());
+                }
+                Err(error) => {
+                    refused += 1;
+                    let said = error.to_string();
+                    assert!(a.unit() != b.unit(), "{first}, {second}: {said}");
+                    for part in [first.as_str(), second, "agree on one privacy.unit"] {
+                        assert!(said.contains(part), "{said} does not say {part}");
+                    }
+                }
+            }
+        }
+    }
+    // Two documents hide institutions, three records, one nothing.
+    assert_eq!((merged, refused), (36 - 2 * 2 * 3, 2 * 2 * 3));
+}
+
+#[test]
+fn no_document_has_a_setting_that_cannot_work() {
+    for (file, policy) in documents() {
+        let found = policy.findings(Some(5), Instant::EPOCH);
+        assert!(found.iter().all(|found| !found.fatal), "{file}: {found:?}");
+    }
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Which thresholds are admissible, for every cohort to 64: the rule of protocol §2, and the words of each refusal.
 
-use ciphertune_policy::{Adjacency, Placement, Policy, Proposal, Unit, default_threshold};
+use ciphertune_policy::{
+    Adjacency, Instant, Placement, Policy, Proposal, Role, Unit, default_threshold,
+};
 
 const MOST: usize = 64;
 
@@ -32,6 +34,9 @@ fn proposal(policy: &Policy, n: usize, c: usize, min_contributors: usize, t: usi
         threshold: t,
         backbone: [7; 32],
         task: "classification".into(),
+        sampling_rate: None,
+        author: Role::Researcher,
+        at: Instant::EPOCH,
         encoder: "embedding".into(),
         metrics: policy.metrics().clone(),
     }

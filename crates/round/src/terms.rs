@@ -1,6 +1,6 @@
 //! What job and policy together ask of a round: how many contribute, how many may collude, who holds shares, how many open.
 
-use ciphertune_policy::{Policy, Proposal, Sharing};
+use ciphertune_policy::{Instant, Policy, Proposal, Role, Sharing};
 
 use crate::{
     error::{Error, Result},
@@ -51,8 +51,8 @@ impl Job {
         })
     }
 
-    /// What the job asks of a policy on these terms.
-    pub fn proposal(&self, terms: &Terms) -> Proposal {
+    /// What the job, signed by a party of this role, asks of a policy on these terms, `at` the time of asking.
+    pub fn proposal(&self, terms: &Terms, author: Role, at: Instant) -> Proposal {
         Proposal {
             unit: self.mechanism.unit,
             adjacency: self.mechanism.adjacency,
@@ -60,6 +60,11 @@ impl Job {
             epsilon: self.mechanism.epsilon,
             delta: self.mechanism.delta,
             clip_norm: self.mechanism.clip_norm,
+            sampling_rate: self
+                .mechanism
+                .batches
+                .as_ref()
+                .map(|batches| batches.sampling_rate),
             rounds: self.rounds,
             max_attempts: self.max_attempts,
             members: terms.members,
@@ -72,6 +77,8 @@ impl Job {
             task: self.task.clone(),
             encoder: self.encoder.clone(),
             metrics: self.mechanism.metrics(),
+            author,
+            at,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ciphertune_policy::{Adjacency, Placement, Policy, Unit};
+use ciphertune_policy::{Adjacency, Instant, Placement, Policy, Role, Unit};
 use ciphertune_round::{
     Committee, Deadlines, Digest, Envelope, Fingerprint, Header, Job, Mechanism, Object as _, Plan,
     Roster, Seat, ShareIndex, Signed, Signer, VerifyingKey, draw, label,
@@ -145,7 +145,11 @@ fn a_plan_holds_for_itself_exactly_where_the_policy_admits_it() {
                 for t in 0..=n + 1 {
                     (plan.colluders, plan.min_contributors, plan.threshold) = (c, m, t);
                     let own = plan.check_against(&job, &members);
-                    let admitted = policy.admit(&job.proposal(&plan.terms(n)));
+                    let admitted = policy.admit(&job.proposal(
+                        &plan.terms(n),
+                        Role::Researcher,
+                        Instant::EPOCH,
+                    ));
                     assert_eq!(
                         own.is_ok(),
                         admitted.is_ok(),
@@ -239,7 +243,9 @@ fn a_committee_holds_for_itself_exactly_where_a_policy_with_committees_admits_it
             let drawn = Drawn::of(size, threshold);
             let own = drawn.plan.check_against(&drawn.job, &drawn.members);
             let terms = drawn.plan.terms(12);
-            let admitted = policy.admit(&drawn.job.proposal(&terms)).is_ok();
+            let admitted = policy
+                .admit(&drawn.job.proposal(&terms, Role::Researcher, Instant::EPOCH))
+                .is_ok();
             // What a policy does not know: which the job asks for, and how many of the drawn have seats.
             let seated = drawn.plan.holders().count() >= threshold;
             assert_eq!(

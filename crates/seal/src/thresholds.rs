@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use ciphertune_policy::{Adjacency, Placement, Policy, Proposal, Unit};
+use ciphertune_policy::{Adjacency, Instant, Placement, Policy, Proposal, Role, Unit};
 use ciphertune_sum::{add_assign, modular};
 use rand_chacha::ChaCha12Rng;
 use rand_core::SeedableRng;
@@ -62,6 +62,9 @@ fn is_admissible(policy: &Policy, n: usize, c: usize, t: usize) -> bool {
         threshold: t,
         backbone: [7; 32],
         task: "classification".into(),
+        sampling_rate: None,
+        author: Role::Researcher,
+        at: Instant::EPOCH,
         encoder: "embedding".into(),
         metrics: Default::default(),
     };

@@ -1,7 +1,7 @@
 //! What the server was given and holds every object against: manifest and federation policy.
 
 use ciphertune_identity::{AuthorityCertificate, Manifest, Name, Role};
-use ciphertune_policy::Policy;
+use ciphertune_policy::{self as policy, Instant, Policy};
 use ciphertune_round::{Digest, Envelope, Fingerprint, PolicyDocument, Signed};
 
 use crate::error::{Error, Refused, Result};
@@ -11,6 +11,7 @@ pub struct Federation {
     manifest: Signed<Manifest>,
     document: Signed<PolicyDocument>,
     policy: Policy,
+    revocations_issued: Option<Instant>,
 }
 
 impl Federation {
@@ -32,6 +33,32 @@ impl Federation {
             manifest,
             document,
             policy,
+            revocations_issued: None,
+        })
+    }
+
+    /// The same, whose server has a revocation list that was issued then.
+    #[must_use]
+    pub fn with_revocations(self, issued: Option<Instant>) -> Self {
+        Self {
+            revocations_issued: issued,
+            ..self
+        }
+    }
+
+    /// When the server's revocation list was issued, if it has one.
+    pub fn revocations_issued(&self) -> Option<Instant> {
+        self.revocations_issued
+    }
+
+    /// A party's role, as policies name it; `None` for a stranger.
+    pub fn role_of(&self, party: &Fingerprint) -> Option<policy::Role> {
+        Some(match self.manifest.party(party)?.role {
+            Role::Member => policy::Role::Member,
+            Role::Server => policy::Role::Server,
+            Role::Officer => policy::Role::Officer,
+            Role::Researcher => policy::Role::Researcher,
+            Role::Auditor => policy::Role::Auditor,
         })
     }
 
@@ -59,6 +86,12 @@ impl Federation {
     pub fn digest(&self) -> Digest {
         let parts = [self.manifest.digest(), self.document.digest()];
         Digest::sha256(&parts.map(|digest| *digest.as_bytes()).concat())
+    }
+
+    /// Whether a party has one of the roles that the policy lets submit jobs.
+    pub fn may_submit(&self, party: &Fingerprint) -> bool {
+        let role = self.role_of(party);
+        role.is_some_and(|role| self.policy.may_submit().contains(&role))
     }
 
     /// A party's name, for words that people read.

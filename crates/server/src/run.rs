@@ -3,6 +3,7 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use ciphertune_identity::{AuthorityCertificate, tls};
+use ciphertune_policy::Instant;
 use ciphertune_round::Signer;
 use ciphertune_wire::{accept, limits::MESSAGE_BYTES, proto::federation_server::FederationServer};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
@@ -33,6 +34,18 @@ pub async fn run(
     let authority = AuthorityCertificate::from_pem(&config.ca_pem)
         .map_err(|error| Error::Malformed(format!("authority's certificate: {error}")))?;
     let federation = Federation::new(&authority, config.manifest, config.policy)?;
+    let revocations = config
+        .crls_pem
+        .as_deref()
+        .map(tls::revocations_issued_at)
+        .transpose()
+        .map_err(|error| Error::Malformed(error.to_string()))?
+        .map(Instant::from);
+    let federation = federation.with_revocations(revocations);
+    federation
+        .policy()
+        .admit_revocation_list(revocations, (config.clock)().into())
+        .map_err(|refusal| Error::Misuse(refusal.to_string()))?;
     let own = config.key.verifying_key().fingerprint();
     if federation
         .manifest()

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use ciphertune_identity::{Role, tls};
+use ciphertune_policy::Instant;
 use ciphertune_round::{
     Abort, Admission, Agreement, Context, Digest, Echo, Envelope, Fingerprint, Header, Object,
     OneTimeKeyOffer, Parcel, ParcelRequest, Release, Signed,
@@ -68,6 +69,12 @@ impl Service {
                     peer.name, peer.role
                 ))
             })?;
+        let issued = Instant::from_seconds(peer.issued_at).unwrap_or(Instant::EPOCH);
+        self.coordinator
+            .federation()
+            .policy()
+            .admit_certificate(issued, self.coordinator.now().to_system().into())
+            .map_err(|refusal| stranger(&format!("{}: {refusal}", peer.name)))?;
         Ok(Caller {
             fingerprint: peer.fingerprint,
             role: party.role,
@@ -210,7 +217,12 @@ impl proto::federation_server::Federation for Service {
         request: Request<proto::SubmitJobRequest>,
     ) -> Reply<proto::SubmitJobReply> {
         answer(async {
-            let caller = self.caller_as(&request, Role::Researcher)?;
+            let caller = self.caller(&request)?;
+            let federation = self.coordinator.federation();
+            if !federation.may_submit(&caller.fingerprint) {
+                let detail = format!("roles.submit_job does not name a {}", caller.role);
+                return Err(Refused::new(Refusal::Role, detail).into());
+            }
             let job = self.own(&caller, &request.get_ref().job)?;
             let digest = self.coordinator.submit(job).await?;
             Ok(proto::SubmitJobReply {

@@ -2,7 +2,12 @@
 
 mod common;
 
-use ciphertune_identity::tls;
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use ciphertune_identity::{Validity, tls};
 use ciphertune_round::{
     Abort, Digest, Header, OneTimeKeyOffer, PUBLIC_KEY_BYTES, Release, Roster, Signed, Signer as _,
 };
@@ -187,7 +192,7 @@ async fn a_truncated_stream_goes_on_where_it_stopped() {
         sender.send(chunk).await.unwrap();
     }
     while member.offset(context).await.unwrap().durable < 32_000 {
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     // The hanging stream still stands; the newer one takes over.
     assert!(
@@ -258,7 +263,7 @@ async fn a_second_header_and_one_of_another_context_are_refused() {
 async fn a_body_replayed_from_the_last_context_is_refused() {
     let federation = Federation::new(3, POLICY);
     let server = federation.serve();
-    let job = federation.job(|job| job.deadlines.contribute = std::time::Duration::from_secs(3));
+    let job = federation.job(|job| job.deadlines.contribute = Duration::from_secs(3));
     let (mut members, first) = federation.begin(&server, &job).await;
     let old = members[0].body();
     members[0].contribute(&first).await;
@@ -415,4 +420,50 @@ async fn what_is_larger_than_it_may_be_is_refused() {
     assert_eq!(put.unwrap_err().code(), tonic::Code::OutOfRange);
     // And after all that the member contributes as ever.
     members[0].contribute(&plan).await;
+}
+
+#[tokio::test]
+async fn a_certificate_older_than_the_policy_allows_is_a_strangers() {
+    let policy = format!("{POLICY}\n[identity]\nmax_certificate_age_days = 7\n");
+    let federation = Federation::new(3, &policy);
+    for (days, expected) in [(6, Ok(())), (8, Err(Refusal::Stranger))] {
+        let server = federation.serve_with(|config| {
+            let later = Duration::from_secs(days * 86_400);
+            config.clock = Arc::new(move || SystemTime::now() + later);
+        });
+        let mut member = federation.connect(&server, &federation.members[0]).await;
+        let reply = member.directory(DirectoryRequest {}).await;
+        match expected {
+            Ok(()) => drop(reply.unwrap()),
+            Err(code) => assert_eq!(refusal(reply), code),
+        }
+        server.stop().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_server_without_the_revocation_list_that_the_policy_asks_for_does_not_start() {
+    let policy = format!("{POLICY}\n[identity]\nmax_revocation_list_age_days = 7\n");
+    let federation = Federation::new(3, &policy);
+    let list = |days_ago: u64| {
+        let issued = SystemTime::now() - Duration::from_secs(days_ago * 86_400);
+        let validity = Validity::days(issued, 30).unwrap();
+        federation.authority.revoke(&[], 1, validity).unwrap()
+    };
+    for (crls_pem, words) in [
+        (None, "asked for no revocation list"),
+        (Some(list(8)), "asked for a revocation list issued at"),
+    ] {
+        let ended = federation
+            .serve_with(|config| config.crls_pem = crls_pem)
+            .stop();
+        let said = ended.expect_err("a refusal").to_string();
+        assert!(
+            said.contains(words) && said.contains("identity.max_revocation_list_age_days"),
+            "{said}"
+        );
+    }
+    let server = federation.serve_with(|config| config.crls_pem = Some(list(1)));
+    let mut member = federation.connect(&server, &federation.members[0]).await;
+    member.directory(DirectoryRequest {}).await.unwrap();
 }

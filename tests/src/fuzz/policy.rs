@@ -1,6 +1,6 @@
 //! The policy language.
 
-use ciphertune_policy::{Adjacency, Decimal, Placement, Policy, Unit};
+use ciphertune_policy::{Adjacency, Decimal, Instant, Metric, Placement, Policy, Role, Unit};
 
 use super::text;
 
@@ -13,6 +13,10 @@ pub fn policy(data: &[u8]) -> bool {
     let tree: serde_json::Value = serde_json::from_str(&json).expect("canonical JSON is JSON");
     assert_eq!(tree.to_string(), json, "keys sorted, no white space");
     assert!(!policy.explain().is_empty());
+    for finding in policy.findings(Some(3), Instant::EPOCH) {
+        assert!(!finding.to_string().is_empty());
+    }
+    assert!(policy.diff(&policy).is_empty() && policy.is_as_strict_as(&policy));
     let merged = Policy::merge(&[&policy, &policy]).expect("a policy merges with itself");
     assert!(merged == policy, "merging with itself changes a policy");
     assert_eq!(merged.digest(), policy.digest());
@@ -31,7 +35,7 @@ pub fn decimal(data: &[u8]) -> bool {
     true
 }
 
-/// The words for what is protected, against what, and by whom.
+/// The words for what is protected, against what, and by whom; roles, metrics, instants.
 pub fn setting(data: &[u8]) -> bool {
     let Some(word) = text(data) else {
         return false;
@@ -42,6 +46,9 @@ pub fn setting(data: &[u8]) -> bool {
             .map(|adjacency| adjacency.to_string()),
         word.parse::<Placement>()
             .map(|placement| placement.to_string()),
+        word.parse::<Role>().map(|role| role.to_string()),
+        word.parse::<Metric>().map(|metric| metric.to_string()),
+        word.parse::<Instant>().map(|instant| instant.to_string()),
     ];
     let taken = said.iter().flatten().count();
     assert!(said.iter().flatten().all(|again| again == word) && taken <= 1);

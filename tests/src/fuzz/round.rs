@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::OnceLock};
 
 use ciphertune_identity::Manifest;
-use ciphertune_policy::Policy;
+use ciphertune_policy::{Instant, Policy, Role};
 use ciphertune_round::{
     Abort, Admission, Agreement, Digest, Echo, Ended, Envelope, Fingerprint, Header, Job, Object,
     OneTimeKeyOffer, Parcel, ParcelCall, ParcelRequest, Plan, PolicyDocument, Release, Roster,
@@ -113,7 +113,7 @@ pub fn job(data: &[u8]) -> bool {
         committee: job.committee,
         threshold: 2,
     };
-    let proposal = job.proposal(&terms);
+    let proposal = job.proposal(&terms, Role::Researcher, Instant::EPOCH);
     assert_eq!(
         (proposal.rounds, proposal.committee),
         (job.rounds, job.committee)
@@ -152,7 +152,11 @@ pub fn plan(data: &[u8]) -> bool {
         assert!(plan.is_holder(&plan.seats[seat.position()].member));
     }
     let terms = plan.terms(known().members.len());
-    let admitted = known().policy.admit(&known().job.proposal(&terms));
+    let admitted = known().policy.admit(&known().job.proposal(
+        &terms,
+        Role::Researcher,
+        Instant::EPOCH,
+    ));
     // A plan that holds for itself is one that its policy admits.
     let held = plan.check_against(&known().job, &known().members);
     assert!(held.is_err() || admitted.is_ok(), "{held:?}, {admitted:?}");

@@ -3,9 +3,8 @@
 use std::time::SystemTime;
 
 use ciphertune_gauss::Entropy;
-use ciphertune_identity::Role;
 use ciphertune_ledger::{Budget, Data, Hides, Ledger};
-use ciphertune_policy::{Policy, Unit};
+use ciphertune_policy::{Instant, Policy, Unit};
 use ciphertune_round::{Admission, Digest, Job, Signed};
 use ciphertune_wire::proto::{self, Event, JobState};
 use rand_core::Rng as _;
@@ -52,10 +51,8 @@ const COMPLETED: &str = "completed";
 impl Member {
     /// Answers a job.
     pub(super) async fn consider(&mut self, event: &Event) -> Result<Considered> {
-        let job = match self
-            .site
-            .verify_as::<Job>(&event.envelope, Role::Researcher)
-        {
+        // Whose role may submit jobs is the policy's to say.
+        let job = match self.site.verify::<Job>(&event.envelope) {
             Ok(job) => job,
             Err(error) => {
                 self.complain("job", &error)?;
@@ -200,12 +197,17 @@ impl Member {
             )));
         }
         let policy = self.site.policy()?;
+        let now = Instant::from(SystemTime::now());
         let cohort = job.expected_members;
         let members = self.site.manifest().members().count();
         let terms = job.terms(&policy, members, cohort)?;
-        policy
-            .admit(&job.proposal(&terms))
-            .map_err(|refusal| Error::Refused(refusal.to_string()))?;
+        let proposal = job.proposal(&terms, self.site.role_of(&job.signer())?, now);
+        policy.admit(&proposal).map_err(|refusal| {
+            Error::Refused(refusal.sourced(&proposal, &self.site.sources()).to_string())
+        })?;
+        self.site.check_certificate(&policy, now)?;
+        let admitted = self.check_dataset(&policy);
+        self.said_at_home(admitted, UNFIT)?;
         Reckoned::demand_enough_noise(&job, terms.min_contributors, terms.colluders)?;
         let reckoned = Reckoned::of(&job, job.min_contributors, job.colluders)?;
         let prepared = self.prepare(&job).await;
@@ -229,6 +231,13 @@ impl Member {
             reckoned,
             since,
         })
+    }
+
+    /// Whether the policy names this member's dataset among those that may be trained on.
+    pub(super) fn check_dataset(&self, policy: &Policy) -> Result<()> {
+        policy
+            .admit_dataset(&self.options.dataset)
+            .map_err(|refusal| Error::Refused(refusal.to_string()))
     }
 
     /// Keeps a refusal's words, which may name files, lines, labels, budgets, for this member's eyes; others are told

@@ -1,7 +1,12 @@
 //! A plan arrives: recompute all that can be recomputed, and refuse in words when anything differs.
 
-use ciphertune_policy::{Admitted, Policy};
-use ciphertune_round::{Context, Envelope, Fingerprint, OneTimeKeyOffer, Plan, ShareIndex, Signed};
+use std::time::SystemTime;
+
+use ciphertune_policy::{Admitted, Direction, Instant, Policy, Source};
+use ciphertune_round::{
+    Context, Envelope, Fingerprint, Object as _, OneTimeKeyOffer, Plan, PolicyDocument, ShareIndex,
+    Signed,
+};
 use ciphertune_seal::SealingKey;
 use ciphertune_sum::Parameters;
 use ciphertune_wire::limits::check_plan;
@@ -12,7 +17,7 @@ use crate::{
     error::{Error, Result},
     mechanism::Reckoned,
     report::Happening,
-    site::verify_policy,
+    site::{Site, verify_policy},
 };
 
 /// A plan that this member takes part in: proof that it was vetted.
@@ -102,6 +107,7 @@ impl Member {
         engaged
             .desk
             .accept_plan(plan.round, plan.attempt, context)?;
+        engaged.desk.note_policy_plan(&plan)?;
         let attempt = engaged.desk.attempt(context)?;
         self.note(
             "plan",
@@ -200,28 +206,42 @@ impl Member {
             && !sites.iter().any(|envelope| is(envelope, own.envelope()))
         {
             return Err(Error::Refused(
-                "this member's own policy is not among the plan's".into(),
+                "this member's own policy is not among the plan's: a job keeps the policies that it was admitted under, so a \
+                 site with another one takes part in a new job"
+                    .into(),
             ));
         }
-        let policies = plan
+        let documents = plan
             .policies
             .iter()
-            .map(|envelope| {
-                let document = verify_policy(manifest, envelope.clone())?;
-                Ok(Policy::parse(&document.toml)?)
-            })
+            .map(|envelope| verify_policy(manifest, envelope.clone()))
             .collect::<Result<Vec<_>>>()?;
-        let merged = Policy::merge(&policies.iter().collect::<Vec<_>>())?;
+        let merged = strictest_of(documents.iter().map(|document| document.toml.as_str()))?;
         if merged.digest() != *plan.policy.as_bytes() {
             return Err(Error::Refused(
                 "the plan's effective policy is not the strictest of the policies that it carries"
                     .into(),
             ));
         }
+        demand_no_weaker(engaged.desk.policy_plan()?.as_ref(), plan, &merged)?;
         let members = manifest.members().count();
-        let admitted = merged
-            .admit(&engaged.job.proposal(&plan.terms(members)))
-            .map_err(|refusal| Error::Refused(refusal.to_string()))?;
+        let now = Instant::from(SystemTime::now());
+        let author = site.role_of(&engaged.job.signer())?;
+        let proposal = engaged.job.proposal(&plan.terms(members), author, now);
+        let admitted = merged.admit(&proposal).map_err(|refusal| {
+            let names: Vec<String> = documents.iter().map(|it| named(site, it)).collect();
+            let sources: Vec<Source<'_>> = names
+                .iter()
+                .zip(&documents)
+                .map(|(name, document)| Source {
+                    name,
+                    toml: &document.toml,
+                })
+                .collect();
+            Error::Refused(refusal.sourced(&proposal, &sources).to_string())
+        })?;
+        site.check_certificate(&merged, now)?;
+        self.check_dataset(&merged)?;
         // Everybody's rank is known before k is: a server that might choose k would stop where its helpers are many.
         let due = engaged.job.terms(&merged, members, plan.seats.len())?;
         let drawn = plan.committee.as_ref().map(|committee| committee.size);
@@ -234,6 +254,54 @@ impl Member {
         }
         Ok(admitted)
     }
+}
+
+/// A plan's effective policy must allow nothing that an earlier one of the same job did not: a weaker policy is for a new
+/// job. A stricter one is followed, and is then the least.
+fn demand_no_weaker(noted: Option<&Plan>, plan: &Plan, merged: &Policy) -> Result<()> {
+    let Some(noted) = noted.filter(|noted| noted.policy != plan.policy) else {
+        return Ok(());
+    };
+    let documents = noted
+        .policies
+        .iter()
+        .map(|envelope| Ok(PolicyDocument::parse(envelope.payload())?))
+        .collect::<Result<Vec<_>>>()?;
+    let before = strictest_of(documents.iter().map(|document| document.toml.as_str()))?;
+    if merged.is_as_strict_as(&before) {
+        return Ok(());
+    }
+    let changes: Vec<String> = before
+        .diff(merged)
+        .iter()
+        .filter(|change| change.key != "name" && change.direction != Direction::Stricter)
+        .map(|change| format!("\n  {change}"))
+        .collect();
+    Err(Error::Refused(format!(
+        "the plan's effective policy is weaker than that of round {}, attempt {}, of the same job; under a weaker policy \
+         submit a new job{}",
+        noted.round,
+        noted.attempt,
+        changes.concat()
+    )))
+}
+
+fn strictest_of<'a>(documents: impl Iterator<Item = &'a str>) -> Result<Policy> {
+    let policies = documents
+        .map(|toml| Ok(Policy::parse(toml)?))
+        .collect::<Result<Vec<_>>>()?;
+    Ok(Policy::merge(&policies.iter().collect::<Vec<_>>())?)
+}
+
+/// A policy document of a plan, for people.
+fn named(site: &Site, document: &Signed<PolicyDocument>) -> String {
+    let name = Policy::parse(&document.toml).ok();
+    let name = name.as_ref().and_then(|policy| policy.names().next());
+    format!(
+        "policy {:?} signed by {}",
+        name.unwrap_or_default(),
+        site.name_of(&document.signer())
+    )
 }
 
 fn in_words(committee: Option<usize>) -> String {

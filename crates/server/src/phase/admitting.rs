@@ -13,14 +13,10 @@ use crate::{error::Refused, federation::Federation};
 
 /// Whether a job can be run here at all.
 pub(super) fn check(federation: &Federation, job: &Signed<Job>) -> Result<(), Refused> {
-    if federation
-        .manifest()
-        .party_as(&job.signer(), Role::Researcher)
-        .is_none()
-    {
+    if !federation.may_submit(&job.signer()) {
         return Err(Refused::new(
             Refusal::Role,
-            "the job is not signed by a researcher of the manifest",
+            "the job is not signed by a party of the manifest whose role may submit jobs (roles.submit_job)",
         ));
     }
     if job.federation != federation.name().as_str() {

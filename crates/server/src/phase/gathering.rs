@@ -1,6 +1,6 @@
 //! Gathering: a plan is made as soon as a cohort is present.
 
-use ciphertune_policy::Policy;
+use ciphertune_policy::{Instant, Policy};
 use ciphertune_round::{
     Committee, Context, Digest, Envelope, Object as _, OneTimeKeyOffer, Plan, Seat,
 };
@@ -33,7 +33,7 @@ pub(super) fn poll(
     if !due || seats.len() < 2 {
         return Vec::new();
     }
-    match plan(machine, seats, nonce) {
+    match plan(machine, seats, nonce, now) {
         Ok(plan) => start(machine, plan, now),
         Err(reason) if everybody || machine.phase == Phase::Admitting => {
             machine.end(false, &reason)
@@ -73,17 +73,23 @@ pub(crate) fn key_digest(envelope: &Envelope) -> Option<Digest> {
     Some(Digest::sha256(&offer.public_key))
 }
 
-/// The plan for this cohort, or in words why no policy allows it.
-fn plan(machine: &Machine, seats: Vec<(Seat, Digest)>, nonce: [u8; 32]) -> Result<Plan, String> {
+/// The plan for this cohort, or in words why no policy allows it. The policies are those of all who accepted, seated or
+/// not: they are the job's for its whole life.
+fn plan(
+    machine: &Machine,
+    seats: Vec<(Seat, Digest)>,
+    nonce: [u8; 32],
+    now: Moment,
+) -> Result<Plan, String> {
     let job = &machine.job;
     let n = seats.len();
     let federation = &machine.federation;
     let mut documents = vec![federation.document().envelope().clone()];
     let mut parts: Vec<&Policy> = vec![federation.policy()];
-    for (seat, _) in &seats {
+    for member in federation.members() {
         if let Some(Answer::Accepted {
             site: Some(site), ..
-        }) = machine.answers.get(&seat.member)
+        }) = machine.answers.get(&member)
         {
             documents.push(site.0.clone());
             parts.push(&site.1);
@@ -94,8 +100,15 @@ fn plan(machine: &Machine, seats: Vec<(Seat, Digest)>, nonce: [u8; 32]) -> Resul
     let terms = job
         .terms(&policy, members.len(), n)
         .map_err(|error| error.to_string())?;
+    let author = federation
+        .role_of(&job.signer())
+        .ok_or("the job's author is not in the manifest")?;
+    let at = Instant::from(now.to_system());
     policy
-        .admit(&job.proposal(&terms))
+        .admit(&job.proposal(&terms, author, at))
+        .map_err(|refusal| refusal.to_string())?;
+    policy
+        .admit_revocation_list(federation.revocations_issued(), at)
         .map_err(|refusal| refusal.to_string())?;
     let parameters = CohortSize::new(n)
         .and_then(|size| Parameters::derive(size, ValueBound::new(job.value_bound)?))

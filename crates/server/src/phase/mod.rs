@@ -386,10 +386,11 @@ impl Machine {
             return Err(Refused::new(Refusal::Late, "the job has ended"));
         }
         let by = abort.signer();
-        if by != self.job.signer() && !self.federation.members().contains(&by) {
+        let may = |role| self.federation.policy().admit_abort(role).is_ok();
+        if by != self.job.signer() && !self.federation.role_of(&by).is_some_and(may) {
             return Err(Refused::new(
                 Refusal::Role,
-                "neither the job's researcher nor a member",
+                "neither the job's signer nor of a role that may stop jobs (roles.abort_job)",
             ));
         }
         let mut effects = vec![note(

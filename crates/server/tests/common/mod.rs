@@ -170,7 +170,12 @@ passphrase_file = "passphrase"
 
     /// Starts the server, or starts it again on the same data, in a runtime of its own.
     pub fn serve(&self) -> Server {
-        let config = Config {
+        self.serve_with(|_| ())
+    }
+
+    /// The same, configured otherwise.
+    pub fn serve_with(&self, change: impl FnOnce(&mut Config)) -> Server {
+        let mut config = Config {
             ca_pem: self.authority.certificate_pem().to_owned(),
             cert_pem: self.server_cert.clone(),
             key: SigningKey::load(&self.server_seed, &passphrase()).unwrap(),
@@ -180,6 +185,7 @@ passphrase_file = "passphrase"
             data: self.data(),
             clock: Arc::new(SystemTime::now),
         };
+        change(&mut config);
         Server::start(config)
     }
 

@@ -1,6 +1,10 @@
 //! `ciphertune job`: a researcher's commands.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, SystemTime},
+};
 
 use ciphertune_client::{
     Error, Result, draft::Draft, learner::Learner, researcher::Researcher, site::Site,
@@ -61,6 +65,7 @@ impl Job {
                 let start = tuner.start(&draft.tuning, draft.in_batches(&policy))?;
                 let federation = site.manifest().federation().to_string();
                 let job = draft.job(&federation, &policy, tuner.backbone(), &start)?;
+                site.admits(&job, &policy, SystemTime::now().into())?;
                 let digest = Researcher::connect(site).await?.submit(job).await?;
                 if common.json {
                     output::json(&json!({"job": digest.to_string()}))?;

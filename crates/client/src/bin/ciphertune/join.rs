@@ -38,7 +38,7 @@ pub struct Join {
     /// Install this kit from the federation's authority first.
     #[arg(long, value_name = "DIR")]
     kit: Option<PathBuf>,
-    /// With --kit: the site's own policy, signed by an officer.
+    /// With --kit: the site's own policy, as `ciphertune policy sign` made it.
     #[arg(long, value_name = "FILE", requires = "kit")]
     site_policy: Option<PathBuf>,
     /// Leave when the first job has ended.

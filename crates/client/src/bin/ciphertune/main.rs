@@ -46,7 +46,7 @@ enum Command {
     /// Submit a job, ask how jobs stand, stop one.
     #[command(subcommand)]
     Job(job::Job),
-    /// Read policies: are they valid, what do they mean, what is the strictest of several.
+    /// Policies: are they valid, what do they mean, what differs, what is the strictest; sign one, say who signed one.
     #[command(subcommand)]
     Policy(policy::Command),
     /// Show the encryption parameters that follow from a cohort and a value bound.

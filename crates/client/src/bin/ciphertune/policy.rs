@@ -1,77 +1,356 @@
 //! `ciphertune policy`: an officer's commands.
 
 use std::{
+    fs::OpenOptions,
+    io::Write as _,
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     process::ExitCode,
+    time::SystemTime,
 };
 
-use ciphertune_client::{Error, Result};
-use ciphertune_policy::Policy;
-use ciphertune_round::Digest;
-use clap::Subcommand;
+use ciphertune_client::{
+    Error, Result,
+    officer::{self, Trust},
+    outlook::{Assumed, Outlook},
+};
+use ciphertune_identity::{AuthorityCertificate, Certificate};
+use ciphertune_policy::{Decimal, Finding, Policy, json_schema, markdown_table};
+use ciphertune_round::{Digest, Envelope};
+use clap::{Args, Subcommand};
 use serde_json::json;
 
-use crate::{Common, output};
+use crate::{Common, output, passphrase::passphrase};
 
 /// Subcommands of `ciphertune policy`.
 #[derive(Subcommand)]
 pub enum Command {
-    /// Say whether a policy is valid; every problem at once, with line and column.
-    Check {
-        /// The policy's TOML file.
-        file: PathBuf,
-    },
-    /// Say in plain language what a policy allows.
+    /// Say whether a policy is valid, every problem at once with line and column; and what of a valid one cannot work.
+    Check(Check),
+    /// Say in plain language what a policy promises: what can leave, who can see what, what happens when a member drops out.
     Explain {
         /// The policy's TOML file.
         file: PathBuf,
     },
-    /// The strictest of several policies.
+    /// What differs between two policies, each change stricter, weaker or other. Exit code 1 when the second is weaker
+    /// anywhere, or incomparable.
+    Diff {
+        /// The policy's TOML file.
+        before: PathBuf,
+        /// The one that is to take its place.
+        after: PathBuf,
+    },
+    /// Sign a policy with the officer's key in this home.
+    Sign {
+        /// The policy's TOML file.
+        file: PathBuf,
+        /// Where the signed policy goes; beside the file, ending in `.signed`, unless given. Never overwritten.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Say who signed a policy: chain, role, validity, digest. By this home's authority and manifest unless told otherwise.
+    Verify(Verify),
+    /// The strictest of several policies; what cannot be settled, and how their officers can.
     Merge {
         /// The policies' TOML files.
         #[arg(required = true, num_args = 2..)]
         files: Vec<PathBuf>,
     },
+    /// Print the policy language: a JSON Schema for editors, or the table of all keys.
+    Schema {
+        /// The table in Markdown instead, as policies/README.md has it.
+        #[arg(long)]
+        table: bool,
+    },
+}
+
+/// Arguments of `ciphertune policy check`.
+#[derive(Args)]
+pub struct Check {
+    /// The policy's TOML file.
+    file: PathBuf,
+    /// Members of the federation; without it they are the fewest that a round needs.
+    #[arg(long, value_name = "N")]
+    members: Option<usize>,
+    /// Numbers of an update, or of a record's gradient: a prompt of 20 virtual tokens at width 384 unless given.
+    #[arg(long, value_name = "D", default_value_t = 7_680)]
+    dimension: u64,
+    /// At record level: the probability with which a record enters a round; the policy's limit unless given.
+    #[arg(long, value_name = "Q")]
+    sampling_rate: Option<Decimal>,
+    /// At record level: the records of a batch, all members' together.
+    #[arg(long, value_name = "N")]
+    nominal_batch: Option<u32>,
+}
+
+/// Arguments of `ciphertune policy verify`.
+#[derive(Args)]
+pub struct Verify {
+    /// The signed policy.
+    file: PathBuf,
+    /// The authority's certificate.
+    #[arg(long, value_name = "PEM")]
+    authority: Option<PathBuf>,
+    /// The federation's signed manifest: the signer must be an officer of it.
+    #[arg(long, value_name = "FILE")]
+    manifest: Option<PathBuf>,
+    /// The officer's certificate, where there is no manifest yet, or beside it.
+    #[arg(long, value_name = "PEM")]
+    certificate: Option<PathBuf>,
+    /// The digest that the policy must have.
+    #[arg(long, value_name = "HEX")]
+    digest: Option<String>,
+    /// Print the policy's text, once it is verified, and nothing else.
+    #[arg(long)]
+    show: bool,
 }
 
 impl Command {
     pub fn run(self, common: &Common) -> Result<ExitCode> {
         match self {
-            Self::Check { file } => {
-                let policy = parse(&file)?;
-                let digest = Digest::from_bytes(policy.digest());
-                if common.json {
-                    output::json(&json!({"valid": true, "digest": digest.to_string()}))?;
-                } else {
-                    println!("{}: valid, digest {digest}", file.display());
-                }
-            }
+            Self::Check(check) => return check.run(common),
             Self::Explain { file } => explain(&parse(&file)?, common)?,
-            Self::Merge { files } => {
-                let policies = files
-                    .iter()
-                    .map(|file| parse(file))
-                    .collect::<Result<Vec<_>>>()?;
-                let merged = Policy::merge(&policies.iter().collect::<Vec<_>>())
-                    .map_err(|error| Error::Refused(error.to_string()))?;
-                explain(&merged, common)?;
-            }
+            Self::Diff { before, after } => return diff(&before, &after, common),
+            Self::Sign { file, out } => sign(&file, out, common)?,
+            Self::Verify(verify) => verify.run(common)?,
+            Self::Merge { files } => explain(&merge(&files)?, common)?,
+            Self::Schema { table: false } => print!("{}", json_schema()),
+            Self::Schema { table: true } => print!("{}", markdown_table()),
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
+impl Check {
+    fn run(self, common: &Common) -> Result<ExitCode> {
+        let policy = parse(&self.file)?;
+        let digest = Digest::from_bytes(policy.digest());
+        let mut findings = policy.findings(self.members, SystemTime::now().into());
+        let assumed = Assumed {
+            dimension: self.dimension,
+            members: self.members.unwrap_or(policy.min_cohort() as usize),
+            sampling_rate: self
+                .sampling_rate
+                .or(policy.max_sampling_rate())
+                .unwrap_or(Decimal::ONE),
+            nominal_batch: self.nominal_batch,
+        };
+        let outlook = match Outlook::of(&policy, &assumed) {
+            Ok(outlook) => outlook,
+            Err(error) => {
+                findings.push(Finding {
+                    key: "privacy.epsilon",
+                    fatal: true,
+                    said: format!("no noise gives it: {error}"),
+                });
+                None
+            }
+        };
+        findings.extend(outlook.iter().flat_map(Outlook::findings));
+        let fatal = findings.iter().any(|finding| finding.fatal);
+        if common.json {
+            output::json(&json!({
+                "valid": true,
+                "digest": digest.to_string(),
+                "works": !fatal,
+                "findings": findings,
+                "outlook": outlook,
+            }))?;
+        } else {
+            output::say(&format!("{}: valid, digest {digest}", self.file.display()))?;
+            if let Some(outlook) = &outlook {
+                output::say(&in_words(outlook, &assumed, &policy))?;
+            }
+            for finding in &findings {
+                output::say(&format!("  {finding}"))?;
+            }
+        }
+        Ok(ExitCode::from(u8::from(fatal)))
+    }
+}
+
+fn in_words(outlook: &Outlook, assumed: &Assumed, policy: &Policy) -> String {
+    let signal = match outlook.signal_clips {
+        Some(signal) => format!("what is summed is at most {signal:.0} long"),
+        None => "--nominal-batch says how long what is summed may be".into(),
+    };
+    let sampled = match policy.unit() {
+        ciphertune_policy::Unit::Record => format!(", sampling rate {}", assumed.sampling_rate),
+        _ => String::new(),
+    };
+    format!(
+        "  a job of all {} rounds{sampled}: noise multiplier {:.3}; with {} numbers and {} members a round's noise is {:.1} \
+         clips long, {signal}\n  a dataset's budget lasts for {} such {}",
+        outlook.rounds,
+        outlook.noise_multiplier,
+        assumed.dimension,
+        assumed.members,
+        outlook.noise_clips,
+        outlook.jobs,
+        if outlook.jobs == 1 { "job" } else { "jobs" }
+    )
+}
+
+/// The strictest of all; an error names the first file that does not go with those before it.
+fn merge(files: &[PathBuf]) -> Result<Policy> {
+    let mut merged: Option<Policy> = None;
+    for file in files {
+        let policy = parse(file)?;
+        merged = Some(match merged {
+            None => policy,
+            Some(before) => Policy::merge(&[&before, &policy])
+                .map_err(|error| Error::Refused(format!("{}: {error}", file.display())))?,
+        });
+    }
+    merged.ok_or_else(|| Error::Misuse("no policy to merge".into()))
+}
+
+fn diff(before: &Path, after: &Path, common: &Common) -> Result<ExitCode> {
+    let (first, second) = (parse(before)?, parse(after)?);
+    let changes = first.diff(&second);
+    let as_strict = second.is_as_strict_as(&first);
+    if common.json {
+        output::json(&json!({"changes": changes, "as_strict": as_strict}))?;
+    } else {
+        for change in &changes {
+            output::say(&change.to_string())?;
+        }
+        output::say(&match (changes.is_empty(), as_strict) {
+            (true, _) => "no difference".to_owned(),
+            (_, true) => format!(
+                "{} allows nothing that {} does not",
+                after.display(),
+                before.display()
+            ),
+            (_, false) => format!(
+                "{} allows what {} does not",
+                after.display(),
+                before.display()
+            ),
+        })?;
+    }
+    Ok(ExitCode::from(u8::from(!as_strict)))
+}
+
+fn sign(file: &Path, out: Option<PathBuf>, common: &Common) -> Result<()> {
+    let text = output::read(file)?;
+    let policy = parse_text(file, &text)?;
+    let signed = officer::sign(&common.home, &passphrase()?, &text, SystemTime::now())?;
+    let out = out.unwrap_or_else(|| file.with_extension("signed"));
+    write_new(&out, &signed.encode())?;
+    let digest = Digest::from_bytes(policy.digest());
+    if common.json {
+        output::json(&json!({
+            "signed": out.display().to_string(),
+            "federation": signed.federation,
+            "signer": signed.signer().to_string(),
+            "digest": digest.to_string(),
+        }))
+    } else {
+        output::say(&format!(
+            "{}: policy of federation {}, digest {digest}, signed by {}\nnext: ciphertune policy verify {}",
+            out.display(),
+            signed.federation,
+            signed.signer(),
+            out.display()
+        ))
+    }
+}
+
+/// Writes a file that must not be there yet, to its last byte.
+fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
+    let wrong =
+        |error: std::io::Error| Error::Misuse(format!("cannot write {}: {error}", path.display()));
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o644)
+        .open(path)
+        .map_err(wrong)?;
+    file.write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .map_err(wrong)
+}
+
+impl Verify {
+    fn run(self, common: &Common) -> Result<()> {
+        let home = &common.home;
+        let authority = self.authority.unwrap_or_else(|| home.authority());
+        let manifest = match (self.manifest, &self.certificate) {
+            (Some(path), _) => Some(path),
+            (None, Some(_)) => None,
+            (None, None) => Some(home.manifest()),
+        };
+        let trust = Trust {
+            authority: AuthorityCertificate::read(&authority)?,
+            manifest: manifest.as_deref().map(envelope).transpose()?,
+            certificate: self
+                .certificate
+                .as_deref()
+                .map(Certificate::read)
+                .transpose()?,
+        };
+        let verified = officer::verify(&envelope(&self.file)?, &trust, SystemTime::now())?;
+        let digest = Digest::from_bytes(verified.policy.digest());
+        if let Some(wanted) = &self.digest
+            && Digest::from_hex(wanted)? != digest
+        {
+            return Err(Error::Refused(format!(
+                "{}: its digest is {digest}, not {wanted}: another policy was signed than the one you know",
+                self.file.display()
+            )));
+        }
+        let document = &verified.document;
+        if self.show {
+            return output::say(document.toml.trim_end());
+        }
+        let names: Vec<&str> = verified.policy.names().collect();
+        if common.json {
+            output::json(&json!({
+                "verified": true,
+                "policy": names,
+                "federation": document.federation,
+                "officer": verified.officer.to_string(),
+                "signer": document.signer().to_string(),
+                "digest": digest.to_string(),
+            }))
+        } else {
+            output::say(&format!(
+                "{}: policy {:?} of federation {}, signed by officer {} ({}), digest {digest}",
+                self.file.display(),
+                names.join(" + "),
+                document.federation,
+                verified.officer,
+                document.signer()
+            ))
+        }
+    }
+}
+
+/// Reads a signed object.
+fn envelope(path: &Path) -> Result<Envelope> {
+    let bytes = std::fs::read(path)
+        .map_err(|error| Error::Misuse(format!("cannot read {}: {error}", path.display())))?;
+    Envelope::decode(&bytes).map_err(|_| Error::Malformed {
+        what: path.display().to_string(),
+        detail: "not a signed object: `ciphertune policy sign` makes one of a policy's TOML".into(),
+    })
+}
+
 fn explain(policy: &Policy, common: &Common) -> Result<()> {
     if common.json {
-        println!("{}", policy.canonical_json());
+        output::say(&policy.canonical_json())
     } else {
-        print!("{}", policy.explain());
+        output::say(policy.explain().trim_end())
     }
-    Ok(())
 }
 
 fn parse(file: &Path) -> Result<Policy> {
-    Policy::parse(&output::read(file)?).map_err(|error| Error::Malformed {
+    parse_text(file, &output::read(file)?)
+}
+
+fn parse_text(file: &Path, text: &str) -> Result<Policy> {
+    Policy::parse(text).map_err(|error| Error::Malformed {
         what: file.display().to_string(),
         detail: error.to_string(),
     })

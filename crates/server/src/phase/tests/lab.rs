@@ -5,8 +5,10 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use ciphertune_identity::{Authority, Manifest, Name, Party, Role, SigningKey, Validity};
-use ciphertune_policy::{Adjacency, Placement, Unit};
+use ciphertune_identity::{
+    Authority, AuthorityCertificate, Manifest, Name, Party, Role, SigningKey, Validity,
+};
+use ciphertune_policy::{Adjacency, Instant, Placement, Unit};
 use ciphertune_round::{
     Admission, Agreement, Context, Deadlines, Digest, Echo, Envelope, Header, Job, Mechanism,
     OneTimeKeyOffer, PUBLIC_KEY_BYTES, PolicyDocument, Release, Signed, Signer as _,
@@ -35,6 +37,7 @@ metrics = []
 "#;
 
 pub(super) struct Lab {
+    authority: AuthorityCertificate,
     pub(super) federation: Arc<Federation>,
     pub(super) members: Vec<SigningKey>,
     pub(super) researcher: SigningKey,
@@ -60,7 +63,7 @@ impl Lab {
         Self::under(&policy, members, job)
     }
 
-    fn under(policy: &str, members: usize, job: Job) -> Self {
+    pub(super) fn under(policy: &str, members: usize, job: Job) -> Self {
         let name = |text: &str| Name::new(text).unwrap();
         let key = || SigningKey::generate().unwrap();
         let authority =
@@ -105,6 +108,7 @@ impl Lab {
         let (machine, effects) = Machine::submit(Arc::clone(&federation), job, now).unwrap();
         assert!(events(&effects) == [EventKind::Job]);
         Self {
+            authority: authority.certificate().clone(),
             federation,
             members,
             researcher,
@@ -113,6 +117,17 @@ impl Lab {
             now,
             serial: 0,
         }
+    }
+
+    /// Starts the same job on a server whose revocation list was issued then.
+    pub(super) fn with_revocations(&mut self, issued: Option<Instant>) {
+        let manifest = self.federation.manifest().envelope().clone();
+        let policy = self.federation.document().envelope().clone();
+        let federation = Federation::new(&self.authority, manifest, policy).unwrap();
+        self.federation = Arc::new(federation.with_revocations(issued));
+        let job = Signed::sign(self.machine.job().value().clone(), &self.researcher);
+        let (machine, _) = Machine::submit(Arc::clone(&self.federation), job, self.now).unwrap();
+        self.machine = machine;
     }
 
     pub(super) fn feed(&mut self, input: Input) -> Result<Vec<Effect>, Refusal> {
