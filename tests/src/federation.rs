@@ -371,6 +371,17 @@ impl Federation {
             .clone()
     }
 
+    /// A member's kit, with this federation policy.
+    pub fn kit(&self, member: usize, policy: Envelope) -> Kit {
+        Kit {
+            authority: self.authority.certificate().clone(),
+            certificate: self.members[member].certificate.clone(),
+            manifest: self.manifest.clone(),
+            policy,
+            address: self.site(member).manifest().endpoint().clone(),
+        }
+    }
+
     /// The server's key, for lies in its name.
     pub fn server_key(&self) -> ciphertune_identity::SigningKey {
         self.server.key()

@@ -92,7 +92,8 @@ pub fn authority(federation: &str) -> Authority {
     Authority::create(&Name::new(federation).unwrap(), validity(365)).unwrap()
 }
 
-fn validity(days: u64) -> Validity {
+/// From an hour ago, for so many days.
+pub fn validity(days: u64) -> Validity {
     let start = SystemTime::now() - Duration::from_secs(3_600);
     let end = start + Duration::from_secs(days * 86_400);
     Validity::between(start, end).unwrap()

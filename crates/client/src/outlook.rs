@@ -49,6 +49,14 @@ impl Outlook {
     /// # Errors
     /// [`crate::Error::Refused`] where no noise gives the promised ε.
     pub fn of(policy: &Policy, assumed: &Assumed) -> Result<Option<Self>> {
+        Self::of_rounds(policy, assumed, policy.rounds())
+    }
+
+    /// The same of jobs of so many rounds.
+    ///
+    /// # Errors
+    /// As [`Outlook::of`].
+    pub fn of_rounds(policy: &Policy, assumed: &Assumed, rounds: u32) -> Result<Option<Self>> {
         let (Some(job), Some(budget), Some(adjacency)) =
             (policy.job_limit(), policy.budget(), policy.adjacency())
         else {
@@ -61,7 +69,6 @@ impl Outlook {
             Decimal::ONE
         };
         let rate = SamplingRate::new(rate)?;
-        let rounds = policy.rounds();
         let multiplier = accounting::calibrate(
             Accountant::Rdp,
             &job.epsilon,

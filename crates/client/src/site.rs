@@ -43,10 +43,12 @@ pub struct Site {
 }
 
 impl Site {
-    /// Puts a kit into a home whose key is already there. `site_policy` is the site's own, signed by an officer.
+    /// Puts a kit into a home whose key is already there. `site_policy` is the site's own, signed by an officer. Nothing is
+    /// written before all of it is verified.
     ///
     /// # Errors
-    /// As [`Kit::verify`]: a kit for somebody else, or of another authority, is refused.
+    /// As [`Kit::verify`]; [`Error::Refused`] for a kit of another authority than the home's, a manifest that does not
+    /// succeed the home's, a federation policy that is weaker anywhere, and policies that cannot hold together.
     pub fn install(
         home: &Home,
         passphrase: &Passphrase,
@@ -54,7 +56,14 @@ impl Site {
         site_policy: Option<&Envelope>,
     ) -> Result<()> {
         let key = SigningKey::load(&home.key(), passphrase)?;
-        kit.verify(&key.verifying_key())?;
+        let manifest = kit.verify(&key.verifying_key())?;
+        let federation = verify_policy(&manifest, kit.policy.clone())?;
+        let own = match site_policy {
+            Some(policy) => Some(verify_policy(&manifest, policy.clone())?),
+            None => read_policy(home, SITE_POLICY, &manifest)?,
+        };
+        strictest(&federation, own.as_ref())?;
+        check_successor(home, kit, &manifest, &federation)?;
         home.create()?;
         let disk = Disk::default();
         disk.folder(&home.policy())?;
@@ -263,6 +272,51 @@ fn strictest(federation: &PolicyDocument, site: Option<&Signed<PolicyDocument>>)
         None => Ok(federation),
         Some(site) => Ok(Policy::merge(&[&federation, &Policy::parse(&site.toml)?])?),
     }
+}
+
+/// Whether a kit may take the place of what a home already holds: whoever relays a kit could have swapped a file of it.
+fn check_successor(
+    home: &Home,
+    kit: &Kit,
+    manifest: &Signed<Manifest>,
+    federation: &PolicyDocument,
+) -> Result<()> {
+    if !home.authority().exists() {
+        return Ok(());
+    }
+    let authority = AuthorityCertificate::read(&home.authority())?;
+    if authority.key() != kit.authority.key() {
+        return Err(Error::Refused(format!(
+            "the kit is of another authority ({}) than this home ({}): a party of another federation needs a home of its own",
+            kit.authority.key().fingerprint(),
+            authority.key().fingerprint()
+        )));
+    }
+    if !home.manifest().exists() {
+        return Ok(());
+    }
+    let before = read_manifest(home, &authority)?;
+    if before.digest() != manifest.digest() {
+        manifest.check_succeeds(&before)?;
+    }
+    let Some(document) = read_policy(home, FEDERATION_POLICY, &before)? else {
+        return Ok(());
+    };
+    let (before, after) = (
+        Policy::parse(&document.toml)?,
+        Policy::parse(&federation.toml)?,
+    );
+    if after.is_as_strict_as(&before) {
+        return Ok(());
+    }
+    let changes = before.diff(&after);
+    let changes: Vec<String> = changes.iter().map(|change| format!("  {change}")).collect();
+    Err(Error::Refused(format!(
+        "the kit's federation policy is weaker than this home's:\n{}\nask an officer, by another way than the kit came, whether \
+         it is meant; if so, move {} away and install the kit again",
+        changes.join("\n"),
+        home.policy().join(FEDERATION_POLICY).display()
+    )))
 }
 
 fn read_manifest(home: &Home, authority: &AuthorityCertificate) -> Result<Signed<Manifest>> {

@@ -83,7 +83,7 @@ pub(crate) fn is_plain(text: &str) -> bool {
         && !text.chars().any(char::is_control)
 }
 
-/// A name such as `mlp` or `question-answering`.
+/// A name such as `mlp` or `nemo-mlp`.
 pub(crate) fn is_word(text: &str) -> bool {
     (1..=64).contains(&text.len())
         && text

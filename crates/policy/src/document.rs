@@ -60,13 +60,16 @@ impl<'a> Document<'a> {
                         let hint = schema::nearest(name, inner_name);
                         found.push((
                             inner.span().start,
-                            format!("unknown key `{inner_name}` in [{name}]; {hint}"),
+                            format!("unknown key `{}` in [{name}]; {hint}", shown(inner_name)),
                         ));
                     }
                 }
             } else if !schema::is_key("", name) {
                 let hint = schema::nearest("", name);
-                found.push((key.span().start, format!("unknown key `{name}`; {hint}")));
+                found.push((
+                    key.span().start,
+                    format!("unknown key `{}`; {hint}", shown(name)),
+                ));
             }
         }
         self.problems.extend(found);
@@ -251,4 +254,10 @@ fn place(text: &str, offset: usize) -> String {
 fn line(text: &str, offset: usize) -> usize {
     let before = text.get(..offset).unwrap_or(text);
     before.matches('\n').count() + 1
+}
+
+/// A key as a terminal may show it: its first 64 characters, none that would move the cursor.
+fn shown(key: &str) -> String {
+    let first: String = key.chars().take(64).collect();
+    first.escape_debug().to_string()
 }

@@ -41,6 +41,9 @@ impl Policy {
 
     fn explain_rate(&self, text: &mut Text) {
         match self.max_sampling_rate {
+            Some(rate) if self.unit() == Unit::None => text.say(format_args!(
+                "Where a job draws records into batches, each is drawn with a probability of at most {rate}; a job need not."
+            )),
             Some(rate) => text.say(format_args!(
                 "In each round a record is drawn with a probability of at most {rate}."
             )),
@@ -86,10 +89,15 @@ impl Policy {
         text.say(format_args!(
             "The server sees who takes part, when, and how many bytes: no update, no sum, no model."
         ));
-        text.say(format_args!(
-            "Members see the sum over at least {} contributors, and so the model; no single update of another.",
-            self.aggregation.min_contributors
-        ));
+        match self.aggregation.min_contributors {
+            2 => text.say(format_args!(
+                "Members see the sum over at least 2 contributors, and so the model: of two, each may take its own away and \
+                 see the other's update, noise and all."
+            )),
+            least => text.say(format_args!(
+                "Members see the sum over at least {least} contributors, and so the model; no single update of another."
+            )),
+        }
         match self.aggregation.colluders {
             0 => text.say(format_args!(
                 "No member is assumed to help the server (colluders = 0): one that does may have two \
@@ -126,7 +134,8 @@ impl Policy {
         ));
         match threshold {
             Some(threshold) => text.say(format_args!(
-                "At least {threshold} of those who hold shares together open a sum."
+                "At least {threshold} of those who hold shares together open a sum, and never fewer than ⌊(n + c)/2⌋ + 1 of n, c \
+                 of them colluding."
             )),
             None => text.say(format_args!(
                 "⌊(n + c)/2⌋ + 1 of n who hold shares together open a sum, c of them colluding{}.",

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::allowed::Allowed;
 use crate::committee::Sharing;
 use crate::decimal::Decimal;
 use crate::instant::Instant;
@@ -14,6 +15,10 @@ use crate::setting::{Role, Unit};
 const LARGE_EPSILON: u32 = 10;
 /// 1 / δ of which one would think twice: a mechanism may give one in so many records away whole.
 const RECORDS_OF_LARGE_DELTA: i128 = 1_000;
+
+/// What jobs call their prompt encoder and their task.
+const ENCODERS: &[&str] = &["embedding", "lstm", "mlp", "nemo-mlp"];
+const TASKS: &[&str] = &["classification", "generation"];
 
 /// Something that whoever signs a policy should know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -41,6 +46,8 @@ impl Policy {
         let mut found = Found(Vec::new());
         self.find_promises(&mut found);
         self.find_thresholds(members, &mut found);
+        found.unknown("model.encoders", &self.encoders, ENCODERS);
+        found.unknown("model.tasks", &self.tasks, TASKS);
         if !self
             .roles
             .submit_job
@@ -138,6 +145,13 @@ impl Policy {
                 ),
             );
         }
+        if limits.min_contributors == 2 {
+            found.note(
+                "aggregation.min_contributors",
+                "of two contributors each sees the other's update, noise and all: write 3 or more"
+                    .into(),
+            );
+        }
         let Some(members) = members else { return };
         if n > members {
             found.fatal(
@@ -165,6 +179,29 @@ impl Policy {
 struct Found(Vec<Finding>);
 
 impl Found {
+    /// Names of a list that no job can give.
+    fn unknown(&mut self, key: &'static str, allowed: &Allowed, known: &[&str]) {
+        let Allowed::Only(names) = allowed else {
+            return;
+        };
+        let unknown: Vec<&String> = (names.iter())
+            .filter(|name| !known.contains(&name.as_str()))
+            .collect();
+        let said = |unknown: &[&String]| {
+            let words: Vec<String> = unknown.iter().map(|name| format!("{name:?}")).collect();
+            format!(
+                "this program knows no {}: write some of {}, or [\"any\"]",
+                words.join(", "),
+                known.join(", ")
+            )
+        };
+        if unknown.len() == names.len() {
+            self.fatal(key, said(&unknown));
+        } else if !unknown.is_empty() {
+            self.note(key, said(&unknown));
+        }
+    }
+
     fn note(&mut self, key: &'static str, said: String) {
         let fatal = false;
         self.0.push(Finding { key, fatal, said });

@@ -163,7 +163,8 @@ fn read_rate(document: &mut Document<'_>, unit: Option<Unit>) -> Option<Decimal>
         let what = format!("{rate} is no probability above 0 and up to 1");
         document.complain("privacy", "max_sampling_rate", &what);
     }
-    Some(rate)
+    // 1 is any rate.
+    (rate != Decimal::ONE).then_some(rate)
 }
 
 impl Roles {
@@ -313,6 +314,8 @@ impl Aggregation {
             );
             document.complain("aggregation", "min_cohort", &what);
         }
+        // It takes 2 in any case.
+        let threshold = threshold.filter(|threshold| *threshold > 2);
         Some(Self {
             min_contributors,
             colluders,

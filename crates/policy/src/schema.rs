@@ -193,7 +193,7 @@ keys! {
     }
     "identity" {
         "max_certificate_age_days": Kind::Count(1, MAX_DAYS), Presence::Optional("any age within the certificate's validity"),
-            "a party's certificate was issued at most so many days ago: the server holds every caller to it, each member its own",
+            "a party's certificate was issued at most so many days ago: the server holds every caller to the federation's, each member its own to the strictest",
             stricter "the smaller", remedy "have the authority issue a new certificate for the same key";
         "max_revocation_list_age_days": Kind::Count(1, MAX_DAYS), Presence::Optional("no list is needed"),
             "the server has a revocation list that was issued at most so many days ago, or starts no round",
@@ -204,7 +204,7 @@ keys! {
             "whose certificates may sign jobs; `[]` is nobody's. Members hold each job to it, and the server",
             stricter "what both list", remedy "have a job signed by a party with one of these roles";
         "abort_job": Kind::Words(Role::WORDS), Presence::Optional("`[\"member\"]`"),
-            "who may stop a job beside the party that signed it, which always may; held by the server",
+            "who may stop a job beside the party that signed it, which always may; held by the server, to the federation's policy alone",
             stricter "what both list", remedy "ask the party that signed the job, or one with one of these roles";
     }
     "time" {

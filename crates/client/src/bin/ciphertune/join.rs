@@ -15,11 +15,13 @@ use ciphertune_client::{
     tuning::Tuner,
 };
 use ciphertune_identity::Kit;
-use ciphertune_round::Envelope;
+use ciphertune_policy::Policy;
+use ciphertune_round::Digest;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
 
-use crate::{Common, backbone::BackboneFlags, output, passphrase::passphrase};
+use crate::{Common, backbone::BackboneFlags, output, passphrase::passphrase, policy::envelope};
 
 /// Flags of `ciphertune join`.
 #[derive(Args)]
@@ -57,14 +59,7 @@ impl Join {
         let passphrase = passphrase()?;
         if let Some(folder) = &self.kit {
             let site_policy = match &self.site_policy {
-                Some(path) => Some(Envelope::decode(&std::fs::read(path).map_err(
-                    |error| {
-                        ciphertune_client::Error::Misuse(format!(
-                            "cannot read {}: {error}",
-                            path.display()
-                        ))
-                    },
-                )?)?),
+                Some(path) => Some(envelope(path)?),
                 None => None,
             };
             Site::install(
@@ -75,6 +70,9 @@ impl Join {
             )?;
         }
         let site = Site::open(common.home.clone(), &passphrase)?;
+        if self.kit.is_some() {
+            installed(&site, common)?;
+        }
         let learner = Tuner::load(
             &self.backbone.model,
             &self.backbone.device()?,
@@ -99,6 +97,20 @@ impl Join {
         .await?;
         Ok(ExitCode::from(u8::from(!outcome.completed)))
     }
+}
+
+/// Says what a kit brought, to be compared with what an officer says by another way.
+fn installed(site: &Site, common: &Common) -> Result<()> {
+    let policy = Policy::parse(&site.federation_policy().toml)?;
+    let digest = Digest::from_bytes(policy.digest()).to_string();
+    let names: Vec<&str> = policy.names().collect();
+    let names = names.join(" + ");
+    if common.json {
+        return output::json(&json!({"installed": {"policy": names, "digest": digest}}));
+    }
+    output::say(&format!(
+        "installed: the federation's policy {names:?}, digest {digest}; ask an officer whether it is this one"
+    ))
 }
 
 fn machine() -> Observer {

@@ -125,6 +125,15 @@ impl Check {
     fn run(self, common: &Common) -> Result<ExitCode> {
         let policy = parse(&self.file)?;
         let digest = Digest::from_bytes(policy.digest());
+        let limit = policy.max_sampling_rate().unwrap_or(Decimal::ONE);
+        if let Some(rate) = self
+            .sampling_rate
+            .filter(|rate| rate.is_zero() || *rate > limit)
+        {
+            return Err(Error::Misuse(format!(
+                "--sampling-rate {rate} is not above 0 and at most {limit}, which is what this policy allows"
+            )));
+        }
         let mut findings = policy.findings(self.members, SystemTime::now().into());
         let assumed = Assumed {
             dimension: self.dimension,
@@ -138,10 +147,17 @@ impl Check {
         let outlook = match Outlook::of(&policy, &assumed) {
             Ok(outlook) => outlook,
             Err(error) => {
+                let fewer = Outlook::of_rounds(&policy, &assumed, 1).is_ok();
                 findings.push(Finding {
                     key: "privacy.epsilon",
-                    fatal: true,
-                    said: format!("no noise gives it: {error}"),
+                    fatal: !fewer,
+                    said: match fewer {
+                        true => format!(
+                            "a job of all {} rounds cannot keep to it, one of fewer can: {error}",
+                            policy.rounds()
+                        ),
+                        false => format!("no noise gives it: {error}; allow more"),
+                    },
                 });
                 None
             }
@@ -248,11 +264,18 @@ fn sign(file: &Path, out: Option<PathBuf>, common: &Common) -> Result<()> {
         }))
     } else {
         output::say(&format!(
-            "{}: policy of federation {}, digest {digest}, signed by {}\nnext: ciphertune policy verify {}",
+            "{}: policy of federation {}, digest {digest}, signed by {}",
             out.display(),
             signed.federation,
-            signed.signer(),
-            out.display()
+            signed.signer()
+        ))?;
+        for finding in policy.findings(None, SystemTime::now().into()) {
+            output::say(&format!("  {finding}"))?;
+        }
+        output::say(&format!(
+            "next: ciphertune policy verify {} --certificate {}",
+            out.display(),
+            common.home.certificate().display()
         ))
     }
 }
@@ -312,11 +335,18 @@ impl Verify {
                 "federation": document.federation,
                 "officer": verified.officer.to_string(),
                 "signer": document.signer().to_string(),
+                "certificate_checked": trust.certificate.is_some(),
                 "digest": digest.to_string(),
             }))
         } else {
+            let certificate = match &trust.certificate {
+                Some(_) => "by a certificate that holds",
+                None => {
+                    "by the manifest; --certificate asks whether the officer's certificate holds, too"
+                }
+            };
             output::say(&format!(
-                "{}: policy {:?} of federation {}, signed by officer {} ({}), digest {digest}",
+                "{}: policy {:?} of federation {}, signed by officer {} ({}), {certificate}; digest {digest}",
                 self.file.display(),
                 names.join(" + "),
                 document.federation,
@@ -328,7 +358,7 @@ impl Verify {
 }
 
 /// Reads a signed object.
-fn envelope(path: &Path) -> Result<Envelope> {
+pub fn envelope(path: &Path) -> Result<Envelope> {
     let bytes = std::fs::read(path)
         .map_err(|error| Error::Misuse(format!("cannot read {}: {error}", path.display())))?;
     Envelope::decode(&bytes).map_err(|_| Error::Malformed {
