@@ -6,6 +6,7 @@ use crate::allowed::{Allowed, is_digest, is_plain, is_word};
 use crate::decimal::Decimal;
 use crate::document::Document;
 use crate::error::Error;
+use crate::instant::Instant;
 use crate::policy::{
     Aggregation, Loss, MAX_DAYS, MAX_MEMBERS, MAX_ROUNDS, MaxAge, Policy, Privacy, Roles, Time,
 };
@@ -180,7 +181,8 @@ impl Roles {
 impl Time {
     fn read(document: &mut Document<'_>) -> Self {
         let time = Self {
-            valid_from: document.word("time", "valid_from"),
+            valid_from: (document.word("time", "valid_from"))
+                .filter(|from| *from != Instant::EPOCH),
             valid_until: document.word("time", "valid_until"),
         };
         if let (Some(from), Some(until)) = (time.valid_from, time.valid_until)

@@ -377,7 +377,7 @@ fn optional_keys_are_read_and_in_the_digest_and_their_defaults_are_not() {
     }
     // What says what its absence says changes nothing: older files keep their digests.
     let defaults = format!(
-        "{GOOD}[roles]\nsubmit_job = [\"researcher\"]\nabort_job = [\"member\"]\n[identity]\n[time]\n"
+        "{GOOD}[roles]\nsubmit_job = [\"researcher\"]\nabort_job = [\"member\"]\n[identity]\n[time]\nvalid_from = \"1970-01-01T00:00:00Z\"\n"
     );
     let defaults = Policy::parse(&defaults.replace(
         "tasks = [\"classification\"]",
@@ -386,5 +386,28 @@ fn optional_keys_are_read_and_in_the_digest_and_their_defaults_are_not() {
     assert_eq!(
         defaults.unwrap().digest(),
         Policy::parse(GOOD).unwrap().digest()
+    );
+    let records = GOOD.replace("unit = \"institution\"", "unit = \"record\"");
+    let loose = records
+        .replace("rounds = 50", "rounds = 50\nmax_sampling_rate = \"1.0\"")
+        .replace("colluders = 1", "colluders = 1\nthreshold = 2");
+    assert_eq!(
+        Policy::parse(&loose).unwrap().digest(),
+        Policy::parse(&records).unwrap().digest()
+    );
+}
+
+#[test]
+fn a_key_that_would_move_a_cursor_is_shown_escaped_and_cut() {
+    let long = "k".repeat(5_000);
+    let said = complaint(
+        "colluders = 1",
+        &format!("colluders = 1\n\"\\u001b[31mEVIL\\u0007{long}\" = 1"),
+    );
+    assert!(said.contains("\\u{1b}[31mEVIL\\u{7}kkk"), "{said}");
+    assert!(
+        !said.contains('\u{1b}') && said.len() < 1_000,
+        "{}",
+        said.len()
     );
 }

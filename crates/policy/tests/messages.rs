@@ -317,7 +317,7 @@ fn what_is_said_is_what_was_read_aloud() {
         &findings(&odd, Some(3), day("2028-01-01T00:00:00Z")),
     );
     let low = FULL
-        .replace("threshold = 4", "threshold = 2")
+        .replace("threshold = 4", "threshold = 3")
         .replace("2027-01-01", "2027-07-01");
     tell("What has no effect", &findings(&low, Some(100), now));
     let tight = FULL

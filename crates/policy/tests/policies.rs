@@ -262,6 +262,23 @@ fn no_document_has_a_setting_that_cannot_work() {
 }
 
 #[test]
+fn an_encoder_that_nobody_has_is_found_and_hopeless_alone() {
+    let text = std::fs::read_to_string(folder().join("hospital.toml")).unwrap();
+    let found = |encoders: &str| {
+        let line = "encoders = [\"embedding\", \"mlp\"]";
+        assert!(text.contains(line));
+        let text = text.replace(line, &format!("encoders = {encoders}"));
+        let found = Policy::parse(&text).unwrap().findings(None, Instant::EPOCH);
+        let of_encoders = found.into_iter().find(|it| it.key == "model.encoders");
+        of_encoders.map(|it| (it.fatal, it.said))
+    };
+    assert_eq!(found("[\"any\"]"), None);
+    let (fatal, said) = found("[\"mlp\", \"embeding\"]").unwrap();
+    assert!(!fatal && said.contains("\"embeding\"") && said.contains("embedding, lstm, mlp"));
+    assert!(found("[\"embeding\"]").unwrap().0);
+}
+
+#[test]
 fn the_readme_lists_every_document() {
     let readme = std::fs::read_to_string(folder().join("README.md")).unwrap();
     for (file, _) in documents() {
