@@ -5,6 +5,7 @@
 //! multiplication in f64. So the same gradients give the same bits on every
 //! machine.
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
@@ -273,6 +274,9 @@ impl Optimiser {
     }
 }
 
+/// Parameters that one thread takes at a time.
+const CHUNK: usize = 1 << 16;
+
 /// Adam's constants at one step.
 struct Adam {
     beta1: f32,
@@ -285,7 +289,24 @@ struct Adam {
 }
 
 impl Adam {
+    /// Each parameter's own arithmetic, whoever takes it: the same bits with any number of threads.
     fn step(&self, p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], rate: f32, decay: f32) {
+        p.par_chunks_mut(CHUNK)
+            .zip(g.par_chunks(CHUNK))
+            .zip(m.par_chunks_mut(CHUNK))
+            .zip(v.par_chunks_mut(CHUNK))
+            .for_each(|(((p, g), m), v)| self.step_chunk(p, g, m, v, rate, decay));
+    }
+
+    fn step_chunk(
+        &self,
+        p: &mut [f32],
+        g: &[f32],
+        m: &mut [f32],
+        v: &mut [f32],
+        rate: f32,
+        decay: f32,
+    ) {
         for (((p, &g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
             *m = self.beta1 * *m + self.rest1 * g;
             *v = self.beta2 * *v + self.rest2 * g * g;
