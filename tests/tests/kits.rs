@@ -58,8 +58,9 @@ async fn a_home_takes_a_stricter_policy_and_no_weaker_one() {
     refused(home, &kit(LABORATORY), None);
     refused(home, &kit(INSTITUTION), None);
 
+    let meant = kit(RECORD);
     fs::remove_file(&policy).unwrap();
-    Site::install(home, &passphrase(), &kit(RECORD), None).unwrap();
+    Site::install(home, &passphrase(), &meant, None).unwrap();
     assert_eq!(
         Site::policy_of(home).unwrap(),
         Policy::parse(RECORD).unwrap()
