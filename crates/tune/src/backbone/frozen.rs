@@ -156,17 +156,11 @@ impl CustomOp1 for Run {
     }
 
     fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        match hand_over(&self.result)? {
-            (Storage::Cpu(values), shape) => Ok((values, shape)),
-            _ => elsewhere(),
-        }
+        hand_over_cpu(&self.result)
     }
 
     fn cuda_fwd(&self, _: &CudaStorage, _: &Layout) -> candle_core::Result<(CudaStorage, Shape)> {
-        match hand_over(&self.result)? {
-            (Storage::Cuda(values), shape) => Ok((values, shape)),
-            _ => elsewhere(),
-        }
+        hand_over_cuda(&self.result)
     }
 
     fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
@@ -202,17 +196,11 @@ impl<V: Fn(&Tensor) -> Result<Tensor>> CustomOp1 for RowMap<V> {
     }
 
     fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        match hand_over(&self.result)? {
-            (Storage::Cpu(values), shape) => Ok((values, shape)),
-            _ => elsewhere(),
-        }
+        hand_over_cpu(&self.result)
     }
 
     fn cuda_fwd(&self, _: &CudaStorage, _: &Layout) -> candle_core::Result<(CudaStorage, Shape)> {
-        match hand_over(&self.result)? {
-            (Storage::Cuda(values), shape) => Ok((values, shape)),
-            _ => elsewhere(),
-        }
+        hand_over_cuda(&self.result)
     }
 
     fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
@@ -231,6 +219,20 @@ fn hand_over(result: &Mutex<Option<Tensor>>) -> candle_core::Result<(Storage, Sh
     let result = result.contiguous()?;
     let (storage, layout) = result.storage_and_layout();
     Ok((storage.try_clone(layout)?, result.shape().clone()))
+}
+
+fn hand_over_cpu(result: &Mutex<Option<Tensor>>) -> candle_core::Result<(CpuStorage, Shape)> {
+    match hand_over(result)? {
+        (Storage::Cpu(values), shape) => Ok((values, shape)),
+        _ => elsewhere(),
+    }
+}
+
+fn hand_over_cuda(result: &Mutex<Option<Tensor>>) -> candle_core::Result<(CudaStorage, Shape)> {
+    match hand_over(result)? {
+        (Storage::Cuda(values), shape) => Ok((values, shape)),
+        _ => elsewhere(),
+    }
 }
 
 fn elsewhere<T>() -> candle_core::Result<T> {
