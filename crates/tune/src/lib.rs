@@ -35,6 +35,7 @@ mod shuffle;
 pub mod spec;
 pub mod task;
 pub mod template;
+mod tensors;
 pub mod tokenizer;
 #[cfg(test)]
 mod toy;

@@ -218,7 +218,11 @@ impl Optimiser {
                 gradient.len()
             )));
         }
-        if let Some(at) = gradient.iter().position(|g| !g.is_finite()) {
+        // Without a branch for each number: this looks at all of them at every step.
+        let finite = |part: &[f32]| part.iter().fold(true, |all, g| all & g.is_finite());
+        if !gradient.par_chunks(CHUNK).all(finite)
+            && let Some(at) = gradient.iter().position(|g| !g.is_finite())
+        {
             return Err(Error::Refused(format!(
                 "the gradient of parameter {at} is {}: the training diverged; lower the learning \
                  rate",

@@ -7,8 +7,8 @@ use candle_core::{Device, Tensor, Var};
 
 use crate::encoder::Encoder;
 use crate::error::{Error, Result};
-use crate::file;
 use crate::head::Classifier;
+use crate::{file, tensors};
 
 /// The trainable parameters θ by name, in one fixed order: the encoder's, in the order its
 /// [`Encoder::parameters`] states (that of PEFT's `state_dict`), then the classifier's weight
@@ -54,11 +54,8 @@ impl Trainable {
     /// # Errors
     /// [`Error::Fault`] if a tensor cannot be read.
     pub fn flatten(&self) -> Result<Vec<f32>> {
-        let mut flat = Vec::with_capacity(self.dimension());
-        for variable in &self.variables {
-            flat.extend(variable.flatten_all()?.to_vec1::<f32>()?);
-        }
-        Ok(flat)
+        let variables = self.variables.iter().map(Var::as_detached_tensor);
+        tensors::joined(&variables.collect::<Vec<_>>())
     }
 
     /// Sets θ from one vector.
@@ -77,11 +74,7 @@ impl Trainable {
         let mut rest = flat;
         for variable in &self.variables {
             let (head, tail) = rest.split_at(variable.elem_count());
-            variable.set(&Tensor::from_slice(
-                head,
-                variable.shape(),
-                variable.device(),
-            )?)?;
+            tensors::assign(variable, head)?;
             rest = tail;
         }
         Ok(())

@@ -12,6 +12,7 @@ use rayon::prelude::*;
 use crate::head::Classifier;
 use crate::model::{Model, no_gradient};
 use crate::task::Example;
+use crate::tensors::joined;
 use crate::{Error, Result};
 
 /// Tokens of a part, about: enough rows that rearranging a matrix before its product is little
@@ -44,10 +45,8 @@ impl Model<'_> {
         let mut sums = sums.into_iter();
         let of_prompt = sums.next().ok_or_else(no_gradient)?;
         let mut gradient = prompt.pull_back(&of_prompt)?;
-        for of_classifier in sums {
-            gradient.extend(of_classifier.flatten_all()?.to_vec1::<f32>()?);
-        }
-        Ok((loss * share, gradient))
+        gradient.extend(sums);
+        Ok((loss * share, joined(&gradient)?))
     }
 
     /// The losses' sum, and its gradients times `share`: for P `[V, H]`, then for the

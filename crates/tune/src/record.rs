@@ -10,6 +10,7 @@ use crate::model::RecordGradient;
 use crate::optimiser::Optimiser;
 use crate::spec::ClipSpace;
 use crate::task::Encoded;
+use crate::tensors::joined;
 use crate::trainer::{Trainer, select};
 use crate::{Error, Result};
 
@@ -77,7 +78,7 @@ impl Trainer<'_> {
                         gradient.values.split_at(self.prompt_dimension());
                     let shape = prompt.embeddings().shape();
                     let of_prompt = Tensor::from_slice(of_prompt, shape, &Device::Cpu)?;
-                    let mut slope = prompt.pull_back(&of_prompt)?;
+                    let mut slope = joined(&prompt.pull_back(&of_prompt)?)?;
                     slope.extend_from_slice(of_classifier);
                     gradient.values = slope;
                 }

@@ -6,9 +6,9 @@ use candle_core::{CpuStorage, DType, Storage, Tensor};
 
 use super::kernels::row::{product, product_bf16};
 use super::operations::Operations;
-use super::tensors::floats;
 use super::weights::{Part, Weights};
 use crate::error::Result;
+use crate::tensors::floats;
 
 /// W `[out, in]` or, as GPT-2 stores it, Wᵀ `[in, out]`, in the type it is stored in (f32, bf16
 /// or f16). Arithmetic is f32; off the CPU, products with a matrix of bf16 round the rows to bf16

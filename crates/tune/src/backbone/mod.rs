@@ -18,7 +18,6 @@ mod prenorm;
 pub mod random;
 mod rotary;
 mod rows;
-mod tensors;
 mod vectorised;
 mod weights;
 

@@ -5,8 +5,8 @@ use std::sync::OnceLock;
 use candle_core::{DType, Device, Tensor};
 
 use super::portable::not_later;
-use super::tensors::floats;
 use crate::error::{Error, Result};
+use crate::tensors::floats;
 
 /// Where each example's tokens lie among the N real rows of a `[B, T]` batch.
 #[derive(Clone)]

@@ -11,8 +11,8 @@ use super::kernels::softmax::{log_softmax_vjp, log_sum_exp};
 use super::kernels::{add, add_bias};
 use super::operations::{LayerNorm, Operations, RmsNorm};
 use super::rows::Rows;
-use super::tensors::{floats, fresh, update};
 use crate::error::Result;
+use crate::tensors::{floats, fresh, update};
 
 pub(super) struct Vectorised;
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use candle_core::{Device, Tensor, Var};
 
 use super::perceptron::Perceptron;
-use super::{Encoder, Prompt, check_lengths, numbers, plain, variable};
+use super::{Encoder, Prompt, check_lengths, plain, variable};
 use crate::error::{Error, Result};
 use crate::random::SplitMix;
 
@@ -97,9 +97,7 @@ impl Encoder for Mlp {
         let layers = self.layers.clone();
         Ok(Prompt::new(prompt, move |gradient| {
             let (embedding, rest) = layers.pull_back(&inputs, gradient)?;
-            let mut all = numbers(&embedding)?;
-            all.extend(rest);
-            Ok(all)
+            Ok([vec![embedding], rest].concat())
         }))
     }
 

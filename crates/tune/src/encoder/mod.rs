@@ -58,13 +58,13 @@ pub struct Prompt {
     pull_back: Pullback,
 }
 
-/// G `[V, H]` → Jᵀ·G, in the order of [`Encoder::parameters`].
-type Pullback = Box<dyn Fn(&Tensor) -> Result<Vec<f32>> + Send + Sync>;
+/// G `[V, H]` → Jᵀ·G, as many numbers as [`Encoder::parameters`] have, in their order.
+type Pullback = Box<dyn Fn(&Tensor) -> Result<Vec<Tensor>> + Send + Sync>;
 
 impl Prompt {
     fn new(
         embeddings: Tensor,
-        pull_back: impl Fn(&Tensor) -> Result<Vec<f32>> + Send + Sync + 'static,
+        pull_back: impl Fn(&Tensor) -> Result<Vec<Tensor>> + Send + Sync + 'static,
     ) -> Self {
         Self {
             embeddings,
@@ -77,12 +77,12 @@ impl Prompt {
         &self.embeddings
     }
 
-    /// Jᵀ·G for a gradient G `[V, H]`, in f32: for one machine's own training. The step that all members must take alike is
-    /// [`Encoder::pull_back`]'s.
+    /// Jᵀ·G for a gradient G `[V, H]`, in f32, in the order of [`Encoder::parameters`]: for one machine's own training. The step
+    /// that all members must take alike is [`Encoder::pull_back`]'s.
     ///
     /// # Errors
     /// [`Error::Misuse`] for another shape.
-    pub fn pull_back(&self, gradient: &Tensor) -> Result<Vec<f32>> {
+    pub fn pull_back(&self, gradient: &Tensor) -> Result<Vec<Tensor>> {
         if gradient.dims() != self.embeddings.dims() {
             return Err(Error::Misuse(format!(
                 "a gradient of shape {:?} for a prompt of {:?}",
@@ -125,22 +125,18 @@ fn check_lengths(
     )))
 }
 
-/// The numbers of a tensor, row-major.
-fn numbers(tensor: &Tensor) -> Result<Vec<f32>> {
-    Ok(tensor.flatten_all()?.to_vec1::<f32>()?)
-}
-
 #[cfg(test)]
 mod tests {
     use candle_core::Device;
 
     use super::*;
+    use crate::tensors::joined;
 
     /// θ of an encoder, flat.
     pub(super) fn flat(encoder: &dyn Encoder) -> Vec<f32> {
-        let parameters = encoder.parameters();
-        let each = parameters.iter().map(|(_, it)| numbers(it).expect("θ"));
-        each.collect::<Vec<_>>().concat()
+        let parameters = encoder.parameters().into_iter();
+        let each: Vec<Tensor> = parameters.map(|(_, it)| it.as_detached_tensor()).collect();
+        joined(&each).expect("θ")
     }
 
     /// Moves an encoder to θ.
@@ -164,6 +160,7 @@ mod tests {
             .collect();
         let weights = Tensor::from_slice(&gradient, shape, &Device::Cpu).expect("a gradient");
         let fast = prompt.pull_back(&weights).expect("a gradient");
+        let fast = joined(&fast).expect("numbers");
         let exact = encoder.pull_back(&theta, &gradient).expect("a gradient");
         assert_eq!((fast.len(), exact.len()), (theta.len(), theta.len()));
         let top = exact.iter().fold(0_f32, |top, x| top.max(x.abs()));
@@ -173,7 +170,7 @@ mod tests {
         let loss = |theta: &[f32]| -> f64 {
             assign(encoder, theta);
             let prompt = encoder.forward().expect("a prompt");
-            let values = numbers(prompt.embeddings()).expect("numbers");
+            let values = joined(std::slice::from_ref(prompt.embeddings())).expect("numbers");
             let products = values.iter().zip(&gradient);
             products.map(|(p, g)| f64::from(*p) * f64::from(*g)).sum()
         };

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use candle_core::{Device, Tensor, Var};
 
-use super::{numbers, plain, variable};
+use super::{plain, variable};
 use crate::error::{Error, Result};
 use crate::random::SplitMix;
 
@@ -116,20 +116,21 @@ impl Perceptron {
         &self,
         inputs: &[Tensor],
         slope: &Tensor,
-    ) -> Result<(Tensor, Vec<f32>)> {
+    ) -> Result<(Tensor, Vec<Tensor>)> {
         let mut slope = slope.clone();
         // From the last layer to the first, each one's bias before its weight.
         let mut reversed = Vec::with_capacity(2 * self.0.len());
         for (at, (layer, input)) in self.0.iter().zip(inputs).enumerate().rev() {
-            reversed.push(numbers(&slope.sum(0)?)?);
-            reversed.push(numbers(&slope.t()?.matmul(input)?)?);
+            reversed.push(slope.sum(0)?);
+            reversed.push(slope.t()?.matmul(input)?);
             slope = slope.matmul(&layer.weight.as_detached_tensor())?;
             if at > 0 {
                 // ReLU passes a slope on where it passed its input on.
                 slope = slope.mul(&input.gt(0.0)?.to_dtype(slope.dtype())?)?;
             }
         }
-        Ok((slope, reversed.into_iter().rev().flatten().collect()))
+        reversed.reverse();
+        Ok((slope, reversed))
     }
 
     /// The same in f64 from a flat θ: as [`super::Encoder::pull_back`].

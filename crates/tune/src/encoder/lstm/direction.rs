@@ -4,12 +4,13 @@ use std::collections::HashMap;
 
 use candle_core::{Device, Tensor, Var};
 
-use super::super::{numbers, variable};
+use super::super::variable;
 use crate::backbone::kernels::activation::exp;
 use crate::backbone::kernels::row::add_product;
 use crate::backbone::kernels::{fma, vectorised};
 use crate::error::{Error, Result};
 use crate::random::SplitMix;
+use crate::tensors::{floats, joined};
 
 /// (i, f, g, o) = (σ, σ, tanh, σ)(W_ih·x_t + b_ih + W_hh·h + b_hh); c ← f∘c + i∘g; h ← o∘tanh(c), with h = c = 0 before the
 /// first step (torch's `nn.LSTM`). Cloning shares the variables.
@@ -140,19 +141,16 @@ impl Direction {
         let (length, inner) = (x.dims2()?.0, self.inner());
         let bias = (self.bias_ih.as_tensor() + self.bias_hh.as_tensor())?.detach();
         let weight = self.weight_ih.as_detached_tensor();
-        let mut gates = numbers(&x.matmul(&weight.t()?)?.broadcast_add(&bias)?)?;
-        let weight = numbers(self.weight_hh.as_tensor())?;
+        let mut gates = joined(&[x.matmul(&weight.t()?)?.broadcast_add(&bias)?])?;
+        let (weight, layout) = self.weight_hh.storage_and_layout();
+        let weight = floats(&weight, layout)?;
         let mut cells = vec![0_f32; length * inner];
         let mut hidden = vec![0_f32; length * inner];
         let nothing = vec![0_f32; inner];
         for (t, before) in steps(length, self.reverse) {
             let gates = &mut gates[t * 4 * inner..(t + 1) * 4 * inner];
             if let Some(before) = before {
-                add_product(
-                    &weight,
-                    &hidden[before * inner..(before + 1) * inner],
-                    gates,
-                );
+                add_product(weight, &hidden[before * inner..(before + 1) * inner], gates);
             }
             let carried = match before {
                 Some(before) => cells[before * inner..(before + 1) * inner].to_vec(),
@@ -174,10 +172,12 @@ impl Direction {
         x: &Tensor,
         trace: &Trace,
         slope: &Tensor,
-    ) -> Result<(Tensor, Vec<f32>)> {
+    ) -> Result<(Tensor, Vec<Tensor>)> {
         let (length, inner) = (x.dims2()?.0, self.inner());
-        let slope = numbers(slope)?;
-        let weight = numbers(self.weight_hh.as_tensor())?;
+        let (slope, layout) = slope.storage_and_layout();
+        let slope = floats(&slope, layout)?;
+        let (weight, layout) = self.weight_hh.storage_and_layout();
+        let weight = floats(&weight, layout)?;
         let mut slopes = vec![0_f32; length * 4 * inner];
         let (mut d_hidden, mut d_cell) = (vec![0_f32; inner], vec![0_f32; inner]);
         let nothing = vec![0_f32; inner];
@@ -199,19 +199,19 @@ impl Direction {
                 &mut slopes[wide.clone()],
             );
             d_hidden.fill(0.0);
-            add_transposed_product(&weight, &slopes[wide], &mut d_hidden);
+            add_transposed_product(weight, &slopes[wide], &mut d_hidden);
         }
         let slopes = Tensor::from_vec(slopes, (length, 4 * inner), x.device())?;
         let across = slopes.t()?;
-        let mut gradient = numbers(&across.matmul(x)?)?;
-        gradient.extend(numbers(&across.matmul(&self.before(trace)?)?)?);
-        let bias = numbers(&slopes.sum(0)?)?;
-        gradient.extend_from_slice(&bias);
-        gradient.extend(bias);
-        Ok((
-            slopes.matmul(&self.weight_ih.as_detached_tensor())?,
-            gradient,
-        ))
+        let bias = slopes.sum(0)?;
+        let gradient = vec![
+            across.matmul(x)?,
+            across.matmul(&self.before(trace)?)?,
+            bias.clone(),
+            bias,
+        ];
+        let input = slopes.matmul(&self.weight_ih.as_detached_tensor())?;
+        Ok((input, gradient))
     }
 
     /// What each position was given of the one read before it, `[V, M]`.

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use candle_core::{Device, Tensor, Var};
 
 use super::perceptron::Perceptron;
-use super::{Encoder, Prompt, check_lengths, numbers, variable};
+use super::{Encoder, Prompt, check_lengths, variable};
 use crate::error::{Error, Result};
 use crate::random::SplitMix;
 use direction::{Direction, Trace};
@@ -126,7 +126,7 @@ impl Layer {
         x: &Tensor,
         traces: &[Trace; 2],
         slope: &Tensor,
-    ) -> Result<(Tensor, Vec<f32>)> {
+    ) -> Result<(Tensor, Vec<Tensor>)> {
         let [forward, reverse] = &self.0;
         let inner = forward.inner();
         let half = |at| slope.narrow(1, at * inner, inner)?.contiguous();
@@ -168,8 +168,9 @@ impl Encoder for Lstm {
                 reversed.push(gradient);
                 slope = dx;
             }
-            reversed.push(numbers(&slope)?);
-            Ok(reversed.into_iter().rev().flatten().collect())
+            reversed.push(vec![slope]);
+            reversed.reverse();
+            Ok(reversed.concat())
         }))
     }
 

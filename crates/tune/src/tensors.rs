@@ -2,13 +2,13 @@
 
 use std::cell::RefCell;
 
-use candle_core::{CpuStorage, InplaceOp1, Layout, Storage, Tensor};
+use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Storage, Tensor, Var};
 
 use crate::error::{Error, Result};
 
 /// The numbers of a contiguous f32 tensor on the CPU, given both halves of
 /// `storage_and_layout`.
-pub(super) fn floats<'a>(storage: &'a Storage, layout: &Layout) -> Result<&'a [f32]> {
+pub(crate) fn floats<'a>(storage: &'a Storage, layout: &Layout) -> Result<&'a [f32]> {
     let Storage::Cpu(CpuStorage::F32(values)) = storage else {
         return Err(Error::Fault(
             "a kernel met a tensor that is not f32 on the CPU".into(),
@@ -23,12 +23,12 @@ pub(super) fn floats<'a>(storage: &'a Storage, layout: &Layout) -> Result<&'a [f
 }
 
 /// Applies `change` to the numbers of a contiguous f32 tensor on the CPU, in place.
-pub(super) fn update(tensor: &Tensor, change: impl FnMut(&mut [f32])) -> Result<()> {
+pub(crate) fn update(tensor: &Tensor, change: impl FnMut(&mut [f32])) -> Result<()> {
     Ok(tensor.inplace_op1(&Update(RefCell::new(change)))?)
 }
 
 /// A new tensor `[rows, width]` that `fill` writes.
-pub(super) fn fresh(
+pub(crate) fn fresh(
     rows: usize,
     width: usize,
     like: &Tensor,
@@ -37,6 +37,25 @@ pub(super) fn fresh(
     let mut values = vec![0f32; rows * width];
     fill(&mut values);
     Ok(Tensor::from_vec(values, (rows, width), like.device())?)
+}
+
+/// The numbers of f32 tensors one after the other, each row-major, whatever device they are on.
+pub(crate) fn joined(tensors: &[Tensor]) -> Result<Vec<f32>> {
+    let mut all = Vec::with_capacity(tensors.iter().map(Tensor::elem_count).sum());
+    for tensor in tensors {
+        let tensor = tensor.to_device(&Device::Cpu)?.contiguous()?;
+        let (storage, layout) = tensor.storage_and_layout();
+        all.extend_from_slice(floats(&storage, layout)?);
+    }
+    Ok(all)
+}
+
+/// Gives an f32 variable the numbers in `values`, as many as it has, row-major.
+pub(crate) fn assign(variable: &Var, values: &[f32]) -> Result<()> {
+    match variable.device() {
+        Device::Cpu => update(variable, |held| held.copy_from_slice(values)),
+        device => Ok(variable.set(&Tensor::from_slice(values, variable.shape(), device)?)?),
+    }
 }
 
 struct Update<F>(RefCell<F>);
