@@ -2,6 +2,7 @@
 //! with its kit for each.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, OpenOptions},
     io::Write,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt},
@@ -12,8 +13,8 @@ use std::{
 use ciphertune_client::site::Site;
 use ciphertune_gauss::Entropy;
 use ciphertune_identity::{
-    AUTHORITY_DAYS, Authority, Endpoint, Home, Kit, LEAF_DAYS, Manifest, Name, Party, Passphrase,
-    Request, Role, SigningKey, Validity,
+    AUTHORITY_DAYS, Authority, Credentials, Endpoint, Home, Kit, LEAF_DAYS, Manifest, Name, Party,
+    Passphrase, Request, RevocationList, Role, SigningKey, Validity,
 };
 use ciphertune_round::{Envelope, PolicyDocument, Signed, Signer as _};
 use rand_core::Rng as _;
@@ -95,9 +96,16 @@ impl Federation {
         let policy = Signed::sign(document, &officer.key).envelope().clone();
 
         let leaf = Validity::days(now, LEAF_DAYS)?;
+        let revocations = authority.revoke(&BTreeMap::new(), 1, leaf)?;
         let (mut server, mut researcher, mut residents) = (None, None, Vec::new());
         for applicant in applicants {
-            let kit = applicant.kit(&authority, leaf, manifest.envelope(), &policy, &endpoint)?;
+            let kit = applicant.kit(
+                &authority,
+                (leaf, &revocations),
+                manifest.envelope(),
+                &policy,
+                &endpoint,
+            )?;
             match applicant.role {
                 Role::Server => {
                     kit.write(&applicant.resident.home.root().join(KIT))?;
@@ -161,7 +169,7 @@ impl Applicant {
     fn kit(
         &self,
         authority: &Authority,
-        validity: Validity,
+        (validity, revocations): (Validity, &RevocationList),
         manifest: &Envelope,
         policy: &Envelope,
         address: &Endpoint,
@@ -169,8 +177,11 @@ impl Applicant {
         let request = Request::new(&Name::new(&self.resident.name)?, &self.key)?;
         let request = Request::from_pem(request.pem())?;
         Ok(Kit {
-            authority: authority.certificate().clone(),
-            certificate: authority.issue(&request, self.role, &[], validity)?,
+            credentials: Credentials::new(
+                authority.certificate().clone(),
+                authority.issue(&request, self.role, &[], validity)?,
+                revocations.clone(),
+            )?,
             manifest: manifest.clone(),
             policy: policy.clone(),
             address: address.clone(),

@@ -24,7 +24,10 @@ use ciphertune_client::{
 use ciphertune_identity::{Home, Kit, Passphrase, SigningKey};
 use ciphertune_server::Config;
 use ciphertune_tune::device::Device;
-use tokio::{net::TcpListener, sync::oneshot};
+use tokio::{
+    net::TcpListener,
+    sync::{oneshot, watch},
+};
 
 use crate::{
     bench::vectors::Vectors,
@@ -117,10 +120,8 @@ async fn serve(home: &Home) -> Result<()> {
     fs::create_dir_all(&data)
         .map_err(|error| Error::fault("creating the server's folder", error))?;
     let config = Config {
-        ca_pem: kit.authority.pem().to_owned(),
-        cert_pem: kit.certificate.pem().to_owned(),
+        credentials: watch::channel(kit.credentials).1,
         key,
-        crls_pem: None,
         manifest: kit.manifest,
         policy: kit.policy,
         data,

@@ -20,14 +20,21 @@ use ciphertune_client::{
     site::Site,
     tuning::Tuning,
 };
-use ciphertune_identity::{Authority, Endpoint, Kit, Manifest, Role};
+use ciphertune_identity::{
+    Authority, Credentials, Endpoint, Kit, Manifest, Reason, Revocation, RevocationList, Role,
+};
 use ciphertune_ledger::{Book, Entry, Standing};
 use ciphertune_policy::{Metric, Policy};
 use ciphertune_round::{Digest, Envelope, Fingerprint, Job, PolicyDocument, Signed};
 use ciphertune_tune::{spec::TrainingSpec, task::Route};
 use ciphertune_wire::proto::JobState;
 use tempfile::TempDir;
-use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle, time::timeout};
+use tokio::{
+    net::TcpListener,
+    sync::{oneshot, watch},
+    task::JoinHandle,
+    time::timeout,
+};
 
 use crate::{
     front::{Front, Lies, Papers, stand_before},
@@ -213,6 +220,8 @@ impl Wish {
 pub struct Federation {
     folder: TempDir,
     authority: Authority,
+    /// What the server runs with; what is sent here, it takes.
+    credentials: watch::Sender<Credentials>,
     server: Holder,
     officer: Holder,
     researcher: Holder,
@@ -267,6 +276,7 @@ impl Federation {
             };
             Signed::sign(document, &officer.key()).envelope().clone()
         };
+        let revocations = keys::empty_list(&authority, 1);
         let policy_envelope = sign(policy);
         let own: Vec<Option<Envelope>> = sites.iter().map(|site| site.map(sign)).collect();
         for (holder, own) in [(&researcher, None)]
@@ -274,8 +284,7 @@ impl Federation {
             .chain(members.iter().zip(own.iter().map(Option::as_ref)))
         {
             let kit = Kit {
-                authority: authority.certificate().clone(),
-                certificate: holder.certificate.clone(),
+                credentials: holder.credentials(&authority, &revocations),
                 manifest: manifest.clone(),
                 policy: policy_envelope.clone(),
                 address: address.clone(),
@@ -289,6 +298,7 @@ impl Federation {
             }
         }
         Self {
+            credentials: watch::channel(server.credentials(&authority, &revocations)).0,
             authority,
             server,
             officer,
@@ -335,14 +345,12 @@ impl Federation {
             .iter()
             .chain([&self.officer, &self.researcher])
             .map(|holder| {
-                let papers = (holder.certificate.pem().to_owned(), holder.key());
+                let papers = (self.credentials_of(holder), holder.key());
                 (holder.party.fingerprint(), papers)
             })
             .collect();
         Papers {
-            ca_pem: self.authority.certificate_pem().to_owned(),
-            cert_pem: self.server.certificate.pem().to_owned(),
-            key: self.server.key(),
+            server: (self.credentials_of(&self.server), self.server.key()),
             parties,
         }
     }
@@ -350,10 +358,8 @@ impl Federation {
     fn serve_on(&self, listener: TcpListener) -> Server {
         let data = self.folder.path().join("server-data");
         let config = ciphertune_server::Config {
-            ca_pem: self.authority.certificate_pem().to_owned(),
-            cert_pem: self.server.certificate.pem().to_owned(),
+            credentials: self.credentials.subscribe(),
             key: self.server.key(),
-            crls_pem: None,
             manifest: self.manifest.clone(),
             policy: self.policy.clone(),
             data: data.clone(),
@@ -380,12 +386,39 @@ impl Federation {
     /// A member's kit, with this federation policy.
     pub fn kit(&self, member: usize, policy: Envelope) -> Kit {
         Kit {
-            authority: self.authority.certificate().clone(),
-            certificate: self.members[member].certificate.clone(),
+            credentials: self.credentials_of(&self.members[member]),
             manifest: self.manifest.clone(),
             policy,
             address: self.site(member).manifest().endpoint().clone(),
         }
+    }
+
+    /// A party's certificate with the list that the server has.
+    pub fn credentials_of(&self, holder: &Holder) -> Credentials {
+        let list = self.credentials.borrow().revocations().clone();
+        holder.credentials(&self.authority, &list)
+    }
+
+    /// Issues the next list, which names these members too, and hands it to the running server.
+    pub fn revoke(&self, members: &[usize]) -> RevocationList {
+        let held = self.credentials.borrow().revocations().clone();
+        let mut revoked = held.revoked().clone();
+        let at = held.validity().not_before();
+        let reason = Reason::KeyCompromise;
+        let serial = |&member: &usize| self.members[member].certificate.peer().serial.clone();
+        revoked.extend((members.iter().map(serial)).map(|it| (it, Revocation { at, reason })));
+        let list = self
+            .authority
+            .revoke(&revoked, held.number() + 1, keys::validity(90))
+            .unwrap();
+        self.hand_over(&list);
+        list
+    }
+
+    /// Hands a list to the running server.
+    pub fn hand_over(&self, list: &RevocationList) {
+        let credentials = self.server.credentials(&self.authority, list);
+        self.credentials.send_replace(credentials);
     }
 
     /// The server's key, for lies in its name.
@@ -596,6 +629,12 @@ impl Server {
     /// Its audit log.
     pub fn log(&self) -> String {
         fs::read_to_string(self.data.join("audit.jsonl")).unwrap()
+    }
+
+    /// Waits until it writes its log.
+    pub async fn started(&self) {
+        let log = self.data.join("audit.jsonl");
+        until(|| log.exists()).await;
     }
 
     /// A file below `contexts/`, by the end of its name, once it is there.

@@ -1,6 +1,7 @@
 //! Keys, certificates and homes of a federation's parties.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::Write,
     os::unix::fs::OpenOptionsExt,
@@ -10,8 +11,8 @@ use std::{
 };
 
 use ciphertune_identity::{
-    Authority, AuthorityCertificate, Certificate, Home, Name, Party, Passphrase, Request, Role,
-    SigningKey, Validity, tls,
+    Authority, AuthorityCertificate, Certificate, Credentials, Home, Name, Party, Passphrase,
+    Request, RevocationList, Role, SigningKey, Validity, tls,
 };
 use ciphertune_round::Signer as _;
 use pkcs8::{
@@ -58,6 +59,12 @@ impl Holder {
         }
     }
 
+    /// Its certificate with `authority`'s and this list.
+    pub fn credentials(&self, authority: &Authority, list: &RevocationList) -> Credentials {
+        let ca = authority.certificate().clone();
+        Credentials::new(ca, self.certificate.clone(), list.clone()).unwrap()
+    }
+
     /// Its key, read from its file once more: keys are not cloned.
     pub fn key(&self) -> SigningKey {
         SigningKey::load(&self.home.key(), &passphrase()).unwrap()
@@ -90,6 +97,13 @@ impl Holder {
 /// A new authority.
 pub fn authority(federation: &str) -> Authority {
     Authority::create(&Name::new(federation).unwrap(), validity(365)).unwrap()
+}
+
+/// A list that names nobody.
+pub fn empty_list(authority: &Authority, number: u64) -> RevocationList {
+    authority
+        .revoke(&BTreeMap::new(), number, validity(90))
+        .unwrap()
 }
 
 /// From an hour ago, for so many days.

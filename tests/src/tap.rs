@@ -93,12 +93,12 @@ async fn relay(
     papers: &Papers,
     tape: &Arc<Mutex<Vec<Taped>>>,
 ) -> Result<(), Failure> {
-    let config = tls::server_config(&papers.ca_pem, &papers.cert_pem, &papers.key)?;
+    let config = tls::server_config(&papers.server.0, &papers.server.1)?;
     let stream = TlsAcceptor::from(config).accept(stream).await?;
     let certificates = stream.get_ref().1.peer_certificates();
     let by = tls::peer(&certificates.ok_or("no certificate")?[0])?.fingerprint;
-    let (certificate, key) = papers.parties.get(&by).ok_or("a stranger")?;
-    let config = tls::client_config(&papers.ca_pem, certificate, key)?;
+    let (credentials, key) = papers.parties.get(&by).ok_or("a stranger")?;
+    let config = tls::client_config(credentials, key)?;
     let (host, _) = hidden.rsplit_once(':').ok_or("no port")?;
     let name = ServerName::try_from(host.to_owned())?;
     let onwards = TcpStream::connect(hidden).await?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ciphertune_client::Error;
-use ciphertune_identity::tls;
+use ciphertune_identity::{Credentials, tls};
 use ciphertune_tests::{
     federation::{Federation, LABORATORY, within},
     learner::Vectors,
@@ -19,11 +19,7 @@ async fn a_member_does_not_take_the_server_of_another_authority_for_its_own() {
     let theirs = Federation::found(3, LABORATORY).await;
     let server = ours.serve();
     let stranger = theirs.member(0);
-    let trusting_its_own = tls::client_config(
-        theirs.authority().certificate_pem(),
-        stranger.certificate.pem(),
-        &stranger.key(),
-    );
+    let trusting_its_own = tls::client_config(&theirs.credentials_of(stranger), &stranger.key());
     let address = ours.address();
     let connected = connect(&address, trusting_its_own.unwrap(), Meter::default());
     let said = within(connected).await.expect_err("a refusal").to_string();
@@ -41,9 +37,10 @@ async fn a_certificate_of_another_authority_is_refused_by_both_sides() {
 
     // Our own client will not even offer it.
     let ca = ours.authority().certificate();
-    let offered = tls::client_config(ca.pem(), stranger.certificate.pem(), &stranger.key());
-    let misuse = offered.expect_err("no configuration").to_string();
-    assert!(misuse.contains("authority"), "{misuse}");
+    let list = ours.credentials_of(ours.member(0)).revocations().clone();
+    let offered = Credentials::new(ca.clone(), stranger.certificate.clone(), list);
+    let refused = offered.expect_err("no credentials").to_string();
+    assert!(refused.contains("authority"), "{refused}");
 
     // One that does offer it gets an alert from the server and nothing else. In TLS 1.3 a client is done before the
     // server looks at its certificate, so that the alert comes where the first answer would.

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fs, path::PathBuf, time::SystemTime};
 
 use ciphertune_client::{Error, site::Site};
-use ciphertune_identity::{Home, Kit, Manifest, Request, Role};
+use ciphertune_identity::{Credentials, Home, Kit, Manifest, Request, Role};
 use ciphertune_policy::Policy;
 use ciphertune_round::{Envelope, PolicyDocument, Signed};
 use ciphertune_tests::{
@@ -82,7 +82,13 @@ async fn a_kit_of_another_authority_or_with_an_older_manifest_is_refused() {
         let issued = theirs
             .authority()
             .issue(&request, Role::Member, &[], validity(90));
-        kit.certificate = issued.unwrap();
+        let credentials = theirs.credentials_of(theirs.member(0));
+        kit.credentials = Credentials::new(
+            credentials.authority().clone(),
+            issued.unwrap(),
+            credentials.revocations().clone(),
+        )
+        .unwrap();
         let manifest = theirs.site(0).manifest().value().clone();
         let mut parties = manifest.parties().to_vec();
         let place = parties

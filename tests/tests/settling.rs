@@ -47,6 +47,8 @@ impl Context4 {
             round: 1,
             attempt,
             model: digest,
+            revocation_number: 1,
+            revocations: digest,
             policy: digest,
             policies: vec![any.clone()],
             seats: seats.collect(),

@@ -85,11 +85,16 @@ class Round:
             (16, seed("initial model")), (17, MEMBERS), (18, seed("job nonce")), (19, "classification"),
             (20, "embedding")]
 
-    def plan_fields(self, manifest, job, policy, seats):
+    # Number and digest of the revocation list in force.
+    list_fields = [(20, 3), (21, seed("revocation list"))]
+    list_in_force = message(*list_fields)
+
+    def plan_fields(self, manifest, job, policy, seats, drawn=()):
         return [
             (1, 1), (2, FEDERATION), (3, manifest.digest), (4, job.digest), (5, 1), (6, 1), (7, seed("initial model")),
             (8, sha256(canonical(EFFECTIVE))), (9, [policy.envelope]), (10, seats), (11, THRESHOLD), (12, 3), (13, 0),
-            (14, "ct1-n3-b11-d8-w14-k4"), (15, self.length), (16, BOUND), (17, seed("plan nonce"))]
+            (14, "ct1-n3-b11-d8-w14-k4"), (15, self.length), (16, BOUND), (17, seed("plan nonce")),
+            *drawn, *self.list_fields]
 
     def invite(self):
         """Manifest, policy, job, admissions, one-time keys, plan."""
@@ -121,7 +126,7 @@ class Round:
         drawn = committee.draw(2, drawing.digest, seed("initial model"), members)
         holders = b"".join(varint(place) for place, one in enumerate(members, 1) if one in drawn)
         self.say("plan with a committee", "plan", message(
-            *self.plan_fields(manifest, drawing, policy, seats), (18, 2), (19, holders)), self.key("hub"))
+            *self.plan_fields(manifest, drawing, policy, seats, [(18, 2), (19, holders)])), self.key("hub"))
 
     def contribute(self):
         """Bodies, sealed key shares, headers, the sum, the roster, echoes."""

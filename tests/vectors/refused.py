@@ -57,7 +57,9 @@ def refused_objects(whole):
         return message((1, context), (2, roster), (3, [digest]), (4, check), (5, digest))
 
     def with_committee(size, holders):
-        return plan + message((18, size), (19, bytes(holders)))
+        # Fields go in the order of their numbers, or a plan would not be the same again.
+        before, rest = plan[:-len(whole.list_in_force)], whole.list_in_force
+        return before + message((18, size), (19, bytes(holders))) + rest
 
     seat_twice = message(*[(10, [message((1, digest), (2, whole.objects["one-time key of north"].envelope))])] * 2)
     return {

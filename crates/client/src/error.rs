@@ -21,6 +21,10 @@ pub enum Error {
     /// The server cannot be reached, or turned a call down.
     #[error("server: {0}")]
     Server(String),
+    /// The server knows this party's certificate, and lets it do nothing: it is revoked, has ended, or is of nobody in the
+    /// manifest.
+    #[error("the server turned this party away: {0}")]
+    TurnedAway(String),
     /// A value that the caller must not pass.
     #[error("misuse: {0}")]
     Misuse(String),
@@ -39,7 +43,7 @@ impl Error {
     /// The process's exit code: 1 refused or not verified, 2 usage, 3 fault.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Malformed { .. } | Self::Refused(_) | Self::Void(_) => 1,
+            Self::Malformed { .. } | Self::Refused(_) | Self::Void(_) | Self::TurnedAway(_) => 1,
             Self::Misuse(_) => 2,
             Self::Server(_) | Self::Fault(_) | Self::Stopped => 3,
         }
@@ -78,7 +82,12 @@ impl From<tonic::Status> for Error {
             Some(Refusal::Late | Refusal::Conflict | Refusal::Unknown) => {
                 Self::Void(format!("server: {}", status.message()))
             }
-            Some(Refusal::Fault | Refusal::Closing) => Self::Server(status.message().to_owned()),
+            Some(Refusal::Fault | Refusal::Closing | Refusal::StaleList) => {
+                Self::Server(status.message().to_owned())
+            }
+            Some(Refusal::Stranger | Refusal::Revoked | Refusal::Expired) => {
+                Self::TurnedAway(status.message().to_owned())
+            }
             Some(_) => Self::Refused(format!("server: {}", status.message())),
             None => Self::Server(lost(&status)),
         }

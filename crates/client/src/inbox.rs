@@ -76,8 +76,8 @@ impl Inbox {
     /// The next event. Waits as long as it takes; safe to drop half-way.
     ///
     /// # Errors
-    /// [`Error::Server`] when the server turned the stream down for good (a lost connection is retried for ever), or
-    /// left a gap in the sequence.
+    /// [`Error::TurnedAway`] when the server turned the stream down for good (a lost connection is retried for ever);
+    /// [`Error::Server`] when it left a gap in the sequence.
     pub async fn next(&mut self) -> Result<Event> {
         if let Some(event) = self.held.pop_front() {
             return Ok(event);

@@ -108,6 +108,16 @@ pub fn verify(envelope: &Envelope, trust: &Trust, now: SystemTime) -> Result<Ver
     })
 }
 
+/// The names of a policy that kits are to carry, once an officer of the manifest has signed it and it holds together.
+///
+/// # Errors
+/// [`Error::Refused`] for another signer or federation; [`Error::Malformed`] for a policy that is none.
+pub fn policy_in_force(manifest: &Manifest, policy: &Envelope) -> Result<String> {
+    let document = verify_policy(manifest, policy.clone())?;
+    let policy = Policy::parse(&document.toml)?;
+    Ok(policy.names().collect::<Vec<_>>().join(" + "))
+}
+
 fn check_time(policy: &Policy, now: Instant) -> Result<()> {
     let refused = |said: String| Err(Error::Refused(said));
     match (policy.valid_from(), policy.valid_until()) {

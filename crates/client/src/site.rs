@@ -1,13 +1,16 @@
 //! Everything that makes a folder a party's home: keys, certificates, manifest, policies.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use ciphertune_identity::{
-    AuthorityCertificate, Certificate, Home, Kit, Manifest, Passphrase, Role, SigningKey, tls,
+    AuthorityCertificate, Credentials, Home, Kit, Manifest, Passphrase, RevocationList, Role,
+    SigningKey, tls,
 };
 use ciphertune_policy::{self as policy, Instant, Policy, Source};
 use ciphertune_round::{Envelope, Fingerprint, Job, Object, PolicyDocument, Signed, Signer as _};
-use ciphertune_wire::{Client, Meter};
+use ciphertune_wire::{Client, Meter, connect_following};
+use rustls::ClientConfig;
+use tokio::sync::watch;
 
 use crate::{
     disk::{self, Disk},
@@ -16,6 +19,9 @@ use crate::{
 
 const FEDERATION_POLICY: &str = "federation.policy";
 const SITE_POLICY: &str = "site.policy";
+
+/// How often a run looks whether its certificate or revocation list was replaced at home.
+const LOOK: Duration = Duration::from_secs(2);
 
 const NO_PARTY: &str = "signed by somebody who is not in the manifest";
 
@@ -35,8 +41,7 @@ pub struct Site {
     home: Home,
     disk: Disk,
     key: Arc<SigningKey>,
-    authority: AuthorityCertificate,
-    certificate: Certificate,
+    credentials: Credentials,
     manifest: Signed<Manifest>,
     federation_policy: Signed<PolicyDocument>,
     site_policy: Option<Signed<PolicyDocument>>,
@@ -67,8 +72,7 @@ impl Site {
         home.create()?;
         let disk = Disk::default();
         disk.folder(&home.policy())?;
-        disk.write(&home.authority(), kit.authority.pem().as_bytes())?;
-        disk.write(&home.certificate(), kit.certificate.pem().as_bytes())?;
+        write_credentials(&disk, home, &kit.credentials)?;
         disk.write(&home.manifest(), &kit.manifest.encode())?;
         disk.write(&home.policy().join(FEDERATION_POLICY), &kit.policy.encode())?;
         if let Some(policy) = site_policy {
@@ -77,13 +81,34 @@ impl Site {
         Self::open(home.clone(), passphrase).map(drop)
     }
 
+    /// Puts a certificate into a home whose key is already there, without manifest and policy: what an officer needs who is to
+    /// sign the first policy.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] for another key's certificate, and one that does not succeed the home's.
+    pub fn install_credentials(
+        home: &Home,
+        passphrase: &Passphrase,
+        credentials: &Credentials,
+    ) -> Result<()> {
+        let key = SigningKey::load(&home.key(), passphrase)?;
+        let peer = credentials.certificate().peer();
+        if peer.key != key.verifying_key() {
+            return Err(Error::Refused(format!(
+                "the kit is for another key: it is {} {}'s",
+                peer.role, peer.name
+            )));
+        }
+        check_authority(home, credentials)?;
+        home.create()?;
+        write_credentials(&Disk::default(), home, credentials)
+    }
+
     /// Opens a home and verifies everything in it against the authority's certificate.
     pub fn open(home: Home, passphrase: &Passphrase) -> Result<Self> {
         let key = SigningKey::load(&home.key(), passphrase)?;
-        let authority = AuthorityCertificate::read(&home.authority())?;
-        let certificate = Certificate::read(&home.certificate())?;
-        certificate.verify(&authority)?;
-        let manifest = read_manifest(&home, &authority)?;
+        let credentials = Credentials::read(&home.identity())?;
+        let manifest = read_manifest(&home, credentials.authority())?;
         let federation_policy = read_policy(&home, FEDERATION_POLICY, &manifest)?
             .ok_or_else(|| missing(&home.policy().join(FEDERATION_POLICY)))?;
         let site_policy = read_policy(&home, SITE_POLICY, &manifest)?;
@@ -91,19 +116,49 @@ impl Site {
             home,
             disk: Disk::default(),
             key: Arc::new(key),
-            authority,
-            certificate,
+            credentials,
             manifest,
             federation_policy,
             site_policy,
         })
     }
 
-    /// Connects to the federation's server over mutual TLS.
+    /// Connects to the federation's server over mutual TLS. A certificate or list that is installed later is taken up
+    /// without a restart.
     pub async fn connect(&self, meter: Meter) -> Result<Client> {
-        let tls = tls::client_config(self.authority.pem(), self.certificate.pem(), &self.key)?;
+        let config = tls::client_config(&self.credentials, &self.key)?;
+        let (configs, following) = watch::channel(config);
+        let (home, key) = (self.home.clone(), Arc::clone(&self.key));
+        tokio::spawn(follow_home(home, key, self.credentials.clone(), configs));
         let address = self.manifest.endpoint().to_string();
-        Ok(ciphertune_wire::connect(&address, Arc::clone(&tls), meter).await?)
+        Ok(connect_following(&address, following, meter).await?)
+    }
+
+    /// Takes up a certificate or revocation list that was installed in the meantime.
+    pub fn refresh(&mut self) -> Result<()> {
+        let credentials = Credentials::read(&self.home.identity())?;
+        if credentials != self.credentials {
+            credentials.check_succeed(&self.credentials)?;
+            self.credentials = credentials;
+        }
+        Ok(())
+    }
+
+    /// Keeps a revocation list from the server, if it is later than this party's.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] for one that the authority did not sign, or an older one.
+    pub fn keep_list(&mut self, list: RevocationList) -> Result<()> {
+        let credentials = self.credentials.with_revocations(list)?;
+        let pem = credentials.revocations().pem();
+        self.disk.write(&self.home.revocations(), pem.as_bytes())?;
+        self.credentials = credentials;
+        Ok(())
+    }
+
+    /// The party's certificate, its authority's, and the newest revocation list that it knows.
+    pub fn credentials(&self) -> &Credentials {
+        &self.credentials
     }
 
     /// The strictest of the federation's and the site's own policy.
@@ -204,7 +259,8 @@ impl Site {
     /// # Errors
     /// [`Error::Refused`] with the age and the limit.
     pub fn check_certificate(&self, policy: &Policy, now: Instant) -> Result<()> {
-        let issued = Instant::from_seconds(self.certificate.validity().not_before());
+        let certificate = self.credentials.certificate();
+        let issued = Instant::from_seconds(certificate.validity().not_before());
         policy
             .admit_certificate(issued.unwrap_or(Instant::EPOCH), now)
             .map_err(|refusal| Error::Refused(format!("this party's certificate: {refusal}")))
@@ -281,17 +337,9 @@ fn check_successor(
     manifest: &Signed<Manifest>,
     federation: &PolicyDocument,
 ) -> Result<()> {
-    if !home.authority().exists() {
+    let Some(authority) = check_authority(home, &kit.credentials)? else {
         return Ok(());
-    }
-    let authority = AuthorityCertificate::read(&home.authority())?;
-    if authority.key() != kit.authority.key() {
-        return Err(Error::Refused(format!(
-            "the kit is of another authority ({}) than this home ({}): a party of another federation needs a home of its own",
-            kit.authority.key().fingerprint(),
-            authority.key().fingerprint()
-        )));
-    }
+    };
     if !home.manifest().exists() {
         return Ok(());
     }
@@ -317,6 +365,63 @@ fn check_successor(
         changes.join("\n"),
         home.policy().join(FEDERATION_POLICY).display()
     )))
+}
+
+/// Whether a home that has an authority has the same one, and no later revocation list; the home's authority.
+fn check_authority(home: &Home, credentials: &Credentials) -> Result<Option<AuthorityCertificate>> {
+    if !home.authority().exists() {
+        return Ok(None);
+    }
+    let authority = AuthorityCertificate::read(&home.authority())?;
+    let other = credentials.authority();
+    if authority.key() != other.key() {
+        return Err(Error::Refused(format!(
+            "the kit is of another authority ({}) than this home ({}): a party of another federation needs a home of its own",
+            other.key().fingerprint(),
+            authority.key().fingerprint()
+        )));
+    }
+    if home.revocations().exists() {
+        let list = RevocationList::read(&home.revocations())?;
+        list.verify(&authority)?;
+        credentials.revocations().check_succeeds(&list)?;
+    }
+    Ok(Some(authority))
+}
+
+fn write_credentials(disk: &Disk, home: &Home, credentials: &Credentials) -> Result<()> {
+    let (authority, certificate) = (credentials.authority(), credentials.certificate());
+    disk.write(&home.authority(), authority.pem().as_bytes())?;
+    disk.write(&home.certificate(), certificate.pem().as_bytes())?;
+    let list = credentials.revocations();
+    disk.write(&home.revocations(), list.pem().as_bytes())
+}
+
+/// Has connections made anew with each certificate and list that is installed, as long as somebody is connected.
+async fn follow_home(
+    home: Home,
+    key: Arc<SigningKey>,
+    mut held: Credentials,
+    configs: watch::Sender<Arc<ClientConfig>>,
+) {
+    loop {
+        tokio::select! {
+            () = configs.closed() => return,
+            () = tokio::time::sleep(LOOK) => {}
+        }
+        // Half a kit is looked at again when it is whole.
+        let Ok(new) = Credentials::read(&home.identity()) else {
+            continue;
+        };
+        if new != held
+            && new.check_succeed(&held).is_ok()
+            && let Ok(config) = tls::client_config(&new, &key)
+        {
+            tracing::info!("a new certificate or revocation list is in use");
+            configs.send_replace(config);
+            held = new;
+        }
+    }
 }
 
 fn read_manifest(home: &Home, authority: &AuthorityCertificate) -> Result<Signed<Manifest>> {

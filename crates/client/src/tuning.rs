@@ -42,6 +42,7 @@ pub struct Tuning {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<String>,
     /// Encoder, optimiser, epochs, seed.
+    #[serde(default)]
     pub training: TrainingSpec,
 }
 

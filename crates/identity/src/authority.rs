@@ -1,7 +1,8 @@
 //! The federation's certificate authority.
 
 use std::{
-    net::{Ipv4Addr, Ipv6Addr},
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::Path,
     time::SystemTime,
 };
@@ -13,6 +14,7 @@ use rcgen::{
     RevokedCertParams, SanType, SerialNumber,
 };
 use time::OffsetDateTime;
+use x509_parser::extensions::GeneralName;
 
 use crate::{
     certificate::{AuthorityCertificate, Certificate},
@@ -23,9 +25,10 @@ use crate::{
     manifest::Manifest,
     name::{self, Name, Role},
     passphrase::Passphrase,
-    peer::Serial,
+    peer::{self, Serial},
     request::Request,
-    validity::Validity,
+    revocation_list::{Revocation, RevocationList},
+    validity::{self, Validity},
 };
 
 /// An Ed25519 key and its self-signed certificate. It signs parties' certificates, revocation lists and the manifest;
@@ -100,23 +103,45 @@ impl Authority {
         hosts: &[Host],
         validity: Validity,
     ) -> Result<Certificate> {
-        if request.key() == self.certificate.key() {
+        self.certify(request.name(), request.key(), role, hosts, validity)
+    }
+
+    /// Issues a further certificate for the same name, key, role and hosts as one of this authority's own.
+    ///
+    /// # Errors
+    /// As [`Certificate::verify`], and [`Error::Refused`] for a validity beyond the authority's own.
+    pub fn renew(&self, certificate: &Certificate, validity: Validity) -> Result<Certificate> {
+        certificate.verify(&self.certificate)?;
+        let peer = certificate.peer();
+        let hosts = hosts(certificate)?;
+        self.certify(&peer.name, &peer.key, peer.role, &hosts, validity)
+    }
+
+    fn certify(
+        &self,
+        name: &Name,
+        key: &VerifyingKey,
+        role: Role,
+        hosts: &[Host],
+        validity: Validity,
+    ) -> Result<Certificate> {
+        if key == self.certificate.key() {
             return Err(Error::Misuse(
                 "the authority's key must not also be a party's".into(),
             ));
         }
         if !self.certificate.validity().encloses(&validity) {
-            return Err(Error::Refused(
-                "a certificate would outlive the authority's".into(),
-            ));
+            return Err(Error::Refused(format!(
+                "a certificate would outlive the authority's, which ends at {}",
+                self.certificate.validity().end()
+            )));
         }
         let federation = self.certificate.federation();
-        let mut parameters = parameters(federation, request.name().as_str(), validity)?;
+        let mut parameters = parameters(federation, name.as_str(), validity)?;
         parameters.is_ca = IsCa::ExplicitNoCa;
         parameters.use_authority_key_identifier_extension = true;
         parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        parameters.subject_alt_names =
-            vec![uri(name::party_uri(federation, role, request.name()))?];
+        parameters.subject_alt_names = vec![uri(name::party_uri(federation, role, name))?];
         if role == Role::Server {
             parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
             parameters.subject_alt_names.extend(host_names(hosts)?);
@@ -125,32 +150,41 @@ impl Authority {
         } else {
             return Err(Error::Misuse(format!("a {role} is reached at no host")));
         }
-        self.sign(&parameters, request.key())
+        self.sign(&parameters, key)
     }
 
-    /// A revocation list (RFC 5280 §5) in PEM: these certificates hold no longer, as of `validity`'s first second.
-    /// Past its last second peers that were given a list refuse everybody until they get the next; `number` grows
-    /// with each list.
-    pub fn revoke(&self, serials: &[Serial], number: u64, validity: Validity) -> Result<String> {
+    /// A revocation list: these certificates hold no longer. Past `validity`'s last second a server refuses everybody
+    /// until it gets the next; `number` grows with each list.
+    pub fn revoke(
+        &self,
+        revoked: &BTreeMap<Serial, Revocation>,
+        number: u64,
+        validity: Validity,
+    ) -> Result<RevocationList> {
         const DOING: &str = "signing a revocation list";
         let (this_update, next_update) = validity.dates()?;
-        let revoked = |serial: &Serial| RevokedCertParams {
-            serial_number: SerialNumber::from_slice(serial.as_bytes()),
-            revocation_time: this_update,
-            reason_code: None,
-            invalidity_date: None,
+        let entry = |(serial, revocation): (&Serial, &Revocation)| -> Result<RevokedCertParams> {
+            Ok(RevokedCertParams {
+                serial_number: SerialNumber::from_slice(serial.as_bytes()),
+                revocation_time: validity::date(revocation.at)?,
+                reason_code: revocation.reason.to_rcgen(),
+                invalidity_date: None,
+            })
         };
-        CertificateRevocationListParams {
+        let list = CertificateRevocationListParams {
             this_update,
             next_update,
             crl_number: SerialNumber::from(number),
             issuing_distribution_point: None,
-            revoked_certs: serials.iter().map(revoked).collect(),
+            revoked_certs: revoked.iter().map(entry).collect::<Result<_>>()?,
             key_identifier_method: KeyIdMethod::Sha256,
-        }
-        .signed_by(&self.issuer(DOING)?)
-        .and_then(|list| list.pem())
-        .map_err(|error| fault(DOING, error))
+        };
+        let pem = (list.signed_by(&self.issuer(DOING)?))
+            .and_then(|list| list.pem())
+            .map_err(|error| fault(DOING, error))?;
+        let list = RevocationList::from_pem(&pem)?;
+        list.verify(&self.certificate)?;
+        Ok(list)
     }
 
     /// Signs the list of the federation's parties.
@@ -280,6 +314,24 @@ fn host_names(hosts: &[Host]) -> Result<Vec<SanType>> {
     Ok(names)
 }
 
+/// The hosts that a server's certificate is valid for.
+fn hosts(certificate: &Certificate) -> Result<Vec<Host>> {
+    let parsed = peer::parse(certificate.der())?;
+    let names = parsed.subject_alternative_name();
+    let names = names.map_err(|error| fault("reading a certificate's names", error))?;
+    let each = names.iter().flat_map(|names| &names.value.general_names);
+    Ok(each
+        .filter_map(|name| match name {
+            GeneralName::DNSName(name) => Host::new(name).ok(),
+            GeneralName::IPAddress(bytes) => match **bytes {
+                [a, b, c, d] => Some(Host::Ip(IpAddr::from([a, b, c, d]))),
+                _ => (<[u8; 16]>::try_from(*bytes).ok()).map(|bytes| Host::Ip(bytes.into())),
+            },
+            _ => None,
+        })
+        .collect())
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -288,10 +340,7 @@ mod tests {
     use rustls::pki_types::{CertificateSigningRequestDer, pem::PemObject};
 
     use super::*;
-    use crate::{
-        peer,
-        validity::{AUTHORITY_DAYS, LEAF_DAYS},
-    };
+    use crate::validity::{AUTHORITY_DAYS, LEAF_DAYS};
 
     fn name(text: &str) -> Name {
         Name::new(text).unwrap()
@@ -410,6 +459,17 @@ mod tests {
         let parsed = peer::parse(issued.der()).unwrap();
         let names = parsed.subject_alternative_name().unwrap().unwrap().value;
         assert_eq!(names.general_names.len(), 1 + 3 + 2);
+        let renewed = authority.renew(&issued, days(2)).unwrap();
+        assert_ne!(renewed.peer().serial, issued.peer().serial);
+        assert_eq!(
+            (renewed.validity(), &renewed.peer().key),
+            (&days(2), request.key())
+        );
+        let parsed = peer::parse(renewed.der()).unwrap();
+        let again = parsed.subject_alternative_name().unwrap().unwrap().value;
+        assert_eq!(again.general_names, names.general_names);
+        let other = Authority::create(&name("lab"), days(AUTHORITY_DAYS)).unwrap();
+        assert!(other.renew(&issued, days(2)).is_err());
     }
 
     #[test]

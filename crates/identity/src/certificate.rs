@@ -50,6 +50,7 @@ impl AuthorityCertificate {
     /// Reads a file in PEM.
     pub fn read(path: &Path) -> Result<Self> {
         Self::from_pem(&file::read_text(path, MAX_PEM_BYTES as u64)?)
+            .map_err(|error| error.within(path))
     }
 
     /// PEM.
@@ -103,6 +104,7 @@ impl Certificate {
     /// Reads a file in PEM.
     pub fn read(path: &Path) -> Result<Self> {
         Self::from_pem(&file::read_text(path, MAX_PEM_BYTES as u64)?)
+            .map_err(|error| error.within(path))
     }
 
     /// Verifies that `authority` signed this certificate, for its own federation and inside its own validity.

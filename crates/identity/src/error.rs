@@ -21,6 +21,16 @@ pub enum Error {
 /// Results of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+impl Error {
+    /// The same, of the file at `path`.
+    pub(crate) fn within(self, path: &std::path::Path) -> Self {
+        match self {
+            Self::Malformed(detail) => Self::Malformed(format!("{}: {detail}", path.display())),
+            other => other,
+        }
+    }
+}
+
 pub(crate) fn malformed(object: &str, detail: impl std::fmt::Display) -> Error {
     Error::Malformed(format!("{object}: {detail}"))
 }

@@ -13,10 +13,11 @@ use crate::error::{Result, fault};
 /// A party's folder. Paths only: what stands in them belongs to other crates.
 ///
 /// ```text
-/// identity/   key.pem  cert.pem  ca.pem  manifest.bin
+/// identity/   key.pem  cert.pem  ca.pem  crl.pem  manifest.bin
 /// policy/     the federation's and the site's signed documents
 /// ledger.sqlite  audit.jsonl
 /// jobs/JOB/   model and state of one job
+/// register/   an authority's: what it has issued
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Home(PathBuf);
@@ -64,9 +65,19 @@ impl Home {
         self.identity().join("ca.pem")
     }
 
+    /// `identity/crl.pem`: the authority's newest revocation list that this party has.
+    pub fn revocations(&self) -> PathBuf {
+        self.identity().join("crl.pem")
+    }
+
     /// `identity/manifest.bin`: the envelope of the manifest in force.
     pub fn manifest(&self) -> PathBuf {
         self.identity().join("manifest.bin")
+    }
+
+    /// `register/`.
+    pub fn register(&self) -> PathBuf {
+        self.0.join("register")
     }
 
     /// `policy/`.

@@ -1,35 +1,31 @@
 //! What a party carries home from the authority: no secrets.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use ciphertune_round::{Envelope, Signed, VerifyingKey};
 
 use crate::{
-    certificate::{AuthorityCertificate, Certificate},
+    credentials::Credentials,
     endpoint::Endpoint,
-    error::{Error, Result, fault, malformed},
+    error::{Error, Result, malformed},
     file,
     manifest::Manifest,
 };
 
-const AUTHORITY: &str = "ca.pem";
-const CERTIFICATE: &str = "cert.pem";
 const MANIFEST: &str = "manifest.bin";
 const POLICY: &str = "policy.bin";
 const ADDRESS: &str = "address.txt";
 const MAX_ADDRESS_BYTES: u64 = 512;
 
-/// The authority's certificate, the party's own, the manifest, the federation's policy, the server's address: one
-/// folder with `ca.pem`, `cert.pem`, `manifest.bin`, `policy.bin`, `address.txt`.
+/// The authority's certificate, the party's own, the revocation list, the manifest, the federation's policy, the server's
+/// address: one folder with `ca.pem`, `cert.pem`, `crl.pem`, `manifest.bin`, `policy.bin`, `address.txt`.
 ///
 /// What a kit says is believed after [`Kit::verify`], and its authority only once people compared the fingerprint of
 /// its key by another way than the one that the kit came.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kit {
-    /// The authority's certificate.
-    pub authority: AuthorityCertificate,
-    /// The party's certificate.
-    pub certificate: Certificate,
+    /// The authority's certificate, the party's, and the revocation list.
+    pub credentials: Credentials,
     /// The manifest as the authority signed it.
     pub manifest: Envelope,
     /// The federation's policy as an officer signed it: who, `policy` and `round` know.
@@ -41,12 +37,9 @@ pub struct Kit {
 impl Kit {
     /// Writes the kit into a folder, which is created if missing.
     pub fn write(&self, folder: &Path) -> Result<()> {
-        fs::create_dir_all(folder)
-            .map_err(|error| fault(&format!("creating {}", folder.display()), error))?;
+        self.credentials.write(folder)?;
         let address = format!("{}\n", self.address);
         for (name, bytes) in [
-            (AUTHORITY, self.authority.pem().as_bytes()),
-            (CERTIFICATE, self.certificate.pem().as_bytes()),
             (MANIFEST, self.manifest.encode().as_slice()),
             (POLICY, self.policy.encode().as_slice()),
             (ADDRESS, address.as_bytes()),
@@ -54,6 +47,13 @@ impl Kit {
             file::write(&folder.join(name), bytes, 0o644)?;
         }
         Ok(())
+    }
+
+    /// Whether a folder holds more than credentials: an officer's first kit does not, before there is a policy.
+    pub fn is_whole(folder: &Path) -> bool {
+        [MANIFEST, POLICY, ADDRESS]
+            .iter()
+            .any(|name| folder.join(name).exists())
     }
 
     /// Reads a kit. Each part is parsed; whether they belong together is asked by [`verify`](Self::verify).
@@ -64,8 +64,7 @@ impl Kit {
             Envelope::decode(&bytes).map_err(|error| malformed(&path.display().to_string(), error))
         };
         Ok(Self {
-            authority: AuthorityCertificate::read(&folder.join(AUTHORITY))?,
-            certificate: Certificate::read(&folder.join(CERTIFICATE))?,
+            credentials: Credentials::read(folder)?,
             manifest: envelope(MANIFEST)?,
             policy: envelope(POLICY)?,
             address: file::read_text(&folder.join(ADDRESS), MAX_ADDRESS_BYTES)?
@@ -75,14 +74,23 @@ impl Kit {
     }
 
     /// Verifies that the kit is for `own` key and of one piece, and returns its manifest: the authority signed the
-    /// certificate and the manifest; the manifest lists this very party; the address is the manifest's.
+    /// certificate, the list and the manifest; the list does not name the certificate; the manifest lists this very party; the
+    /// address is the manifest's.
     pub fn verify(&self, own: &VerifyingKey) -> Result<Signed<Manifest>> {
-        let peer = self.certificate.peer();
+        let peer = self.credentials.certificate().peer();
         if peer.key != *own {
-            return Err(Error::Refused("the kit is for another key".into()));
+            return Err(Error::Refused(format!(
+                "the kit is for another key: it is {} {}'s",
+                peer.role, peer.name
+            )));
         }
-        self.certificate.verify(&self.authority)?;
-        let manifest = Manifest::verify(self.manifest.clone(), &self.authority)?;
+        if self.credentials.revocations().names(&peer.serial) {
+            return Err(Error::Refused(format!(
+                "the certificate of {} {} is revoked",
+                peer.role, peer.name
+            )));
+        }
+        let manifest = Manifest::verify(self.manifest.clone(), self.credentials.authority())?;
         match manifest.party(&peer.fingerprint) {
             Some(party) if party.name == peer.name && party.role == peer.role => {}
             Some(party) => {
@@ -111,12 +119,19 @@ impl Kit {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, UNIX_EPOCH};
+    use std::{
+        collections::BTreeMap,
+        fs,
+        time::{Duration, UNIX_EPOCH},
+    };
 
     use ciphertune_round::{Signer, label};
 
     use super::*;
-    use crate::{Authority, Name, Party, Request, Role, SigningKey, Validity};
+    use crate::{
+        Authority, Certificate, Name, Party, Reason, Request, Revocation, Role, SigningKey,
+        Validity,
+    };
 
     struct Fixture {
         authority: Authority,
@@ -150,8 +165,7 @@ mod tests {
         let manifest = Manifest::new(name("lab"), 1, start, parties, address.clone()).unwrap();
         let manifest = authority.sign_manifest(manifest).unwrap();
         let kit = Kit {
-            authority: authority.certificate().clone(),
-            certificate,
+            credentials: credentials(&authority, certificate, false),
             manifest: manifest.envelope().clone(),
             policy: Envelope::sign(label::POLICY, b"unit".to_vec(), &hub),
             address,
@@ -161,6 +175,18 @@ mod tests {
             key,
             kit,
         }
+    }
+
+    fn credentials(authority: &Authority, certificate: Certificate, revoked: bool) -> Credentials {
+        let entry = Revocation {
+            at: 1_800_000_000,
+            reason: Reason::Superseded,
+        };
+        let serial = certificate.peer().serial.clone();
+        let names: BTreeMap<_, _> = revoked.then_some((serial, entry)).into_iter().collect();
+        let list = authority.revoke(&names, 1, *certificate.validity());
+        let ca = authority.certificate().clone();
+        Credentials::new(ca, certificate, list.unwrap()).unwrap()
     }
 
     #[test]
@@ -187,9 +213,12 @@ mod tests {
         };
         assert!(!refused(&north.kit, &north.key));
         assert!(refused(&north.kit, &other.key));
-        let mut mixed = north.kit.clone();
-        mixed.authority = other.authority.certificate().clone();
-        assert!(refused(&mixed, &north.key));
+        let mixed = Credentials::new(
+            other.authority.certificate().clone(),
+            north.kit.credentials.certificate().clone(),
+            other.kit.credentials.revocations().clone(),
+        );
+        assert!(matches!(mixed, Err(Error::Refused(_))));
         let mut mixed = north.kit.clone();
         mixed.manifest = other.kit.manifest.clone();
         assert!(refused(&mixed, &north.key));
@@ -206,10 +235,11 @@ mod tests {
             mut kit,
         } = fixture();
         let request = Request::new(&Name::new("north").unwrap(), &key).unwrap();
-        let validity = *kit.certificate.validity();
-        kit.certificate = authority
+        let validity = *kit.credentials.certificate().validity();
+        let certificate = authority
             .issue(&request, Role::Officer, &[], validity)
             .unwrap();
+        kit.credentials = credentials(&authority, certificate, false);
         let Err(Error::Refused(reason)) = kit.verify(&key.verifying_key()) else {
             panic!("a member posed as an officer");
         };
@@ -217,14 +247,30 @@ mod tests {
     }
 
     #[test]
+    fn a_kit_with_a_revoked_certificate_is_refused() {
+        let Fixture {
+            authority,
+            key,
+            mut kit,
+        } = fixture();
+        let certificate = kit.credentials.certificate().clone();
+        kit.credentials = credentials(&authority, certificate, true);
+        let refused = kit.verify(&key.verifying_key()).unwrap_err().to_string();
+        assert!(refused.contains("member north is revoked"), "{refused}");
+    }
+
+    #[test]
     fn a_kit_with_a_part_missing_names_it() {
         let Fixture { kit, .. } = fixture();
         let folder = tempfile::tempdir().unwrap();
-        kit.write(folder.path()).unwrap();
-        fs::remove_file(folder.path().join(MANIFEST)).unwrap();
-        let Err(Error::Fault(reason)) = Kit::read(folder.path()) else {
-            panic!("a kit without a manifest was read");
-        };
-        assert!(reason.contains(MANIFEST));
+        for name in [MANIFEST, crate::credentials::REVOCATIONS] {
+            kit.write(folder.path()).unwrap();
+            assert!(Kit::is_whole(folder.path()));
+            fs::remove_file(folder.path().join(name)).unwrap();
+            let Err(Error::Fault(reason)) = Kit::read(folder.path()) else {
+                panic!("a kit without {name} was read");
+            };
+            assert!(reason.contains(name));
+        }
     }
 }

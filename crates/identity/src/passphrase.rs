@@ -32,6 +32,11 @@ impl Passphrase {
         Ok(Self(text))
     }
 
+    /// Whether both were typed alike.
+    pub fn is_like(&self, other: &Self) -> bool {
+        *self.0 == *other.0
+    }
+
     /// Reads the first line of a file that nobody else may read (`CIPHERTUNE_PASSPHRASE_FILE`).
     pub fn read(path: &Path) -> Result<Self> {
         let bytes = Zeroizing::new(file::read_private(path, 2 * Self::MAX_BYTES as u64)?);

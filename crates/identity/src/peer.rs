@@ -36,6 +36,8 @@ pub struct Peer {
     pub serial: Serial,
     /// The first second of the certificate's validity, since 1970.
     pub issued_at: u64,
+    /// The last.
+    pub ends_at: u64,
 }
 
 impl Peer {
@@ -54,6 +56,9 @@ impl Peer {
         }
         let key = key(certificate)?;
         let (federation, role, name) = name::parse_party_uri(uri(certificate)?)?;
+        let validity = certificate.validity();
+        let seconds =
+            |at: i64| u64::try_from(at).map_err(|_| malformed(OBJECT, "an instant before 1970"));
         Ok(Self {
             federation,
             name,
@@ -61,8 +66,8 @@ impl Peer {
             fingerprint: key.fingerprint(),
             key,
             serial: Serial::new(certificate.raw_serial())?,
-            issued_at: u64::try_from(certificate.validity().not_before.timestamp())
-                .map_err(|_| malformed(OBJECT, "issued before 1970"))?,
+            issued_at: seconds(validity.not_before.timestamp())?,
+            ends_at: seconds(validity.not_after.timestamp())?,
         })
     }
 }

@@ -1,17 +1,19 @@
 //! What leaves home to get a certificate: a name and a public key, signed by the private one.
 
 use ciphertune_round::{Signer, VerifyingKey};
-use rcgen::{CertificateParams, DistinguishedName, DnType};
+use rcgen::{CertificateParams, DistinguishedName, DnType, SanType};
 use rustls::pki_types::{CertificateSigningRequestDer, pem::PemObject};
 use x509_parser::{
-    certification_request::X509CertificationRequest, oid_registry::OID_SIG_ED25519,
+    certification_request::X509CertificationRequest,
+    extensions::{GeneralName, ParsedExtension},
+    oid_registry::OID_SIG_ED25519,
     prelude::FromDer,
 };
 
 use crate::{
     error::{Error, Result, fault, malformed},
     key::{CertificateSigner, SigningKey},
-    name::Name,
+    name::{self, Name, Role},
 };
 
 const MAX_PEM_BYTES: usize = 16 << 10;
@@ -19,19 +21,44 @@ const OBJECT: &str = "request";
 
 /// A PKCS#10 request (RFC 2986) whose signature was verified: whoever made it holds the key.
 ///
-/// Of all that a request may ask for, only the name (common name) and the public key are ever read; extensions are
-/// not even parsed into this type, so none can reach a certificate.
+/// Of all that a request may ask for, only the name (common name) and the public key ever reach a certificate. The
+/// federation and the role that it wishes for are there for people to read; no other extension is parsed at all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     pem: String,
     name: Name,
     key: VerifyingKey,
+    wish: Option<Wish>,
+}
+
+/// What a request would like to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wish {
+    /// In which federation.
+    pub federation: Name,
+    /// In which role.
+    pub role: Role,
 }
 
 impl Request {
     /// Asks for a certificate for `key` under `name`.
     pub fn new(name: &Name, key: &SigningKey) -> Result<Self> {
+        Self::of(name, None, key)
+    }
+
+    /// The same, with a wish: the URI of the certificate that it hopes for (`ciphertune://FEDERATION/ROLE/NAME`).
+    pub fn wishing(name: &Name, wish: &Wish, key: &SigningKey) -> Result<Self> {
+        Self::of(name, Some(wish.clone()), key)
+    }
+
+    fn of(name: &Name, wish: Option<Wish>, key: &SigningKey) -> Result<Self> {
+        const DOING: &str = "writing a request";
         let mut parameters = CertificateParams::default();
+        if let Some(Wish { federation, role }) = &wish {
+            let uri = name::party_uri(federation, *role, name).try_into();
+            let uri = SanType::URI(uri.map_err(|error| fault(DOING, error))?);
+            parameters.subject_alt_names = vec![uri];
+        }
         parameters.distinguished_name = DistinguishedName::new();
         parameters
             .distinguished_name
@@ -39,11 +66,12 @@ impl Request {
         let pem = parameters
             .serialize_request(&CertificateSigner(key))
             .and_then(|request| request.pem())
-            .map_err(|error| fault("writing a request", error))?;
+            .map_err(|error| fault(DOING, error))?;
         Ok(Self {
             pem,
             name: name.clone(),
             key: key.verifying_key(),
+            wish,
         })
     }
 
@@ -77,9 +105,11 @@ impl Request {
             (Some(name), None) => name.as_str().ok().map(Name::new),
             _ => None,
         };
+        let name = name.ok_or_else(|| malformed(OBJECT, "not exactly one common name"))??;
         Ok(Self {
             pem: pem.to_owned(),
-            name: name.ok_or_else(|| malformed(OBJECT, "not exactly one common name"))??,
+            wish: wish(&parsed, &name),
+            name,
             key,
         })
     }
@@ -98,6 +128,26 @@ impl Request {
     pub fn key(&self) -> &VerifyingKey {
         &self.key
     }
+
+    /// What it would like to be, if it says so in the one way that is understood.
+    pub fn wish(&self) -> Option<&Wish> {
+        self.wish.as_ref()
+    }
+}
+
+/// The one URI of ours among the names asked for, if it is of the same name.
+fn wish(request: &X509CertificationRequest<'_>, own: &Name) -> Option<Wish> {
+    let mut names = request.requested_extensions()?.filter_map(|one| match one {
+        ParsedExtension::SubjectAlternativeName(names) => Some(names),
+        _ => None,
+    });
+    let names = names.next()?;
+    let mut uris = names.general_names.iter().filter_map(|name| match name {
+        GeneralName::URI(uri) => name::parse_party_uri(uri).ok(),
+        _ => None,
+    });
+    let (federation, role, name) = uris.next()?;
+    (name == *own && uris.next().is_none()).then_some(Wish { federation, role })
 }
 
 #[cfg(test)]
@@ -111,6 +161,15 @@ mod tests {
         let parsed = Request::from_pem(request.pem()).unwrap();
         assert_eq!(parsed, request);
         assert_eq!(parsed.key(), &key.verifying_key());
+        assert_eq!(parsed.wish(), None);
+        let wish = Wish {
+            federation: Name::new("lab").unwrap(),
+            role: Role::Member,
+        };
+        let request = Request::wishing(&Name::new("north").unwrap(), &wish, &key).unwrap();
+        let parsed = Request::from_pem(request.pem()).unwrap();
+        assert_eq!(parsed, request);
+        assert_eq!(parsed.wish(), Some(&wish));
     }
 
     #[test]

@@ -5,12 +5,9 @@
 //! know: the role in the certificate's `ciphertune://` name. No session is ever resumed: a resumed one would skip the
 //! certificate, and with it expiry and revocation.
 
-use std::{
-    fmt,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{fmt, sync::Arc};
 
+use ciphertune_round::Signer;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, OtherError,
     RootCertStore, ServerConfig, SignatureScheme,
@@ -19,10 +16,7 @@ use rustls::{
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::{CryptoProvider, ring},
-    pki_types::{
-        CertificateDer, CertificateRevocationListDer, PrivateKeyDer, PrivatePkcs8KeyDer,
-        ServerName, UnixTime, pem::PemObject,
-    },
+    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime},
     server::{
         NoServerSessionStorage, WebPkiClientVerifier,
         danger::{ClientCertVerified, ClientCertVerifier},
@@ -30,13 +24,10 @@ use rustls::{
     sign::{CertifiedKey, SingleCertAndKey},
     version::TLS13,
 };
-use x509_parser::parse_x509_crl;
-
-use ciphertune_round::Signer;
 
 use crate::{
-    certificate::{AuthorityCertificate, Certificate},
-    error::{Error, Result, fault, malformed},
+    credentials::Credentials,
+    error::{Error, Result, fault},
     key::SigningKey,
     name::{Name, Role},
     peer::Peer,
@@ -45,44 +36,28 @@ use crate::{
 /// HTTP/2, the only protocol spoken.
 pub const ALPN: &[u8] = b"h2";
 
-/// The server's side. Anybody whose certificate the federation's authority issued for a role other than server may
-/// connect; what it may do is the manifest's matter.
+/// The server's side. Anybody whose certificate the federation's authority issued for a role other than server, and its
+/// revocation list does not name, may connect; what it may do is the manifest's matter. A list past its next update
+/// refuses everybody: a stale list must not pass for a current one.
 ///
 /// # Errors
-/// [`Error::Misuse`] if the certificate is not a server's, not the authority's, or for another key.
-pub fn server_config(
-    ca_pem: &str,
-    certificate_pem: &str,
-    key: &SigningKey,
-) -> Result<Arc<ServerConfig>> {
-    server_config_with_crls(ca_pem, certificate_pem, key, None)
-}
-
-/// [`server_config`], refusing whom these revocation lists (PEM, one or more) name. A list past its next update
-/// refuses everybody: a stale list must not pass for a current one.
-pub fn server_config_with_crls(
-    ca_pem: &str,
-    certificate_pem: &str,
-    key: &SigningKey,
-    crls_pem: Option<&str>,
-) -> Result<Arc<ServerConfig>> {
+/// [`Error::Misuse`] if the certificate is not a server's, or for another key.
+pub fn server_config(credentials: &Credentials, key: &SigningKey) -> Result<Arc<ServerConfig>> {
     const DOING: &str = "configuring the server's TLS";
-    let own = Own::new(ca_pem, certificate_pem, key)?;
-    if own.certificate.peer().role != Role::Server {
+    let own = Own::new(credentials, key)?;
+    let role = credentials.certificate().peer().role;
+    if role != Role::Server {
         return Err(Error::Misuse(format!(
-            "a {}'s certificate cannot serve",
-            own.certificate.peer().role
+            "a {role}'s certificate cannot serve"
         )));
     }
-    let mut builder =
-        WebPkiClientVerifier::builder_with_provider(own.roots.clone(), own.provider.clone());
-    if let Some(crls) = crls_pem {
-        builder = builder
-            .with_crls(parse_crls(crls)?)
-            .enforce_revocation_expiration();
-    }
+    let chain =
+        WebPkiClientVerifier::builder_with_provider(own.roots.clone(), own.provider.clone())
+            .with_crls([credentials.revocations().der().clone()])
+            .enforce_revocation_expiration()
+            .build();
     let verifier = ClientVerifier {
-        chain: builder.build().map_err(|error| fault(DOING, error))?,
+        chain: chain.map_err(|error| fault(DOING, error))?,
         federation: own.federation.clone(),
     };
     let mut config = ServerConfig::builder_with_provider(own.provider.clone())
@@ -96,41 +71,25 @@ pub fn server_config_with_crls(
     Ok(Arc::new(config))
 }
 
-/// A client's side. It accepts one kind of peer: the server of its own federation.
+/// A client's side. It accepts one kind of peer: the server of its own federation, unless its revocation list names it. A
+/// list past its next update still serves here: the server is where the next one comes from.
 ///
 /// # Errors
-/// [`Error::Misuse`] if the certificate is a server's, not the authority's, or for another key.
-pub fn client_config(
-    ca_pem: &str,
-    certificate_pem: &str,
-    key: &SigningKey,
-) -> Result<Arc<ClientConfig>> {
-    client_config_with_crls(ca_pem, certificate_pem, key, None)
-}
-
-/// [`client_config`], refusing a server that these revocation lists name, as in [`server_config_with_crls`].
-pub fn client_config_with_crls(
-    ca_pem: &str,
-    certificate_pem: &str,
-    key: &SigningKey,
-    crls_pem: Option<&str>,
-) -> Result<Arc<ClientConfig>> {
+/// [`Error::Misuse`] if the certificate is a server's, or for another key.
+pub fn client_config(credentials: &Credentials, key: &SigningKey) -> Result<Arc<ClientConfig>> {
     const DOING: &str = "configuring the client's TLS";
-    let own = Own::new(ca_pem, certificate_pem, key)?;
-    if own.certificate.peer().role == Role::Server {
+    let own = Own::new(credentials, key)?;
+    if credentials.certificate().peer().role == Role::Server {
         return Err(Error::Misuse(
             "a server's certificate cannot connect".into(),
         ));
     }
-    let mut builder =
-        WebPkiServerVerifier::builder_with_provider(own.roots.clone(), own.provider.clone());
-    if let Some(crls) = crls_pem {
-        builder = builder
-            .with_crls(parse_crls(crls)?)
-            .enforce_revocation_expiration();
-    }
+    let chain =
+        WebPkiServerVerifier::builder_with_provider(own.roots.clone(), own.provider.clone())
+            .with_crls([credentials.revocations().der().clone()])
+            .build();
     let verifier = ServerVerifier {
-        chain: builder.build().map_err(|error| fault(DOING, error))?,
+        chain: chain.map_err(|error| fault(DOING, error))?,
         federation: own.federation.clone(),
     };
     let mut config = ClientConfig::builder_with_provider(own.provider.clone())
@@ -155,18 +114,13 @@ struct Own {
     provider: Arc<CryptoProvider>,
     roots: Arc<RootCertStore>,
     federation: Name,
-    certificate: Certificate,
     certified: CertifiedKey,
 }
 
 impl Own {
-    fn new(ca_pem: &str, certificate_pem: &str, key: &SigningKey) -> Result<Self> {
+    fn new(credentials: &Credentials, key: &SigningKey) -> Result<Self> {
         const DOING: &str = "configuring TLS";
-        let authority = AuthorityCertificate::from_pem(ca_pem)?;
-        let certificate = Certificate::from_pem(certificate_pem)?;
-        certificate
-            .verify(&authority)
-            .map_err(|error| Error::Misuse(format!("one's own certificate: {error}")))?;
+        let (authority, certificate) = (credentials.authority(), credentials.certificate());
         if certificate.peer().key != key.verifying_key() {
             return Err(Error::Misuse(
                 "one's own certificate is for another key".into(),
@@ -186,39 +140,8 @@ impl Own {
             roots: Arc::new(roots),
             federation: authority.federation().clone(),
             certified: CertifiedKey::new(vec![certificate.der().clone()], signer),
-            certificate,
         })
     }
-}
-
-/// When the oldest of these revocation lists was issued: their `thisUpdate`. Whose they are is asked by the handshake.
-///
-/// # Errors
-/// [`Error::Malformed`] for what is no list in PEM.
-pub fn revocations_issued_at(pem: &str) -> Result<SystemTime> {
-    let issued = parse_crls(pem)?
-        .iter()
-        .map(|list| match parse_x509_crl(list) {
-            Ok(([], list)) => u64::try_from(list.last_update().timestamp())
-                .map_err(|_| malformed("revocation list", "issued before 1970")),
-            _ => Err(malformed("revocation list", "not X.509 in DER")),
-        })
-        .collect::<Result<Vec<_>>>()?;
-    let oldest = issued.into_iter().min().unwrap_or_default();
-    Ok(UNIX_EPOCH + Duration::from_secs(oldest.min(LAST)))
-}
-
-/// 9999-12-31T23:59:59Z: the last second that a list can write.
-const LAST: u64 = 253_402_300_799;
-
-fn parse_crls(pem: &str) -> Result<Vec<CertificateRevocationListDer<'static>>> {
-    let lists: Vec<_> = CertificateRevocationListDer::pem_slice_iter(pem.as_bytes())
-        .collect::<Result<_, _>>()
-        .map_err(|error| malformed("revocation list", error))?;
-    if lists.is_empty() {
-        return Err(malformed("revocation list", "no list in PEM"));
-    }
-    Ok(lists)
 }
 
 /// After webpki: refuses whoever is not of this federation or has not an acceptable role.

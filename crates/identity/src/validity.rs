@@ -1,6 +1,9 @@
 //! From when until when a certificate or a revocation list holds.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    fmt,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use time::OffsetDateTime;
 
@@ -65,6 +68,31 @@ impl Validity {
         seconds(now).is_ok_and(|now| (self.not_before..=self.not_after).contains(&now))
     }
 
+    /// First second, for people.
+    pub fn start(&self) -> Moment {
+        Self::instant(self.not_before)
+    }
+
+    /// Last second, for people.
+    pub fn end(&self) -> Moment {
+        Self::instant(self.not_after)
+    }
+
+    /// How many seconds are left at `now`; 0 when it has ended.
+    pub fn seconds_left(&self, now: SystemTime) -> u64 {
+        self.not_after.saturating_sub(seconds(now).unwrap_or(0))
+    }
+
+    /// Seconds since 1970, for people.
+    pub fn instant(seconds: u64) -> Moment {
+        Moment(seconds)
+    }
+
+    /// A moment, for people.
+    pub fn moment(at: SystemTime) -> Moment {
+        Moment(seconds(at).unwrap_or(0))
+    }
+
     pub(crate) fn encloses(&self, inner: &Self) -> bool {
         self.not_before <= inner.not_before && inner.not_after <= self.not_after
     }
@@ -75,13 +103,29 @@ impl Validity {
     }
 }
 
+/// A second as RFC 3339 writes it, in UTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment(u64);
+
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = date(self.0.min(LAST)).map_err(|_| fmt::Error)?;
+        let (year, month, day) = (at.year(), u8::from(at.month()), at.day());
+        let (hour, minute, second) = at.to_hms();
+        write!(
+            f,
+            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z"
+        )
+    }
+}
+
 fn seconds(at: SystemTime) -> Result<u64> {
     at.duration_since(UNIX_EPOCH)
         .map(|since| since.as_secs())
         .map_err(|_| out_of_range())
 }
 
-fn date(seconds: u64) -> Result<OffsetDateTime> {
+pub(crate) fn date(seconds: u64) -> Result<OffsetDateTime> {
     let seconds = i64::try_from(seconds).map_err(|_| out_of_range())?;
     OffsetDateTime::from_unix_timestamp(seconds).map_err(|_| out_of_range())
 }
@@ -102,6 +146,15 @@ mod tests {
         assert!(Validity::days(now, 0).is_err());
         assert!(Validity::days(now, u32::MAX).is_err());
         assert!(Validity::days(UNIX_EPOCH - Duration::from_secs(9), 1).is_err());
+    }
+
+    #[test]
+    fn a_moment_is_written_in_utc() {
+        let validity = Validity::of_seconds(951_782_399, LAST).unwrap();
+        assert_eq!(validity.start().to_string(), "2000-02-28T23:59:59Z");
+        assert_eq!(validity.end().to_string(), "9999-12-31T23:59:59Z");
+        let before = UNIX_EPOCH + Duration::from_secs(LAST - 9);
+        assert_eq!(validity.seconds_left(before), 9);
     }
 
     #[test]

@@ -6,7 +6,8 @@ use std::{
 };
 
 use ciphertune_identity::{
-    Authority, Certificate, Error, Host, Name, Peer, Request, Role, SigningKey, Validity, tls,
+    Authority, Certificate, Credentials, Error, Host, Name, Peer, Reason, Request, Revocation,
+    RevocationList, Role, SigningKey, Validity, tls,
 };
 use rcgen::{
     CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, Issuer, KeyPair, SanType,
@@ -37,6 +38,18 @@ fn authority() -> Authority {
     .unwrap()
 }
 
+fn naming(authority: &Authority, revoked: &[&Own], validity: Validity) -> RevocationList {
+    let entry = Revocation {
+        at: validity.not_before(),
+        reason: Reason::KeyCompromise,
+    };
+    let each = revoked
+        .iter()
+        .map(|own| own.certificate.peer().serial.clone());
+    let each = each.map(|serial| (serial, entry)).collect();
+    authority.revoke(&each, 1, validity).unwrap()
+}
+
 struct Own {
     key: SigningKey,
     certificate: Certificate,
@@ -50,14 +63,21 @@ impl Own {
         Self { key, certificate }
     }
 
-    fn server(&self, authority: &Authority, crls: Option<&str>) -> Arc<ServerConfig> {
-        let (ca, own) = (authority.certificate_pem(), self.certificate.pem());
-        tls::server_config_with_crls(ca, own, &self.key, crls).unwrap()
+    /// With a list that names nobody, unless given.
+    fn credentials(&self, authority: &Authority, list: Option<&RevocationList>) -> Credentials {
+        let list = list
+            .cloned()
+            .unwrap_or_else(|| naming(authority, &[], days(30)));
+        let ca = authority.certificate().clone();
+        Credentials::new(ca, self.certificate.clone(), list).unwrap()
     }
 
-    fn client(&self, authority: &Authority, crls: Option<&str>) -> Arc<ClientConfig> {
-        let (ca, own) = (authority.certificate_pem(), self.certificate.pem());
-        tls::client_config_with_crls(ca, own, &self.key, crls).unwrap()
+    fn server(&self, authority: &Authority, list: Option<&RevocationList>) -> Arc<ServerConfig> {
+        tls::server_config(&self.credentials(authority, list), &self.key).unwrap()
+    }
+
+    fn client(&self, authority: &Authority, list: Option<&RevocationList>) -> Arc<ClientConfig> {
+        tls::client_config(&self.credentials(authority, list), &self.key).unwrap()
     }
 }
 
@@ -274,16 +294,14 @@ async fn a_revoked_certificate_is_refused_on_both_sides() {
     let hub = Own::issued(&authority, "hub", Role::Server, days(90));
     let north = Own::issued(&authority, "north", Role::Member, days(90));
     let east = Own::issued(&authority, "east", Role::Member, days(90));
-    let serial = north.certificate.peer().serial.clone();
-    let list = authority.revoke(&[serial], 1, days(7)).unwrap();
+    let list = naming(&authority, &[&north], days(7));
     let server = hub.server(&authority, Some(&list));
     let outcome = connect(server.clone(), north.client(&authority, None), "localhost").await;
     assert!(outcome.server.unwrap_err().contains("revoked"));
     assert!(outcome.client.is_err());
     let outcome = connect(server, east.client(&authority, Some(&list)), "localhost").await;
     assert!(outcome.connected(), "{outcome:?}");
-    let serial = hub.certificate.peer().serial.clone();
-    let list = authority.revoke(&[serial], 2, days(7)).unwrap();
+    let list = naming(&authority, &[&hub], days(7));
     let (server, client) = (
         hub.server(&authority, None),
         east.client(&authority, Some(&list)),
@@ -293,44 +311,45 @@ async fn a_revoked_certificate_is_refused_on_both_sides() {
 }
 
 #[tokio::test]
-async fn a_revocation_list_past_its_date_or_of_another_authority_refuses_everybody() {
+async fn a_revocation_list_past_its_date_refuses_everybody_and_another_authoritys_is_none() {
     let (ours, theirs) = (authority(), authority());
     let hub = Own::issued(&ours, "hub", Role::Server, days(90));
     let north = Own::issued(&ours, "north", Role::Member, days(90));
     let stale = Validity::days(SystemTime::now() - 9 * DAY, 8).unwrap();
-    for list in [
-        ours.revoke(&[], 1, stale).unwrap(),
-        theirs.revoke(&[], 1, days(7)).unwrap(),
-    ] {
-        let (server, client) = (hub.server(&ours, Some(&list)), north.client(&ours, None));
-        let outcome = connect(server, client, "localhost").await;
-        assert!(outcome.server.is_err(), "{outcome:?}");
-    }
+    let stale = naming(&ours, &[], stale);
+    let (server, client) = (hub.server(&ours, Some(&stale)), north.client(&ours, None));
+    let outcome = connect(server, client, "localhost").await;
+    assert!(outcome.server.is_err(), "{outcome:?}");
+    // A client gets its next list from the server: its own may have ended.
+    let (server, client) = (hub.server(&ours, None), north.client(&ours, Some(&stale)));
+    let outcome = connect(server, client, "localhost").await;
+    assert!(outcome.connected(), "{outcome:?}");
+    let (ca, list) = (ours.certificate().clone(), naming(&theirs, &[], days(7)));
+    let mixed = Credentials::new(ca, hub.certificate.clone(), list);
+    assert!(matches!(mixed, Err(Error::Refused(_))), "{mixed:?}");
 }
 
 #[test]
 fn a_certificate_in_the_wrong_place_is_a_misuse() {
     let authority = authority();
-    let ca = authority.certificate_pem();
     let hub = Own::issued(&authority, "hub", Role::Server, days(90));
     let north = Own::issued(&authority, "north", Role::Member, days(90));
-    let foreign = self::authority();
     fn misused<T>(result: Result<T, Error>) -> bool {
         matches!(result, Err(Error::Misuse(_)))
     }
-    let (h, n) = (hub.certificate.pem(), north.certificate.pem());
-    assert!(misused(tls::server_config(ca, n, &north.key)));
-    assert!(misused(tls::client_config(ca, h, &hub.key)));
-    assert!(misused(tls::server_config(ca, h, &north.key)));
-    assert!(misused(tls::client_config(ca, n, &hub.key)));
-    assert!(misused(tls::client_config(
-        foreign.certificate_pem(),
-        n,
-        &north.key
-    )));
-    assert!(tls::client_config_with_crls(ca, n, &north.key, Some("")).is_err());
-    assert!(tls::server_config(ca, h, &hub.key).is_ok());
-    assert!(tls::client_config(ca, n, &north.key).is_ok());
+    let (h, n) = (
+        hub.credentials(&authority, None),
+        north.credentials(&authority, None),
+    );
+    assert!(misused(tls::server_config(&n, &north.key)));
+    assert!(misused(tls::client_config(&h, &hub.key)));
+    assert!(misused(tls::server_config(&h, &north.key)));
+    assert!(misused(tls::client_config(&n, &hub.key)));
+    assert!(tls::server_config(&h, &hub.key).is_ok());
+    assert!(tls::client_config(&n, &north.key).is_ok());
+    let (ca, list) = (self::authority(), n.revocations().clone());
+    let foreign = Credentials::new(ca.certificate().clone(), north.certificate, list);
+    assert!(matches!(foreign, Err(Error::Refused(_))));
 }
 
 fn roots(authority: &Authority) -> rustls::RootCertStore {

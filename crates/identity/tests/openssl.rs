@@ -1,13 +1,16 @@
 //! OpenSSL as a second opinion on everything that we write: chain, request, revocation list, key file.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::Path,
     process::{Command, Output},
     time::{Duration, SystemTime},
 };
 
-use ciphertune_identity::{Authority, Name, Passphrase, Request, Role, SigningKey, Validity};
+use ciphertune_identity::{
+    Authority, Name, Passphrase, Reason, Request, Revocation, Role, SigningKey, Validity,
+};
 
 const DAY: Duration = Duration::from_secs(86_400);
 const PASSPHRASE: &str = "correct horse battery staple";
@@ -64,12 +67,15 @@ fn openssl_verifies_our_chain_our_request_and_our_revocation_list() {
     put("hub.pem", hub.pem());
     let other = Authority::create(&name("lab"), days(365)).unwrap();
     put("other.pem", other.certificate_pem());
-    let serial = north.peer().serial.clone();
-    put("none.crl", &authority.revoke(&[], 1, days(7)).unwrap());
-    put(
-        "north.crl",
-        &authority.revoke(&[serial], 2, days(7)).unwrap(),
-    );
+    let none = authority.revoke(&BTreeMap::new(), 1, days(7)).unwrap();
+    put("none.crl", none.pem());
+    let entry = Revocation {
+        at: days(7).not_before(),
+        reason: Reason::KeyCompromise,
+    };
+    let revoked = BTreeMap::from([(north.peer().serial.clone(), entry)]);
+    let list = authority.revoke(&revoked, 2, days(7)).unwrap();
+    put("north.crl", list.pem());
 
     let verify = ["verify", "-x509_strict", "-CAfile"];
     for (arguments, succeeds) in [

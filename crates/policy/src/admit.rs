@@ -296,24 +296,18 @@ impl Policy {
         )
     }
 
-    /// Whether the server's revocation list, if it has one, is young enough at `now`.
+    /// Whether the revocation list that the server holds callers to is young enough at `now`.
     ///
     /// # Errors
     /// [`Violation`] with when it was issued, and the limit.
-    pub fn admit_revocation_list(
-        &self,
-        issued: Option<Instant>,
-        now: Instant,
-    ) -> Result<(), Violation> {
+    pub fn admit_revocation_list(&self, issued: Instant, now: Instant) -> Result<(), Violation> {
         let Some(days) = self.max_age_days.revocation_list else {
             return Ok(());
         };
         Violation::unless(
-            issued.is_some_and(|issued| now <= issued.after_days(days)),
+            now <= issued.after_days(days),
             "identity.max_revocation_list_age_days",
-            issued.map_or("no revocation list".into(), |issued| {
-                format!("a revocation list issued at {issued}")
-            }),
+            format_args!("a revocation list issued at {issued}"),
             &format!("one at most {days} days old"),
         )
     }

@@ -199,7 +199,7 @@ impl Policy {
         }
         if let Some(days) = self.max_age_days.revocation_list {
             text.say(format_args!(
-                "The server needs a revocation list, issued at most {days} days ago."
+                "The authority's revocation list must have been issued at most {days} days ago, or no round begins."
             ));
         }
     }

@@ -195,9 +195,9 @@ keys! {
         "max_certificate_age_days": Kind::Count(1, MAX_DAYS), Presence::Optional("any age within the certificate's validity"),
             "a party's certificate was issued at most so many days ago: the server holds every caller to the federation's, each member its own to the strictest",
             stricter "the smaller", remedy "have the authority issue a new certificate for the same key";
-        "max_revocation_list_age_days": Kind::Count(1, MAX_DAYS), Presence::Optional("no list is needed"),
-            "the server has a revocation list that was issued at most so many days ago, or starts no round",
-            stricter "the smaller", remedy "give the server the authority's newest revocation list and start it again";
+        "max_revocation_list_age_days": Kind::Count(1, MAX_DAYS), Presence::Optional("any age of a list that has not ended"),
+            "the authority's revocation list that callers are held to was issued at most so many days ago: else the server starts no round, and members refuse its plan",
+            stricter "the smaller", remedy "have the authority issue the next list (`ciphertune identity crl`), and the server's operator put it into its kit";
     }
     "roles" {
         "submit_job": Kind::Words(Role::WORDS), Presence::Optional("`[\"researcher\"]`"),

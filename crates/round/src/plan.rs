@@ -36,6 +36,10 @@ pub struct Plan {
     pub attempt: u32,
     /// Round 1: the job's first model; later: the keyed digest that the last round agreed on.
     pub model: Digest,
+    /// Number of the authority's revocation list that the server holds callers to.
+    pub revocation_number: u64,
+    /// Its digest.
+    pub revocations: Digest,
     /// Digest of the effective policy: the strictest of `policies`.
     pub policy: Digest,
     /// The policies that it merges, each signed by an officer; the federation's first.
@@ -108,6 +112,8 @@ impl Object for Plan {
             round: raw.round,
             attempt: raw.attempt,
             model: Digest::parse(&raw.model)?,
+            revocation_number: raw.revocation_number,
+            revocations: Digest::parse(&raw.revocations)?,
             policy: Digest::parse(&raw.policy)?,
             policies: raw
                 .policies
@@ -135,6 +141,8 @@ impl Object for Plan {
             round: self.round,
             attempt: self.attempt,
             model: self.model.as_bytes().to_vec(),
+            revocation_number: self.revocation_number,
+            revocations: self.revocations.as_bytes().to_vec(),
             policy: self.policy.as_bytes().to_vec(),
             policies: self.policies.iter().map(Envelope::encode).collect(),
             seats: self

@@ -111,6 +111,8 @@ fn plan(job: &Signed<Job>, key: &Key, n: usize) -> Plan {
         round: 1,
         attempt: 1,
         model: job.initial_model,
+        revocation_number: 1,
+        revocations: Digest::sha256(b"list"),
         policy: Digest::sha256(b"policy"),
         policies: Vec::new(),
         seats: members(n)

@@ -2,22 +2,20 @@
 
 use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
-use ciphertune_identity::SigningKey;
+use ciphertune_identity::{Credentials, SigningKey};
 use ciphertune_round::Envelope;
+use tokio::sync::watch;
 
 /// Where the time comes from.
 pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 
 /// What a server is started with. Everything in it is verified by [`run`](crate::run()).
 pub struct Config {
-    /// The authority's certificate, PEM.
-    pub ca_pem: String,
-    /// The server's own certificate, PEM.
-    pub cert_pem: String,
+    /// The server's certificate, the authority's, and the revocation list that callers are held to. Whoever has the sender
+    /// replaces them while the server runs; what does not succeed the ones before is refused, and logged.
+    pub credentials: watch::Receiver<Credentials>,
     /// The key of that certificate: for TLS and for signing plans and rosters.
     pub key: SigningKey,
-    /// Revocation lists, PEM; `None` for none.
-    pub crls_pem: Option<String>,
     /// The manifest, signed by the authority.
     pub manifest: Envelope,
     /// The federation's policy, signed by an officer.

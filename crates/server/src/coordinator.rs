@@ -16,6 +16,7 @@ use crate::{
     config::Clock,
     error::{Error, Refused, Result, fault},
     federation::Federation,
+    gate::Gate,
     moment::Moment,
     phase::{Announcement, Effect, Input, Machine, Phase, Present},
     presence::Presence,
@@ -28,7 +29,8 @@ const JOBS: usize = 64;
 /// All jobs of a server.
 pub struct Coordinator {
     federation: Arc<Federation>,
-    key: SigningKey,
+    gate: Arc<Gate>,
+    key: Arc<SigningKey>,
     clock: Clock,
     database: Database,
     files: Files,
@@ -49,7 +51,8 @@ impl Coordinator {
     /// Takes up what is stored under `data`.
     pub async fn open(
         federation: Federation,
-        key: SigningKey,
+        gate: Arc<Gate>,
+        key: Arc<SigningKey>,
         clock: Clock,
         data: &std::path::Path,
     ) -> Result<Arc<Self>> {
@@ -68,6 +71,7 @@ impl Coordinator {
             }),
             presence: Presence::new(Arc::clone(&poke)),
             federation: Arc::new(federation),
+            gate,
             key,
             clock,
             database,
@@ -195,6 +199,46 @@ impl Coordinator {
         .await
     }
 
+    /// Takes what members have sent whose certificates are revoked out of every roster that is not signed yet.
+    pub async fn enforce_revocations(self: &Arc<Self>) -> Result<()> {
+        let this = Arc::clone(self);
+        to_its_end(async move {
+            let met = this.database.met().await?.into_iter();
+            let revoked: Vec<_> = met
+                .filter(|(_, serial)| this.gate.revokes(serial))
+                .map(|(member, _)| member)
+                .collect();
+            let mut jobs = this.jobs.lock().await;
+            let running: Vec<Digest> = jobs.running.keys().copied().collect();
+            for job in running {
+                for &member in &revoked {
+                    this.step(&mut jobs, &job, &Input::Revoked { member })
+                        .await?;
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Notes in the audit log which revocation list callers are held to from now on.
+    pub async fn note_list(&self) -> Result<()> {
+        let list = self.gate.list();
+        let fields = [
+            ("revocation_list".to_owned(), list.number.into()),
+            ("digest".to_owned(), list.digest.to_string().into()),
+        ];
+        let mut jobs = self.jobs.lock().await;
+        (jobs.log)
+            .append(
+                "revocation-list",
+                fields.into_iter().collect(),
+                self.now().to_system(),
+            )
+            .map(drop)
+            .map_err(|error| fault("writing the audit log", error))
+    }
+
     /// [`Self::feed`] to the job that a context belongs to.
     pub async fn feed_context(self: &Arc<Self>, context: &Context, input: Input) -> Result<()> {
         let job = self.job_of(context).await?;
@@ -260,8 +304,13 @@ impl Coordinator {
             }
             let mut nonce = [0; 32];
             getrandom::fill(&mut nonce).map_err(|error| fault("drawing a nonce", error))?;
-            self.step(jobs, job, &Input::Poll { present, nonce })
-                .await?;
+            let list = self.gate.list();
+            let poll = Input::Poll {
+                present,
+                nonce,
+                list,
+            };
+            self.step(jobs, job, &poll).await?;
             if jobs.running.get(job).map(|machine| machine.phase().clone()) == before {
                 return Ok(());
             }
@@ -444,6 +493,11 @@ impl Coordinator {
             .min(Duration::from_secs(1))
     }
 
+    /// Who may call.
+    pub fn gate(&self) -> &Arc<Gate> {
+        &self.gate
+    }
+
     /// What `look` finds in the job that a context belongs to.
     pub async fn with_context<T>(
         &self,
@@ -570,7 +624,7 @@ impl Coordinator {
     }
 
     fn sign(&self, label: Label, payload: Vec<u8>) -> Vec<u8> {
-        Envelope::sign(label, payload, &self.key).encode()
+        Envelope::sign(label, payload, &*self.key).encode()
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the server was given and holds every object against: manifest and federation policy.
 
 use ciphertune_identity::{AuthorityCertificate, Manifest, Name, Role};
-use ciphertune_policy::{self as policy, Instant, Policy};
+use ciphertune_policy::{self as policy, Policy};
 use ciphertune_round::{Digest, Envelope, Fingerprint, PolicyDocument, Signed};
 
 use crate::error::{Error, Refused, Result};
@@ -11,7 +11,6 @@ pub struct Federation {
     manifest: Signed<Manifest>,
     document: Signed<PolicyDocument>,
     policy: Policy,
-    revocations_issued: Option<Instant>,
 }
 
 impl Federation {
@@ -33,22 +32,7 @@ impl Federation {
             manifest,
             document,
             policy,
-            revocations_issued: None,
         })
-    }
-
-    /// The same, whose server has a revocation list that was issued then.
-    #[must_use]
-    pub fn with_revocations(self, issued: Option<Instant>) -> Self {
-        Self {
-            revocations_issued: issued,
-            ..self
-        }
-    }
-
-    /// When the server's revocation list was issued, if it has one.
-    pub fn revocations_issued(&self) -> Option<Instant> {
-        self.revocations_issued
     }
 
     /// A party's role, as policies name it; `None` for a stranger.

@@ -8,6 +8,7 @@ mod coordinator;
 mod download;
 mod error;
 mod federation;
+mod gate;
 mod moment;
 pub mod phase;
 mod presence;

@@ -2,20 +2,22 @@
 
 use std::{
     fs,
+    io::IsTerminal as _,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::{Context as _, Result};
-use ciphertune_identity::{Kit, Passphrase, SigningKey};
+use ciphertune_identity::{Credentials, Kit, Passphrase, SigningKey};
 use ciphertune_server::{Config, run};
 use clap::Parser;
 use serde::Deserialize;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
+    sync::watch,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -37,7 +39,8 @@ struct Arguments {
 struct File {
     /// Address to listen on, for example `0.0.0.0:4711`.
     listen: String,
-    /// The kit that the authority handed out: ca.pem, cert.pem, manifest.bin, policy.bin, address.txt.
+    /// The kit that the authority handed out: ca.pem, cert.pem, crl.pem, manifest.bin, policy.bin, address.txt. Certificate and
+    /// revocation list are looked at every two seconds and may be replaced while the server runs; the rest needs a restart.
     kit: PathBuf,
     /// The encrypted key.
     key: PathBuf,
@@ -45,15 +48,17 @@ struct File {
     data: PathBuf,
     /// The file with the key's pass-phrase; `CIPHERTUNE_PASSPHRASE_FILE` when absent.
     passphrase_file: Option<PathBuf>,
-    /// Revocation lists, PEM.
-    revocations: Option<PathBuf>,
 }
+
+/// How often the kit's folder is looked at.
+const LOOK: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     if arguments.json {
         log.json().init();
@@ -71,7 +76,7 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn serve(path: &Path) -> Result<()> {
-    let (listen, config) = read(path)?;
+    let (listen, kit, credentials, config) = read(path)?;
     let listener = TcpListener::bind(&listen)
         .await
         .with_context(|| format!("cannot listen on {listen}"))?;
@@ -83,10 +88,38 @@ async fn serve(path: &Path) -> Result<()> {
             _ = terminate.recv() => {}
         }
     };
-    Ok(run(listener, config, shutdown).await?)
+    let watched = tokio::spawn(watch_kit(kit, credentials));
+    let served = run(listener, config, shutdown).await;
+    watched.abort();
+    Ok(served?)
 }
 
-fn read(path: &Path) -> Result<(String, Config)> {
+/// Hands on what changes of certificate and list in the kit's folder. What cannot be read, half a copy perhaps, is logged
+/// once and looked at again.
+async fn watch_kit(folder: PathBuf, credentials: watch::Sender<Credentials>) {
+    let mut said = String::new();
+    loop {
+        tokio::time::sleep(LOOK).await;
+        match Credentials::read(&folder) {
+            Ok(read) => {
+                said.clear();
+                credentials.send_if_modified(|held| {
+                    let changed = *held != read;
+                    *held = read;
+                    changed
+                });
+            }
+            Err(error) if error.to_string() != said => {
+                said = error.to_string();
+                tracing::error!(kit = %folder.display(), error = said, "the kit cannot be read; the last one stays");
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// Where to listen, the kit's folder, what changes of it, and the rest.
+fn read(path: &Path) -> Result<(String, PathBuf, watch::Sender<Credentials>, Config)> {
     let text =
         fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let file: File = toml::from_str(&text)
@@ -98,27 +131,17 @@ fn read(path: &Path) -> Result<(String, Config)> {
             .map(PathBuf::from)
             .context("set CIPHERTUNE_PASSPHRASE_FILE, or passphrase_file in the configuration, to the file with the key's pass-phrase")?,
     };
-    let kit = Kit::read(&beside(&file.kit))?;
+    let folder = beside(&file.kit);
+    let kit = Kit::read(&folder)?;
     let key = SigningKey::load(&beside(&file.key), &Passphrase::read(&passphrase)?)?;
-    let crls_pem = match file.revocations {
-        Some(path) => {
-            let path = beside(&path);
-            Some(
-                fs::read_to_string(&path)
-                    .with_context(|| format!("cannot read {}", path.display()))?,
-            )
-        }
-        None => None,
-    };
+    let (changing, credentials) = watch::channel(kit.credentials);
     let config = Config {
-        ca_pem: kit.authority.pem().to_owned(),
-        cert_pem: kit.certificate.pem().to_owned(),
+        credentials,
         key,
-        crls_pem,
         manifest: kit.manifest,
         policy: kit.policy,
         data: beside(&file.data),
         clock: Arc::new(SystemTime::now),
     };
-    Ok((file.listen, config))
+    Ok((file.listen, folder, changing, config))
 }

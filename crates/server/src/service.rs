@@ -1,8 +1,8 @@
 //! The service: authenticates the peer, translates, calls, translates.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use ciphertune_identity::{Role, tls};
+use ciphertune_identity::{Peer, Role, tls};
 use ciphertune_policy::Instant;
 use ciphertune_round::{
     Abort, Admission, Agreement, Context, Digest, Echo, Envelope, Fingerprint, Header, Object,
@@ -31,10 +31,14 @@ pub struct Service {
     uploads: Uploads,
 }
 
+/// How long an open stream may go on before its caller's certificate is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+
 /// Who calls.
 struct Caller {
     fingerprint: Fingerprint,
     role: Role,
+    peer: Peer,
 }
 
 impl Service {
@@ -46,7 +50,8 @@ impl Service {
         }
     }
 
-    /// The party behind a request: its certificate's key must be in the manifest, in the certificate's role.
+    /// The party behind a request: its certificate must hold now and not be revoked, its key be in the manifest, in the
+    /// certificate's role.
     fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Refused> {
         let stranger = |detail: &str| Refused::new(Refusal::Stranger, detail);
         let certificates = request
@@ -58,6 +63,8 @@ impl Service {
             .first()
             .ok_or_else(|| stranger("no certificate"))?;
         let peer = tls::peer(der).map_err(|error| stranger(&error.to_string()))?;
+        let now = self.coordinator.now().to_system();
+        self.coordinator.gate().admit(&peer, now)?;
         let party = self
             .coordinator
             .federation()
@@ -73,11 +80,14 @@ impl Service {
         self.coordinator
             .federation()
             .policy()
-            .admit_certificate(issued, self.coordinator.now().to_system().into())
-            .map_err(|refusal| stranger(&format!("{}: {refusal}", peer.name)))?;
+            .admit_certificate(issued, now.into())
+            .map_err(|refusal| {
+                Refused::new(Refusal::Expired, format!("{}: {refusal}", peer.name))
+            })?;
         Ok(Caller {
             fingerprint: peer.fingerprint,
             role: party.role,
+            peer,
         })
     }
 
@@ -156,10 +166,22 @@ impl Service {
         let coordinator = Arc::clone(&self.coordinator);
         let (out, stream) = mpsc::channel(16);
         tokio::spawn(async move {
+            // From here on a revocation finds what this party has sent.
+            if let Err(error) = coordinator.database().meet(&caller.peer).await {
+                let _ = out.send(Err(status(&error))).await;
+                return;
+            }
             let _present = coordinator.presence().enter(caller.fingerprint);
             let (mut announced, mut closing) = (coordinator.announced(), coordinator.closing());
+            let mut gate = coordinator.gate().changes();
             loop {
                 announced.borrow_and_update();
+                gate.borrow_and_update();
+                let now = coordinator.now().to_system();
+                if let Err(refused) = coordinator.gate().admit(&caller.peer, now) {
+                    let _ = out.send(Err(status(&refused.into()))).await;
+                    return;
+                }
                 let events = match coordinator.database().events(after).await {
                     Ok(events) => events,
                     Err(error) => {
@@ -178,6 +200,8 @@ impl Service {
                 }
                 tokio::select! {
                     changed = announced.changed() => if changed.is_err() { return },
+                    changed = gate.changed() => if changed.is_err() { return },
+                    () = tokio::time::sleep(LOOK_AGAIN) => {}
                     () = out.closed() => return,
                     () = until(&mut closing) => {
                         let _ = out.send(Err(Refusal::Closing.into())).await;
@@ -207,6 +231,7 @@ impl proto::federation_server::Federation for Service {
             Ok(proto::DirectoryReply {
                 manifest: self.coordinator.federation().manifest().encode(),
                 checkpoint: self.coordinator.checkpoint().await?,
+                revocations: self.coordinator.gate().list_pem(),
             })
         })
         .await

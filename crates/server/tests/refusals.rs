@@ -20,6 +20,8 @@ use ciphertune_wire::{
         SubmitJobRequest,
     },
 };
+use tokio::sync::watch;
+
 use common::{Federation, POLICY, bytes, chunks, refusal};
 
 #[tokio::test]
@@ -28,12 +30,7 @@ async fn a_member_of_another_authority_is_refused_in_the_handshake() {
     let server = ours.serve();
     let other = &theirs.members[0];
     // It trusts our server's authority by force: its own certificate is what must stop it.
-    let own = tls::client_config(
-        theirs.authority.certificate_pem(),
-        &other.cert_pem,
-        &other.key,
-    )
-    .unwrap();
+    let own = tls::client_config(&theirs.credentials(other), &other.key).unwrap();
     let refused = connect(&server.address(), own, Meter::default()).await;
     assert!(
         matches!(refused, Err(Error::Handshake { .. })),
@@ -423,10 +420,10 @@ async fn what_is_larger_than_it_may_be_is_refused() {
 }
 
 #[tokio::test]
-async fn a_certificate_older_than_the_policy_allows_is_a_strangers() {
+async fn a_certificate_older_than_the_policy_allows_is_refused() {
     let policy = format!("{POLICY}\n[identity]\nmax_certificate_age_days = 7\n");
     let federation = Federation::new(3, &policy);
-    for (days, expected) in [(6, Ok(())), (8, Err(Refusal::Stranger))] {
+    for (days, expected) in [(6, Ok(())), (8, Err(Refusal::Expired))] {
         let server = federation.serve_with(|config| {
             let later = Duration::from_secs(days * 86_400);
             config.clock = Arc::new(move || SystemTime::now() + later);
@@ -442,28 +439,24 @@ async fn a_certificate_older_than_the_policy_allows_is_a_strangers() {
 }
 
 #[tokio::test]
-async fn a_server_without_the_revocation_list_that_the_policy_asks_for_does_not_start() {
+async fn a_server_with_an_older_revocation_list_than_the_policy_asks_for_does_not_start() {
     let policy = format!("{POLICY}\n[identity]\nmax_revocation_list_age_days = 7\n");
     let federation = Federation::new(3, &policy);
-    let list = |days_ago: u64| {
+    let issued = |days_ago: u64| {
         let issued = SystemTime::now() - Duration::from_secs(days_ago * 86_400);
-        let validity = Validity::days(issued, 30).unwrap();
-        federation.authority.revoke(&[], 1, validity).unwrap()
+        let list = federation.list_of(2, &[], Validity::days(issued, 30).unwrap());
+        watch::channel(federation.server_credentials(&list)).1
     };
-    for (crls_pem, words) in [
-        (None, "asked for no revocation list"),
-        (Some(list(8)), "asked for a revocation list issued at"),
-    ] {
-        let ended = federation
-            .serve_with(|config| config.crls_pem = crls_pem)
-            .stop();
-        let said = ended.expect_err("a refusal").to_string();
-        assert!(
-            said.contains(words) && said.contains("identity.max_revocation_list_age_days"),
-            "{said}"
-        );
-    }
-    let server = federation.serve_with(|config| config.crls_pem = Some(list(1)));
+    let old = issued(8);
+    let ended = federation.serve_with(|config| config.credentials = old);
+    let said = ended.stop().expect_err("a refusal").to_string();
+    assert!(
+        said.contains("asked for a revocation list issued at")
+            && said.contains("identity.max_revocation_list_age_days"),
+        "{said}"
+    );
+    let young = issued(1);
+    let server = federation.serve_with(|config| config.credentials = young);
     let mut member = federation.connect(&server, &federation.members[0]).await;
     member.directory(DirectoryRequest {}).await.unwrap();
 }

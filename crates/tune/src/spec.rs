@@ -7,9 +7,10 @@ use crate::head::Pooling;
 use crate::optimiser::{OptimiserSpec, Schedule};
 use crate::{Error, Result};
 
-/// How one member p-tunes in one round.
+/// How one member p-tunes in one round. What a file leaves out is as [`TrainingSpec::default`] has it, but for
+/// `feature_length`: left out, there is none.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct TrainingSpec {
     /// What makes the virtual-token embeddings.
     pub encoder: EncoderSpec,
@@ -19,6 +20,7 @@ pub struct TrainingSpec {
     #[serde(with = "pooling")]
     pub pooling: Pooling,
     /// Features are scaled to this length; none: left as they are.
+    #[serde(default)]
     pub feature_length: Option<f64>,
     /// How the classifier starts.
     pub head_start: HeadStart,

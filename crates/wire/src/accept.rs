@@ -4,6 +4,7 @@ use std::{io, sync::Arc, time::Duration};
 
 use rustls::ServerConfig;
 use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     sync::{mpsc, watch},
     time::timeout,
@@ -17,6 +18,10 @@ pub type ConnectInfo = <TlsStream<TcpStream> as Connected>::ConnectInfo;
 
 /// How long a peer may take over its handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// How long, and for how many bytes, a peer that was refused is listened to.
+const PARTING: Duration = Duration::from_secs(1);
+const UNREAD: u64 = 64 << 10;
 
 /// Handshakes that wait to be served, and connections that wait for a handshake.
 const WAITING: usize = 64;
@@ -49,17 +54,27 @@ pub fn accept(
             let (ready, refused) = (ready.clone(), refused.clone());
             tokio::spawn(async move {
                 let _ = stream.set_nodelay(true);
-                let shaken = timeout(HANDSHAKE, acceptor.accept(stream))
-                    .await
-                    .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-                match shaken {
-                    Ok(stream) => {
+                match timeout(HANDSHAKE, acceptor.accept(stream).into_fallible()).await {
+                    Ok(Ok(stream)) => {
                         let _ = ready.send(Ok(stream)).await;
                     }
-                    Err(error) => refused(&error),
+                    Ok(Err((error, stream))) => {
+                        refused(&error);
+                        part(stream).await;
+                    }
+                    Err(_) => refused(&io::ErrorKind::TimedOut.into()),
                 }
             });
         }
     });
     ReceiverStream::new(accepted)
+}
+
+/// Lets the peer read why: a socket that is closed with something unread in it is reset, and the alert is lost with it.
+async fn part(mut stream: TcpStream) {
+    let drain = async {
+        stream.shutdown().await?;
+        tokio::io::copy(&mut stream.take(UNREAD), &mut tokio::io::sink()).await
+    };
+    let _ = timeout(PARTING, drain).await;
 }

@@ -4,7 +4,7 @@ use std::{io, sync::Arc, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, pki_types::ServerName};
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, sync::watch};
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
@@ -14,6 +14,7 @@ use crate::{
     limits::MESSAGE_BYTES,
     meter::Meter,
     proto::federation_client::FederationClient,
+    renewed::UntilReplaced,
 };
 
 /// The service, as a client calls it.
@@ -24,6 +25,19 @@ pub type Client = FederationClient<Channel>;
 /// # Errors
 /// [`Error::Unreachable`] if nobody listens there; [`Error::Handshake`] if TLS failed, with rustls' reason.
 pub async fn connect(address: &str, tls: Arc<ClientConfig>, meter: Meter) -> Result<Client> {
+    connect_following(address, watch::channel(tls).1, meter).await
+}
+
+/// [`connect`](connect()), each connection with the configuration that `configs` holds at that moment: when it is replaced
+/// (a certificate was renewed, a revocation list came), the connection breaks, and the next is made with the new one.
+///
+/// # Errors
+/// As [`connect`](connect()).
+pub async fn connect_following(
+    address: &str,
+    configs: watch::Receiver<Arc<ClientConfig>>,
+    meter: Meter,
+) -> Result<Client> {
     let (host, _) = address
         .rsplit_once(':')
         .ok_or_else(|| Error::Misuse(format!("{address:?} is not HOST:PORT")))?;
@@ -33,10 +47,12 @@ pub async fn connect(address: &str, tls: Arc<ClientConfig>, meter: Meter) -> Res
         let address = address.to_owned();
         move || {
             let (address, name, meter) = (address.clone(), name.clone(), meter.clone());
-            let connector = TlsConnector::from(tls.clone());
+            let mut configs = configs.clone();
             async move {
+                let connector = TlsConnector::from(configs.borrow_and_update().clone());
                 let stream = TcpStream::connect(&address).await?;
                 stream.set_nodelay(true)?;
+                let stream = UntilReplaced::new(stream, configs);
                 connector.connect(name, meter.watch(stream)).await
             }
         }

@@ -10,6 +10,7 @@ mod error;
 pub mod limits;
 mod meter;
 mod refusal;
+mod renewed;
 
 /// Messages and service, as `proto/federation.proto` defines them.
 #[allow(missing_docs, unused_qualifications, clippy::all)]
@@ -18,7 +19,7 @@ pub mod proto {
 }
 
 pub use accept::{ConnectInfo, accept};
-pub use connect::{Client, connect};
+pub use connect::{Client, connect, connect_following};
 pub use error::{Error, Result};
 pub use meter::Meter;
 pub use refusal::Refusal;

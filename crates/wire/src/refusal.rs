@@ -8,6 +8,12 @@ use tonic::{Code, Status};
 pub enum Refusal {
     /// The caller's certificate names nobody in the manifest.
     Stranger,
+    /// The caller's certificate is in the authority's revocation list.
+    Revoked,
+    /// The caller's certificate does not hold now, or is older than the policy allows.
+    Expired,
+    /// The server has no revocation list in force: it turns everybody away until its operator installs the next.
+    StaleList,
     /// The caller's role does not allow this call.
     Role,
     /// The bytes are not such an object, or its signature does not verify.
@@ -29,8 +35,11 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 13] = [
         Self::Stranger,
+        Self::Revoked,
+        Self::Expired,
+        Self::StaleList,
         Self::Role,
         Self::Malformed,
         Self::TooLarge,
@@ -45,7 +54,7 @@ impl Refusal {
     /// The gRPC code.
     pub const fn code(self) -> Code {
         match self {
-            Self::Stranger => Code::Unauthenticated,
+            Self::Stranger | Self::Revoked | Self::Expired => Code::Unauthenticated,
             Self::Role => Code::PermissionDenied,
             Self::Malformed => Code::InvalidArgument,
             Self::TooLarge => Code::OutOfRange,
@@ -54,7 +63,7 @@ impl Refusal {
             Self::Conflict => Code::FailedPrecondition,
             Self::Exhausted => Code::ResourceExhausted,
             Self::Fault => Code::Internal,
-            Self::Closing => Code::Unavailable,
+            Self::Closing | Self::StaleList => Code::Unavailable,
         }
     }
 
@@ -62,6 +71,15 @@ impl Refusal {
     pub const fn sentence(self) -> &'static str {
         match self {
             Self::Stranger => "your certificate is not in this federation's manifest",
+            Self::Revoked => {
+                "your certificate is revoked; ask your federation's authority for another"
+            }
+            Self::Expired => {
+                "your certificate does not hold now, or is older than the policy allows; have the authority renew it, and install the kit"
+            }
+            Self::StaleList => {
+                "the server's revocation list has ended; its operator must install the next"
+            }
             Self::Role => "your role does not allow this call",
             Self::Malformed => "the object is malformed or its signature does not verify",
             Self::TooLarge => "the object is larger than allowed",

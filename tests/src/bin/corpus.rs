@@ -170,15 +170,13 @@ fn identities() {
     let request = Request::new(&north.party.name, &north.key()).unwrap();
     keep("request", "north.pem", request.pem().as_bytes());
     let serial = north.certificate.peer().serial.clone();
-    let revoked = authority
-        .revoke(&[serial], 3, *north.certificate.validity())
-        .unwrap();
-    keep("revocations", "one.pem", revoked.as_bytes());
-    keep(
-        "revocations",
-        "two.pem",
-        format!("{revoked}{revoked}").as_bytes(),
-    );
+    let revoked = ciphertune_identity::Revocation {
+        at: north.certificate.validity().not_before(),
+        reason: ciphertune_identity::Reason::KeyCompromise,
+    };
+    let revoked = [(serial, revoked)].into_iter().collect();
+    let revoked = (authority.revoke(&revoked, 3, *north.certificate.validity())).unwrap();
+    keep("revocations", "one.pem", revoked.pem().as_bytes());
     keep("name", "north", b"north-2");
     for (name, endpoint) in [
         ("dns", "hub.example:4711"),
@@ -214,8 +212,7 @@ fn identities() {
         toml: include_str!("../../../policies/laboratory-no-privacy.toml").into(),
     };
     let kit = Kit {
-        authority: authority.certificate().clone(),
-        certificate: north.certificate.clone(),
+        credentials: north.credentials(&authority, &keys::empty_list(&authority, 4)),
         manifest: authority
             .sign_manifest(manifest.unwrap())
             .unwrap()
@@ -229,6 +226,7 @@ fn identities() {
     let files = [
         "ca.pem",
         "cert.pem",
+        "crl.pem",
         "manifest.bin",
         "policy.bin",
         "address.txt",
@@ -317,8 +315,14 @@ fn journal() {
             Input::Poll {
                 present: vec![present],
                 nonce: [3; 32],
+                list: ciphertune_server::phase::ListInForce {
+                    number: 3,
+                    digest,
+                    issued_at: ciphertune_policy::Instant::EPOCH,
+                },
             },
         ),
+        ("revoked", Input::Revoked { member }),
         (
             "header",
             Input::Header(Signed::verify(said("header of north"), keyring).unwrap()),

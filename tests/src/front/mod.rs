@@ -13,7 +13,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use ciphertune_identity::{SigningKey, tls};
+use ciphertune_identity::{Credentials, SigningKey, tls};
 use ciphertune_round::{
     Agreement, Context, Digest, Echo, Envelope, Fingerprint, Object, Parcel, Plan, ShareIndex,
     Signed,
@@ -56,19 +56,15 @@ impl Drop for Front {
 
 /// What the front needs of the federation.
 pub struct Papers {
-    /// The authority's certificate.
-    pub ca_pem: String,
-    /// The server's own.
-    pub cert_pem: String,
-    /// Its key.
-    pub key: SigningKey,
-    /// Every other party's certificate and key.
-    pub parties: BTreeMap<Fingerprint, (String, SigningKey)>,
+    /// The server's certificate, and its key.
+    pub server: (Credentials, SigningKey),
+    /// Every party's.
+    pub parties: BTreeMap<Fingerprint, (Credentials, SigningKey)>,
 }
 
 /// Serves on `listener` before the honest server at `hidden`.
 pub fn stand_before(hidden: String, listener: TcpListener, papers: Papers, lies: Lies) -> Front {
-    let tls = tls::server_config(&papers.ca_pem, &papers.cert_pem, &papers.key).unwrap();
+    let tls = tls::server_config(&papers.server.0, &papers.server.1).unwrap();
     let tape = lies.tape();
     let service = Forwarding {
         hidden,
@@ -158,8 +154,8 @@ impl Forwarding {
         if let Some(client) = clients.get(&caller) {
             return Ok((caller, client.clone()));
         }
-        let (certificate, key) = &self.papers.parties[&caller];
-        let tls = tls::client_config(&self.papers.ca_pem, certificate, key).unwrap();
+        let (credentials, key) = &self.papers.parties[&caller];
+        let tls = tls::client_config(credentials, key).unwrap();
         let client = connect(&self.hidden, tls, Meter::default())
             .await
             .map_err(|error| Status::unavailable(error.to_string()))?;

@@ -59,6 +59,9 @@ impl Member {
                 return Ok(Considered::Passed);
             }
         };
+        if let Err(error) = self.site.refresh() {
+            self.complain("certificate", &error)?;
+        }
         if let Some(over) = self.over(&job).await?
             && !self.has_opening(&job)?
         {

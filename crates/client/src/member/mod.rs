@@ -11,6 +11,7 @@ mod hand_over;
 mod heard;
 mod open;
 mod release;
+mod revocations;
 mod settle;
 mod vet;
 
@@ -89,7 +90,8 @@ pub struct Outcome {
 /// Runs a member until its one job has ended, or for ever; `shutdown` ends it cleanly at any time.
 ///
 /// # Errors
-/// [`Error::Stopped`] on shutdown; [`Error::Server`] when the server turned this member away for good;
+/// [`Error::Stopped`] on shutdown; [`Error::TurnedAway`] and [`Error::Server`] when the server has nothing more to say to
+/// this member;
 /// [`Error::Fault`] when this machine failed. Refusals of single jobs and plans are told to the observer instead.
 pub async fn run(
     site: Site,
@@ -161,6 +163,9 @@ impl Member {
         observer(&Happening::Connected {
             server: site.manifest().endpoint().to_string(),
         });
+        for said in site.credentials().warnings(SystemTime::now()) {
+            observer(&Happening::Warning { said });
+        }
         Ok(Self {
             inbox: Inbox::open(&client),
             site,
@@ -289,6 +294,7 @@ impl Member {
 
     /// Gets the model that the plan starts from, if this member missed it, and vets the plan.
     async fn caught_up(&mut self, engaged: &mut Engagement, plan: Signed<Plan>) -> Result<Vetted> {
+        self.check_revocations(engaged, &plan).await?;
         if plan.round > engaged.model.round + 1 {
             self.catch_up(engaged, &plan).await?;
         }
@@ -463,7 +469,10 @@ impl Member {
 
 /// Whether an error ends the attempt that it came in; else a restart takes it up.
 fn ends_attempt(error: &Error) -> bool {
-    !matches!(error, Error::Fault(_) | Error::Stopped | Error::Server(_))
+    !matches!(
+        error,
+        Error::Fault(_) | Error::Stopped | Error::Server(_) | Error::TurnedAway(_)
+    )
 }
 
 /// How a job ended that the server says is `completed` or not, for a member with the model after `rounds`.

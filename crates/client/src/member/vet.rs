@@ -241,6 +241,7 @@ impl Member {
             Error::Refused(refusal.sourced(&proposal, &sources).to_string())
         })?;
         site.check_certificate(&merged, now)?;
+        self.check_list_age(&merged, now)?;
         self.check_dataset(&merged)?;
         // Everybody's rank is known before k is: a server that might choose k would stop where its helpers are many.
         let due = engaged.job.terms(&merged, members, plan.seats.len())?;

@@ -40,12 +40,14 @@ pub struct Held {
     pub agreement: Option<Arc<Signed<Agreement>>>,
     /// The model that it missed, if it asked.
     pub parcel: Option<Wanted>,
+    /// Its member's certificate was revoked before the close: nothing of it is taken, and nobody waits for it.
+    pub out: bool,
 }
 
 impl Held {
     /// Header, shares and body are here.
     pub fn is_complete(&self) -> bool {
-        self.header.is_some() && self.body.is_some()
+        !self.out && self.header.is_some() && self.body.is_some()
     }
 }
 
@@ -74,6 +76,11 @@ impl Attempt {
             .filter(|(_, held)| held.is_complete())
             .filter_map(|(position, _)| ShareIndex::at(position).ok())
             .collect()
+    }
+
+    /// How many seats may still come to be complete, or are.
+    pub fn possible(&self) -> usize {
+        self.seats.iter().filter(|held| !held.out).count()
     }
 
     /// The seats that hold shares and have released theirs of the sum of keys.

@@ -1,6 +1,6 @@
 //! Closing: the bodies of U are added up, and the roster says so.
 
-use ciphertune_round::{Context, Digest, Object as _, Roster, label};
+use ciphertune_round::{Context, Digest, Fingerprint, Object as _, Roster, label};
 use ciphertune_wire::{Refusal, proto::EventKind};
 
 use super::{Announcement, Effect, Machine, Outcome, Phase, note};
@@ -76,6 +76,22 @@ pub(super) fn failed(machine: &mut Machine, context: &Context, now: Moment) -> O
         "the server could not add the bodies; its operator's log says why",
         now,
     ))
+}
+
+/// The body of a revoked member is being added: the roster is never signed.
+pub(super) fn revoked(machine: &mut Machine, member: &Fingerprint, now: Moment) -> Vec<Effect> {
+    let contributes = machine.current.as_ref().is_some_and(|attempt| {
+        let seat = attempt.plan.seat_of(member);
+        seat.is_some_and(|seat| attempt.contributors.contains(&seat))
+    });
+    if !contributes {
+        return Vec::new();
+    }
+    let name = machine.federation.name_of(member);
+    machine.void(
+        &format!("the certificate of {name} was revoked while the bodies were added"),
+        now,
+    )
 }
 
 fn expect_closing(machine: &Machine, context: &Context) -> Result<(), Refused> {

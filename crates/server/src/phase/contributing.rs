@@ -29,7 +29,7 @@ pub(super) fn header(machine: &mut Machine, header: &Signed<Header>) -> Outcome 
             ))
         };
     }
-    if !contributing {
+    if !contributing || held.out {
         return Err(Refused::new(Refusal::Late, "a header after the close"));
     }
     held.header = Some(Arc::new(header.clone()));
@@ -74,7 +74,7 @@ pub(super) fn body(
             Err(Refused::new(Refusal::Conflict, "a second, different body"))
         };
     }
-    if !contributing {
+    if !contributing || held.out {
         return Err(Refused::new(Refusal::Late, "a body after the close"));
     }
     if held
@@ -105,6 +105,42 @@ pub(super) fn body(
     Ok(effects)
 }
 
+/// Throws away what the member has sent; with too few left the attempt is void at once.
+pub(super) fn revoked(machine: &mut Machine, member: &Fingerprint, now: Moment) -> Vec<Effect> {
+    let Some(context) = machine.current.as_ref().map(|attempt| attempt.context) else {
+        return Vec::new();
+    };
+    let seat = match machine.held(&context, member) {
+        Ok((seat, held)) if !held.out => {
+            held.out = true;
+            seat
+        }
+        _ => return Vec::new(),
+    };
+    let mut effects = vec![
+        Effect::DiscardBody { context, seat },
+        note(
+            "revoked",
+            [
+                ("context", context.to_string()),
+                ("member", member.to_string()),
+            ],
+        ),
+    ];
+    let (left, want) =
+        (machine.current.as_ref()).map_or((0, 0), |it| (it.possible(), it.plan.min_contributors));
+    if left < want {
+        let reason = format!(
+            "the certificate of {} was revoked, and {left} members are left of the {want} that a sum takes",
+            machine.federation.name_of(member)
+        );
+        effects.extend(machine.void(&reason, now));
+    } else {
+        effects.extend(close_if_all_are_in(machine));
+    }
+    effects
+}
+
 /// Closes with enough contributors; otherwise the attempt is void and nothing is opened.
 pub(super) fn deadline(machine: &mut Machine, now: Moment) -> Vec<Effect> {
     let Some(attempt) = &machine.current else {
@@ -128,7 +164,7 @@ fn close_if_all_are_in(machine: &mut Machine) -> Vec<Effect> {
     let all = machine
         .current
         .as_ref()
-        .is_some_and(|attempt| attempt.complete().len() == attempt.seats.len());
+        .is_some_and(|attempt| attempt.complete().len() == attempt.possible());
     if all {
         closing::close(machine)
     } else {

@@ -7,7 +7,7 @@ use ciphertune_round::{
 use ciphertune_sum::{CohortSize, Parameters, ValueBound};
 use ciphertune_wire::{limits::check_plan, proto::EventKind};
 
-use super::{Announcement, Answer, Attempt, Effect, Machine, Phase, Present, note};
+use super::{Announcement, Answer, Attempt, Effect, ListInForce, Machine, Phase, Present, note};
 use crate::moment::Moment;
 
 /// Makes the next plan if it is time.
@@ -18,6 +18,7 @@ pub(super) fn poll(
     machine: &mut Machine,
     present: &[Present],
     nonce: [u8; 32],
+    list: &ListInForce,
     now: Moment,
 ) -> Vec<Effect> {
     let seats = ready(machine, present);
@@ -33,7 +34,7 @@ pub(super) fn poll(
     if !due || seats.len() < 2 {
         return Vec::new();
     }
-    match plan(machine, seats, nonce, now) {
+    match plan(machine, seats, nonce, list, now) {
         Ok(plan) => start(machine, plan, now),
         Err(reason) if everybody || machine.phase == Phase::Admitting => {
             machine.end(false, &reason)
@@ -79,6 +80,7 @@ fn plan(
     machine: &Machine,
     seats: Vec<(Seat, Digest)>,
     nonce: [u8; 32],
+    list: &ListInForce,
     now: Moment,
 ) -> Result<Plan, String> {
     let job = &machine.job;
@@ -108,7 +110,7 @@ fn plan(
         .admit(&job.proposal(&terms, author, at))
         .map_err(|refusal| refusal.to_string())?;
     policy
-        .admit_revocation_list(federation.revocations_issued(), at)
+        .admit_revocation_list(list.issued_at, at)
         .map_err(|refusal| refusal.to_string())?;
     let parameters = CohortSize::new(n)
         .and_then(|size| Parameters::derive(size, ValueBound::new(job.value_bound)?))
@@ -124,6 +126,8 @@ fn plan(
         round: machine.round,
         attempt: machine.attempt,
         model: machine.model,
+        revocation_number: list.number,
+        revocations: list.digest,
         policy: Digest::from_bytes(policy.digest()),
         policies: documents,
         seats,
@@ -164,6 +168,7 @@ fn start(machine: &mut Machine, plan: Plan, now: Moment) -> Vec<Effect> {
             ("round", plan.round.to_string()),
             ("attempt", plan.attempt.to_string()),
             ("policy", plan.policy.to_string()),
+            ("revocation_list", plan.revocation_number.to_string()),
             ("cohort", plan.seats.len().to_string()),
             ("holders", plan.holders().count().to_string()),
             ("threshold", plan.threshold.to_string()),

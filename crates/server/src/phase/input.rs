@@ -1,5 +1,7 @@
 //! What happens to a job, and what is to be done about it.
 
+use ciphertune_identity::RevocationList;
+use ciphertune_policy::Instant;
 use ciphertune_round::{
     Abort, Admission, Agreement, Context, Digest, Echo, Envelope, Fingerprint, Header, Parcel,
     ParcelRequest, Release, ShareIndex, Signed, label::Label,
@@ -18,6 +20,13 @@ pub enum Input {
         present: Vec<Present>,
         /// 32 bytes of the operating system's entropy.
         nonce: [u8; 32],
+        /// The revocation list in force.
+        list: ListInForce,
+    },
+    /// A member's certificate was revoked.
+    Revoked {
+        /// Whose.
+        member: Fingerprint,
     },
     /// A member's header; its sealed shares have the digests that it states.
     Header(Signed<Header>),
@@ -58,6 +67,28 @@ pub enum Input {
     Deadline,
     /// The server was away: let members come back before anything is decided on who is present.
     Restarted,
+}
+
+/// The authority's revocation list that the server holds callers to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListInForce {
+    /// Its number.
+    pub number: u64,
+    /// Its digest.
+    pub digest: Digest,
+    /// When it was issued.
+    pub issued_at: Instant,
+}
+
+impl From<&RevocationList> for ListInForce {
+    fn from(list: &RevocationList) -> Self {
+        let issued_at = Instant::from_seconds(list.validity().not_before());
+        Self {
+            number: list.number(),
+            digest: list.digest(),
+            issued_at: issued_at.unwrap_or(Instant::EPOCH),
+        }
+    }
 }
 
 /// A member with an open event stream.

@@ -32,7 +32,7 @@ use ciphertune_wire::{Refusal, proto::EventKind};
 
 pub use attempt::{Attempt, Held};
 pub(crate) use gathering::key_digest;
-pub use input::{Announcement, Effect, Input, Present, Shares};
+pub use input::{Announcement, Effect, Input, ListInForce, Present, Shares};
 
 use crate::{error::Refused, federation::Federation, moment::Moment};
 use input::note;
@@ -156,13 +156,18 @@ impl Machine {
     pub fn handle(&mut self, input: &Input, now: Moment) -> Outcome {
         let mut effects = match input {
             Input::Admission(admission) => admitting::admission(self, admission)?,
-            Input::Poll { present, nonce } => match self.phase {
+            Input::Poll {
+                present,
+                nonce,
+                list,
+            } => match self.phase {
                 Phase::Admitting | Phase::Gathering { .. } => {
-                    gathering::poll(self, present, *nonce, now)
+                    gathering::poll(self, present, *nonce, list, now)
                 }
                 Phase::Agreeing { .. } => agreeing::poll(self, present, now),
                 _ => Vec::new(),
             },
+            Input::Revoked { member } => self.revoked(member, now),
             Input::Header(header) => contributing::header(self, header)?,
             Input::Body {
                 context,
@@ -404,6 +409,15 @@ impl Machine {
         );
         effects.extend(self.end(false, &reason));
         Ok(effects)
+    }
+
+    /// A revoked member's contribution is in no roster that is not signed yet. What it signed before stays.
+    fn revoked(&mut self, member: &Fingerprint, now: Moment) -> Vec<Effect> {
+        match self.phase {
+            Phase::Contributing { .. } => contributing::revoked(self, member, now),
+            Phase::Closing => closing::revoked(self, member, now),
+            _ => Vec::new(),
+        }
     }
 
     fn time_passed(&mut self, now: Moment) -> Vec<Effect> {

@@ -5,6 +5,7 @@
 
 use std::path::Path;
 
+use ciphertune_identity::{Peer, Serial};
 use ciphertune_round::{Context, Digest, Envelope, Fingerprint};
 use ciphertune_wire::{limits::KEY_STOCK, proto::Event};
 use sqlx::{
@@ -19,7 +20,7 @@ use crate::{
     storage::Entry,
 };
 
-const SCHEMA: [&str; 7] = [
+const SCHEMA: [&str; 8] = [
     "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS jobs (position INTEGER PRIMARY KEY AUTOINCREMENT, job BLOB NOT NULL UNIQUE,
         envelope BLOB NOT NULL, at INTEGER NOT NULL, running INTEGER NOT NULL, status BLOB NOT NULL)",
@@ -31,6 +32,7 @@ const SCHEMA: [&str; 7] = [
         public_key BLOB NOT NULL UNIQUE, member BLOB NOT NULL, envelope BLOB, context BLOB)",
     "CREATE TABLE IF NOT EXISTS notes (number INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER NOT NULL,
         kind TEXT NOT NULL, fields TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS certificates (party BLOB PRIMARY KEY, serial BLOB NOT NULL, issued INTEGER NOT NULL)",
 ];
 
 /// Everything that one step makes durable.
@@ -89,6 +91,38 @@ impl Database {
                 .map_err(|error| fault(DOING, error))?;
         }
         Ok(Self { pool })
+    }
+
+    /// Notes which certificate a party has: the newest that it ever showed.
+    pub async fn meet(&self, peer: &Peer) -> Result<()> {
+        sqlx::query(
+            "INSERT INTO certificates (party, serial, issued) VALUES (?, ?, ?) ON CONFLICT (party) DO UPDATE
+             SET serial = excluded.serial, issued = excluded.issued WHERE excluded.issued >= certificates.issued",
+        )
+        .bind(peer.fingerprint.as_bytes().as_slice())
+        .bind(peer.serial.as_bytes())
+        .bind(i64::try_from(peer.issued_at).unwrap_or(i64::MAX))
+        .execute(&self.pool)
+        .await
+        .map(drop)
+        .map_err(|error| fault("noting a certificate", error))
+    }
+
+    /// The newest certificate of each party that was met.
+    pub async fn met(&self) -> Result<Vec<(Fingerprint, Serial)>> {
+        const DOING: &str = "reading certificates";
+        let rows = sqlx::query("SELECT party, serial FROM certificates")
+            .fetch_all(&self.pool)
+            .await
+            .map_err(|error| fault(DOING, error))?;
+        rows.iter()
+            .map(|row| {
+                let party = Fingerprint::parse(row.get::<&[u8], _>(0));
+                let party = party.map_err(|error| fault(DOING, error))?;
+                let serial = Serial::new(row.get::<&[u8], _>(1));
+                Ok((party, serial.map_err(|error| fault(DOING, error))?))
+            })
+            .collect()
     }
 
     /// Makes one step of a job durable, whole or not at all. Returns the last event's number.

@@ -1,11 +1,12 @@
 //! Inputs as they are stored. Replaying them gives the machine again.
 
+use ciphertune_policy::Instant;
 use ciphertune_round::{Context, Digest, Envelope, Fingerprint, Keyring, Signed};
 use prost::Message;
 
 use crate::{
     error::{Error, Result, fault},
-    phase::{Input, Present},
+    phase::{Input, ListInForce, Present},
 };
 
 /// One stored input. Which fields are used depends on `kind`.
@@ -25,6 +26,20 @@ pub struct Entry {
     digest: Vec<u8>,
     #[prost(message, repeated, tag = "6")]
     present: Vec<StoredPresent>,
+    /// The revocation list in force.
+    #[prost(message, optional, tag = "7")]
+    list: Option<StoredList>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct StoredList {
+    #[prost(uint64, tag = "1")]
+    number: u64,
+    #[prost(bytes = "vec", tag = "2")]
+    digest: Vec<u8>,
+    /// Seconds since 1970.
+    #[prost(uint64, tag = "3")]
+    issued_at: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -50,9 +65,18 @@ impl Entry {
         };
         match input {
             Input::Admission(said) => object(1, said.envelope()),
-            Input::Poll { present, nonce } => Self {
+            Input::Poll {
+                present,
+                nonce,
+                list,
+            } => Self {
                 kind: 2,
                 digest: nonce.to_vec(),
+                list: Some(StoredList {
+                    number: list.number,
+                    digest: list.digest.as_bytes().to_vec(),
+                    issued_at: list.issued_at.seconds(),
+                }),
                 present: present
                     .iter()
                     .map(|present| StoredPresent {
@@ -95,6 +119,11 @@ impl Entry {
                 kind: 12,
                 ..Self::default()
             },
+            Input::Revoked { member } => Self {
+                kind: 15,
+                member: member.as_bytes().to_vec(),
+                ..Self::default()
+            },
         }
     }
 
@@ -120,6 +149,11 @@ impl Entry {
                     .iter()
                     .map(StoredPresent::parse)
                     .collect::<Result<_, _>>()?,
+                list: self
+                    .list
+                    .as_ref()
+                    .unwrap_or(&StoredList::default())
+                    .parse()?,
             },
             3 => Input::Header(Signed::decode(object, keyring)?),
             4 => Input::Body {
@@ -142,6 +176,9 @@ impl Entry {
             12 => Input::Restarted,
             13 => Input::ParcelRequest(Signed::decode(object, keyring)?),
             14 => Input::Parcel(Signed::decode(object, keyring)?),
+            15 => Input::Revoked {
+                member: Fingerprint::parse(&self.member)?,
+            },
             kind => {
                 return Err(ciphertune_round::Error::Misuse(format!(
                     "an entry of kind {kind}"
@@ -154,6 +191,16 @@ impl Entry {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         Self::decode(bytes).map_err(|error: prost::DecodeError| {
             Error::Fault(format!("reading the journal: {error}"))
+        })
+    }
+}
+
+impl StoredList {
+    fn parse(&self) -> ciphertune_round::Result<ListInForce> {
+        Ok(ListInForce {
+            number: self.number,
+            digest: Digest::parse(&self.digest)?,
+            issued_at: Instant::from_seconds(self.issued_at).unwrap_or(Instant::EPOCH),
         })
     }
 }

@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 use std::{
+    collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
@@ -10,8 +11,8 @@ use std::{
 };
 
 use ciphertune_identity::{
-    Authority, Certificate, Host, Kit, Manifest, Name, Party, Request, Role, SigningKey, Validity,
-    tls,
+    Authority, Certificate, Credentials, Host, Kit, Manifest, Name, Party, Reason, Request,
+    Revocation, RevocationList, Role, SigningKey, Validity, tls,
 };
 use ciphertune_policy::{Adjacency, Placement, Unit};
 use ciphertune_round::{
@@ -29,7 +30,11 @@ use ciphertune_wire::{
         PutSignedRequest, ShareKind, SubmitJobRequest,
     },
 };
-use tokio::{net::TcpListener, runtime::Runtime, sync::oneshot};
+use tokio::{
+    net::TcpListener,
+    runtime::Runtime,
+    sync::{oneshot, watch},
+};
 use tonic::{Status, Streaming};
 
 pub const POLICY: &str = include_str!("../../../../policies/laboratory-no-privacy.toml");
@@ -42,7 +47,7 @@ const BLOCKS: usize = 2;
 
 pub struct Identity {
     pub key: SigningKey,
-    pub cert_pem: String,
+    pub certificate: Certificate,
 }
 
 /// Authority, parties, and the folder that the server's data live in.
@@ -55,7 +60,8 @@ pub struct Federation {
     pub officer: Identity,
     pub stranger: Identity,
     server_seed: PathBuf,
-    server_cert: String,
+    server_certificate: Certificate,
+    pub list: RevocationList,
     folder: tempfile::TempDir,
 }
 
@@ -80,12 +86,8 @@ impl Federation {
             let key = SigningKey::generate().unwrap();
             let hosts: &[Host] = &[];
             let request = Request::new(&name(who), &key).unwrap();
-            let cert_pem = authority
-                .issue(&request, role, hosts, year())
-                .unwrap()
-                .pem()
-                .to_owned();
-            Identity { key, cert_pem }
+            let certificate = authority.issue(&request, role, hosts, year()).unwrap();
+            Identity { key, certificate }
         };
         let server = issue("hub", Role::Server);
         let (officer, researcher) = (
@@ -133,7 +135,8 @@ impl Federation {
             officer,
             stranger,
             server_seed,
-            server_cert: server.cert_pem,
+            server_certificate: server.certificate,
+            list: authority.revoke(&BTreeMap::new(), 1, year()).unwrap(),
             authority,
             folder,
         }
@@ -146,8 +149,7 @@ impl Federation {
     /// Writes what the program is started with, and returns the configuration's path.
     pub fn write_configuration(&self) -> PathBuf {
         let kit = Kit {
-            authority: self.authority.certificate().clone(),
-            certificate: Certificate::from_pem(&self.server_cert).unwrap(),
+            credentials: self.server_credentials(&self.list),
             manifest: self.manifest.envelope().clone(),
             policy: self.policy.envelope().clone(),
             address: "localhost:4711".parse().unwrap(),
@@ -176,10 +178,8 @@ passphrase_file = "passphrase"
     /// The same, configured otherwise.
     pub fn serve_with(&self, change: impl FnOnce(&mut Config)) -> Server {
         let mut config = Config {
-            ca_pem: self.authority.certificate_pem().to_owned(),
-            cert_pem: self.server_cert.clone(),
+            credentials: watch::channel(self.server_credentials(&self.list)).1,
             key: SigningKey::load(&self.server_seed, &passphrase()).unwrap(),
-            crls_pem: None,
             manifest: self.manifest.envelope().clone(),
             policy: self.policy.envelope().clone(),
             data: self.data(),
@@ -189,13 +189,33 @@ passphrase_file = "passphrase"
         Server::start(config)
     }
 
+    /// What the server shows, and holds callers to.
+    pub fn server_credentials(&self, list: &RevocationList) -> Credentials {
+        let ca = self.authority.certificate().clone();
+        Credentials::new(ca, self.server_certificate.clone(), list.clone()).unwrap()
+    }
+
+    /// What a party shows.
+    pub fn credentials(&self, identity: &Identity) -> Credentials {
+        let ca = self.authority.certificate().clone();
+        Credentials::new(ca, identity.certificate.clone(), self.list.clone()).unwrap()
+    }
+
+    /// The next list, from then on, which names these members.
+    pub fn list_of(&self, number: u64, members: &[usize], validity: Validity) -> RevocationList {
+        let entry = Revocation {
+            at: validity.not_before(),
+            reason: Reason::KeyCompromise,
+        };
+        let serial = |&member: &usize| self.members[member].certificate.peer().serial.clone();
+        let revoked = members.iter().map(serial).map(|serial| (serial, entry));
+        self.authority
+            .revoke(&revoked.collect(), number, validity)
+            .unwrap()
+    }
+
     pub async fn connect(&self, server: &Server, identity: &Identity) -> Client {
-        let tls = tls::client_config(
-            self.authority.certificate_pem(),
-            &identity.cert_pem,
-            &identity.key,
-        )
-        .unwrap();
+        let tls = tls::client_config(&self.credentials(identity), &identity.key).unwrap();
         connect(&server.address(), tls, Meter::default())
             .await
             .unwrap()
@@ -417,6 +437,21 @@ impl Member<'_> {
                 "ended: {:?}",
                 Ended::parse(Envelope::decode(&event.envelope).unwrap().payload())
             );
+        }
+    }
+
+    /// What the event stream ends with.
+    pub async fn stream_ends(&mut self) -> Refusal {
+        let stream = self.inbox.as_mut().expect("follow first");
+        loop {
+            match tokio::time::timeout(PATIENCE, stream.message())
+                .await
+                .unwrap()
+            {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("it ended without a word"),
+                Err(status) => return Refusal::of(&status).expect("a refusal"),
+            }
         }
     }
 

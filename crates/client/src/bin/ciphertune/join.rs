@@ -1,6 +1,7 @@
 //! `ciphertune join`: a member's one command.
 
 use std::{
+    io::IsTerminal as _,
     num::{NonZeroU32, NonZeroUsize},
     path::PathBuf,
     process::ExitCode,
@@ -21,7 +22,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use crate::{Common, backbone::BackboneFlags, output, passphrase::passphrase, policy::envelope};
+use crate::{Common, backbone::BackboneFlags, output, passphrase::passphrase};
 
 /// Flags of `ciphertune join`.
 #[derive(Args)]
@@ -59,7 +60,7 @@ impl Join {
         let passphrase = passphrase()?;
         if let Some(folder) = &self.kit {
             let site_policy = match &self.site_policy {
-                Some(path) => Some(envelope(path)?),
+                Some(path) => Some(output::envelope(path)?),
                 None => None,
             };
             Site::install(
@@ -100,7 +101,7 @@ impl Join {
 }
 
 /// Says what a kit brought, to be compared with what an officer says by another way.
-fn installed(site: &Site, common: &Common) -> Result<()> {
+pub fn installed(site: &Site, common: &Common) -> Result<()> {
     let policy = Policy::parse(&site.federation_policy().toml)?;
     let digest = Digest::from_bytes(policy.digest()).to_string();
     let names: Vec<&str> = policy.names().collect();
@@ -120,6 +121,14 @@ fn machine() -> Observer {
 }
 
 fn human() -> Observer {
+    // A bar draws nothing where nobody watches: a log gets lines.
+    if !std::io::stderr().is_terminal() {
+        return Box::new(|happening| {
+            if !matches!(happening, Happening::Training { .. }) {
+                let _ = output::say(&words(happening));
+            }
+        });
+    }
     let bar = ProgressBar::new(0);
     if let Ok(style) =
         ProgressStyle::with_template("  training [{bar:30}] {pos}/{len}  {msg}  {eta}")

@@ -6,6 +6,7 @@ mod backbone;
 mod budget;
 mod eval;
 mod generate;
+mod identity;
 mod job;
 mod join;
 mod output;
@@ -17,7 +18,7 @@ mod privacy;
 mod question;
 mod tune;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
 
 use ciphertune_client::Result;
 use ciphertune_identity::Home;
@@ -46,6 +47,9 @@ enum Command {
     /// Submit a job, ask how jobs stand, stop one.
     #[command(subcommand)]
     Job(job::Job),
+    /// Who is who: keys made at home, certificates, the manifest, kits, revocation.
+    #[command(subcommand)]
+    Identity(identity::Command),
     /// Policies: are they valid, what do they mean, what differs, what is the strictest; sign one, say who signed one.
     #[command(subcommand)]
     Policy(policy::Command),
@@ -85,6 +89,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()),
         )
@@ -106,6 +111,7 @@ fn run(command: Command, common: &Common) -> Result<ExitCode> {
     match command {
         Command::Join(join) => output::on_runtime(join.run(common)),
         Command::Job(job) => output::on_runtime(job.run(common)),
+        Command::Identity(command) => command.run(common),
         Command::Policy(command) => command.run(common),
         Command::Params(command) => command.run(common),
         Command::Privacy(command) => command.run(common),

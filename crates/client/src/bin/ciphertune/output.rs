@@ -1,11 +1,15 @@
 //! How commands speak: words or JSON, and one way to fail.
 
 use std::{
+    fs::OpenOptions,
     io::{ErrorKind, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
     process::ExitCode,
 };
 
 use ciphertune_client::{Error, Result};
+use ciphertune_round::Envelope;
 use serde::Serialize;
 
 /// Prints a value as one line of JSON.
@@ -61,7 +65,32 @@ pub async fn asked_to_stop() {
 }
 
 /// Reads a text file, naming it in the error.
-pub fn read(path: &std::path::Path) -> Result<String> {
+pub fn read(path: &Path) -> Result<String> {
     std::fs::read_to_string(path)
         .map_err(|error| Error::Misuse(format!("cannot read {}: {error}", path.display())))
+}
+
+/// Writes a file that must not be there yet, to its last byte.
+pub fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
+    let wrong =
+        |error: std::io::Error| Error::Misuse(format!("cannot write {}: {error}", path.display()));
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o644)
+        .open(path)
+        .map_err(wrong)?;
+    file.write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .map_err(wrong)
+}
+
+/// Reads a signed object.
+pub fn envelope(path: &Path) -> Result<Envelope> {
+    let bytes = std::fs::read(path)
+        .map_err(|error| Error::Misuse(format!("cannot read {}: {error}", path.display())))?;
+    Envelope::decode(&bytes).map_err(|_| Error::Malformed {
+        what: path.display().to_string(),
+        detail: "not a signed object: `ciphertune policy sign` makes one of a policy's TOML".into(),
+    })
 }

@@ -1,9 +1,6 @@
 //! `ciphertune policy`: an officer's commands.
 
 use std::{
-    fs::OpenOptions,
-    io::Write as _,
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     process::ExitCode,
     time::SystemTime,
@@ -16,7 +13,7 @@ use ciphertune_client::{
 };
 use ciphertune_identity::{AuthorityCertificate, Certificate};
 use ciphertune_policy::{Decimal, Finding, Policy, json_schema, markdown_table};
-use ciphertune_round::{Digest, Envelope};
+use ciphertune_round::Digest;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
@@ -253,7 +250,7 @@ fn sign(file: &Path, out: Option<PathBuf>, common: &Common) -> Result<()> {
     let policy = parse_text(file, &text)?;
     let signed = officer::sign(&common.home, &passphrase()?, &text, SystemTime::now())?;
     let out = out.unwrap_or_else(|| file.with_extension("signed"));
-    write_new(&out, &signed.encode())?;
+    output::write_new(&out, &signed.encode())?;
     let digest = Digest::from_bytes(policy.digest());
     if common.json {
         output::json(&json!({
@@ -280,21 +277,6 @@ fn sign(file: &Path, out: Option<PathBuf>, common: &Common) -> Result<()> {
     }
 }
 
-/// Writes a file that must not be there yet, to its last byte.
-fn write_new(path: &Path, bytes: &[u8]) -> Result<()> {
-    let wrong =
-        |error: std::io::Error| Error::Misuse(format!("cannot write {}: {error}", path.display()));
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o644)
-        .open(path)
-        .map_err(wrong)?;
-    file.write_all(bytes)
-        .and_then(|()| file.sync_all())
-        .map_err(wrong)
-}
-
 impl Verify {
     fn run(self, common: &Common) -> Result<()> {
         let home = &common.home;
@@ -306,14 +288,14 @@ impl Verify {
         };
         let trust = Trust {
             authority: AuthorityCertificate::read(&authority)?,
-            manifest: manifest.as_deref().map(envelope).transpose()?,
+            manifest: manifest.as_deref().map(output::envelope).transpose()?,
             certificate: self
                 .certificate
                 .as_deref()
                 .map(Certificate::read)
                 .transpose()?,
         };
-        let verified = officer::verify(&envelope(&self.file)?, &trust, SystemTime::now())?;
+        let verified = officer::verify(&output::envelope(&self.file)?, &trust, SystemTime::now())?;
         let digest = Digest::from_bytes(verified.policy.digest());
         if let Some(wanted) = &self.digest
             && Digest::from_hex(wanted)? != digest
@@ -355,16 +337,6 @@ impl Verify {
             ))
         }
     }
-}
-
-/// Reads a signed object.
-pub fn envelope(path: &Path) -> Result<Envelope> {
-    let bytes = std::fs::read(path)
-        .map_err(|error| Error::Misuse(format!("cannot read {}: {error}", path.display())))?;
-    Envelope::decode(&bytes).map_err(|_| Error::Malformed {
-        what: path.display().to_string(),
-        detail: "not a signed object: `ciphertune policy sign` makes one of a policy's TOML".into(),
-    })
 }
 
 fn explain(policy: &Policy, common: &Common) -> Result<()> {

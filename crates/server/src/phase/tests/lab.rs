@@ -5,9 +5,7 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use ciphertune_identity::{
-    Authority, AuthorityCertificate, Manifest, Name, Party, Role, SigningKey, Validity,
-};
+use ciphertune_identity::{Authority, Manifest, Name, Party, Role, SigningKey, Validity};
 use ciphertune_policy::{Adjacency, Instant, Placement, Unit};
 use ciphertune_round::{
     Admission, Agreement, Context, Deadlines, Digest, Echo, Envelope, Header, Job, Mechanism,
@@ -15,7 +13,7 @@ use ciphertune_round::{
 };
 use ciphertune_wire::{Refusal, proto::EventKind};
 
-use super::super::{Announcement, Effect, Input, Machine, Phase, Present};
+use super::super::{Announcement, Effect, Input, ListInForce, Machine, Phase, Present};
 use crate::{federation::Federation, moment::Moment};
 
 pub(super) const POLICY: &str = r#"
@@ -37,7 +35,6 @@ metrics = []
 "#;
 
 pub(super) struct Lab {
-    authority: AuthorityCertificate,
     pub(super) federation: Arc<Federation>,
     pub(super) members: Vec<SigningKey>,
     pub(super) researcher: SigningKey,
@@ -108,7 +105,6 @@ impl Lab {
         let (machine, effects) = Machine::submit(Arc::clone(&federation), job, now).unwrap();
         assert!(events(&effects) == [EventKind::Job]);
         Self {
-            authority: authority.certificate().clone(),
             federation,
             members,
             researcher,
@@ -119,15 +115,13 @@ impl Lab {
         }
     }
 
-    /// Starts the same job on a server whose revocation list was issued then.
-    pub(super) fn with_revocations(&mut self, issued: Option<Instant>) {
-        let manifest = self.federation.manifest().envelope().clone();
-        let policy = self.federation.document().envelope().clone();
-        let federation = Federation::new(&self.authority, manifest, policy).unwrap();
-        self.federation = Arc::new(federation.with_revocations(issued));
-        let job = Signed::sign(self.machine.job().value().clone(), &self.researcher);
-        let (machine, _) = Machine::submit(Arc::clone(&self.federation), job, self.now).unwrap();
-        self.machine = machine;
+    /// A revocation list that was issued when 1970 began.
+    pub(super) fn list() -> ListInForce {
+        ListInForce {
+            number: 3,
+            digest: Digest::sha256(b"list 3"),
+            issued_at: Instant::EPOCH,
+        }
     }
 
     pub(super) fn feed(&mut self, input: Input) -> Result<Vec<Effect>, Refusal> {
@@ -178,7 +172,13 @@ impl Lab {
             })
             .collect();
         let nonce = [self.serial as u8; 32];
-        self.feed(Input::Poll { present, nonce }).unwrap()
+        let list = Self::list();
+        self.feed(Input::Poll {
+            present,
+            nonce,
+            list,
+        })
+        .unwrap()
     }
 
     /// Everybody accepts and is present: contributing has begun.
@@ -217,6 +217,11 @@ impl Lab {
             member: self.members[member].verifying_key().fingerprint(),
             digest: Digest::sha256(&[member as u8]),
         }
+    }
+
+    pub(super) fn revoke(&mut self, member: usize) -> Vec<Effect> {
+        let member = self.members[member].verifying_key().fingerprint();
+        self.feed(Input::Revoked { member }).unwrap()
     }
 
     pub(super) fn contribute(&mut self, member: usize) -> Vec<Effect> {

@@ -4,11 +4,13 @@ mod committee;
 mod lab;
 mod parcels;
 mod policy;
+mod revoked;
+
 use ciphertune_identity::SigningKey;
 use ciphertune_round::{Context, Digest, PolicyDocument, ShareIndex, Signed, Signer as _};
 use ciphertune_wire::{Refusal, proto::EventKind};
 
-use super::{Effect, Input, Machine, Phase, Present, key_digest};
+use super::{Effect, Input, Machine, Phase, Present, Shares, key_digest};
 use lab::{Lab, POLICY, events, reason};
 
 #[test]
@@ -193,6 +195,7 @@ fn a_second_plan_never_reuses_a_one_time_key() {
     let poll = |nonce| Input::Poll {
         present: present.clone(),
         nonce: [nonce; 32],
+        list: Lab::list(),
     };
     assert_eq!(events(&lab.feed(poll(1)).unwrap()), [EventKind::Plan]);
     lab.wait(100);

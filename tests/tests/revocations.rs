@@ -1,0 +1,179 @@
+//! Certificates are revoked and renewed while members and server run.
+
+use std::time::Duration;
+
+use ciphertune_client::{Error, site::Site};
+use ciphertune_identity::Credentials;
+use ciphertune_tests::{
+    federation::{Federation, LABORATORY, Wish, is_over, until, until_contributed, until_job},
+    keys::{self, passphrase, validity},
+    learner::{Gate, Vectors, first_model},
+    plaintext::{Quantiser, add_up},
+};
+
+const DIMENSION: usize = 5_000;
+
+fn average_of(members: &[usize]) -> Vec<f32> {
+    let quantiser = Quantiser::derive(3, None, 12, DIMENSION);
+    let quantised: Vec<Vec<i64>> = members
+        .iter()
+        .map(|member| quantiser.quantise(&Vectors::of(*member, DIMENSION).update(1)))
+        .collect();
+    quantiser.average_onto(&first_model(DIMENSION), &add_up(&quantised), members.len())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_update_of_a_member_that_is_revoked_before_the_close_does_not_count_and_its_run_ends() {
+    let mut federation = Federation::found(4, LABORATORY).await;
+    let server = federation.serve();
+    let gate = Gate::default();
+    let mut revoked = federation.join(Vectors::of(3, DIMENSION));
+    let mut others: Vec<_> = [0, 1, 2]
+        .map(|member| {
+            let learner = Vectors::of(member, DIMENSION).behind(&gate);
+            (member, federation.join(learner))
+        })
+        .into();
+    let (mut researcher, job) = federation.submit(&Wish::of(4, DIMENSION)).await;
+    until_contributed(&mut researcher, job, 3).await;
+    federation.revoke(&[3]);
+    let ended = revoked.end().await;
+    let Err(Error::TurnedAway(said)) = ended else {
+        panic!("a revoked member ran on: {ended:?}");
+    };
+    assert!(said.contains("your certificate is revoked"), "{said}");
+    until(|| server.log().contains("\"kind\":\"revoked\"")).await;
+    gate.open();
+    for (member, run) in &mut others {
+        let outcome = run.end().await.unwrap();
+        assert!(outcome.completed, "{}: {:?}", outcome.reason, run.voided());
+        assert_eq!(run.reports()[0].contributors, 3);
+        let model = federation.model(*member, &job).expect("a model");
+        assert!(model.state == average_of(&[0, 1, 2]), "member {member}");
+    }
+    assert!(federation.model(3, &job).is_none());
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plan_under_an_older_list_than_a_member_knows_is_refused_until_the_server_has_the_new_one()
+ {
+    let mut federation = Federation::found(3, LABORATORY).await;
+    let server = federation.serve();
+    let newer = keys::empty_list(federation.authority(), 2);
+    let member = federation.member(0);
+    let credentials = member.credentials(federation.authority(), &newer);
+    credentials.write(&member.home.identity()).unwrap();
+    let wish = Wish {
+        seconds: [4, 60, 60],
+        ..Wish::of(3, DIMENSION)
+    };
+    let mut first: Vec<_> = (0..3)
+        .map(|member| federation.join(Vectors::of(member, DIMENSION)))
+        .collect();
+    let (mut researcher, job) = federation.submit(&wish).await;
+    let state = until_job(&mut researcher, job, is_over).await;
+    assert_eq!(state.phase, "ended", "{}", state.reason);
+    let said = first[0].voided().join("\n");
+    assert!(
+        said.contains("under revocation list 1, and the authority has issued list 2"),
+        "{said}"
+    );
+    for run in &mut first {
+        run.stop().await;
+    }
+
+    // The server gets it: the next job runs.
+    federation.hand_over(&newer);
+    until(|| server.log().contains("\"revocation_list\":2")).await;
+    let mut again: Vec<_> = (0..3)
+        .map(|member| federation.join(Vectors::of(member, DIMENSION)))
+        .collect();
+    let other = Wish {
+        rounds: 2,
+        ..Wish::of(3, DIMENSION)
+    };
+    federation.submit(&other).await;
+    for run in &mut again {
+        let outcome = run.end().await.unwrap();
+        assert!(outcome.completed, "{}: {:?}", outcome.reason, run.voided());
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_get_a_later_list_from_the_server_and_keep_it() {
+    let mut federation = Federation::found(3, LABORATORY).await;
+    let server = federation.serve();
+    server.started().await;
+    let list = federation.revoke(&[]);
+    until(|| server.log().contains("\"revocation_list\":2")).await;
+    let mut members: Vec<_> = (0..3)
+        .map(|member| federation.join(Vectors::of(member, DIMENSION)))
+        .collect();
+    federation.submit(&Wish::of(3, DIMENSION)).await;
+    for member in &mut members {
+        let outcome = member.end().await.unwrap();
+        assert!(
+            outcome.completed,
+            "{}: {:?}",
+            outcome.reason,
+            member.voided()
+        );
+    }
+    for member in 0..3 {
+        let site = federation.site(member);
+        assert_eq!(site.credentials().revocations(), &list);
+        assert_eq!(federation.log(member, "revocation-list").len(), 1);
+    }
+    // From then on no kit with an older one is installed.
+    let mut kit = federation.kit(0, federation.sign_policy(LABORATORY));
+    let holder = federation.member(0);
+    let older = keys::empty_list(federation.authority(), 1);
+    kit.credentials = holder.credentials(federation.authority(), &older);
+    let refused = Site::install(&holder.home, &passphrase(), &kit, None);
+    let refused = refused.expect_err("a refusal").to_string();
+    assert!(
+        refused.contains("list 1 does not succeed list 2"),
+        "{refused}"
+    );
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_renewed_certificate_is_taken_up_without_a_restart() {
+    let mut federation = Federation::found(3, LABORATORY).await;
+    let server = federation.serve();
+    let gate = Gate::default();
+    let mut members: Vec<_> = (0..3)
+        .map(|member| federation.join(Vectors::of(member, DIMENSION).behind(&gate)))
+        .collect();
+    let (_, job) = federation.submit(&Wish::of(3, DIMENSION)).await;
+    until(|| gate.is_reached()).await;
+    // A new certificate for the same key lies at home; a while later the old one is revoked.
+    let holder = federation.member(1);
+    let renewed = federation
+        .authority()
+        .renew(&holder.certificate, validity(80))
+        .unwrap();
+    let old = federation.credentials_of(holder);
+    let (ca, list) = (old.authority().clone(), old.revocations().clone());
+    let new = Credentials::new(ca, renewed, list).unwrap();
+    new.write(&holder.home.identity()).unwrap();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    federation.revoke(&[1]);
+    until(|| server.log().contains("\"revocation_list\":2")).await;
+    gate.open();
+    for member in &mut members {
+        let outcome = member.end().await.unwrap();
+        assert!(
+            outcome.completed,
+            "{}: {:?}",
+            outcome.reason,
+            member.voided()
+        );
+        assert_eq!(member.reports()[0].contributors, 3);
+    }
+    assert!(federation.model(1, &job).is_some());
+    server.stop().await;
+}
