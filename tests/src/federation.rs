@@ -363,6 +363,7 @@ impl Federation {
             manifest: self.manifest.clone(),
             policy: self.policy.clone(),
             data: data.clone(),
+            metrics: None,
             clock: Arc::new(SystemTime::now),
         };
         let (stop, stopped) = oneshot::channel::<()>();

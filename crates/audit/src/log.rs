@@ -27,7 +27,7 @@ pub struct Log {
     usable: bool,
 }
 
-type Tree = MemoryBackedTree<Sha256, Vec<u8>>;
+pub(crate) type Tree = MemoryBackedTree<Sha256, Vec<u8>>;
 
 /// Where an entry stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,16 +179,20 @@ pub fn verify_file(path: impl AsRef<Path>) -> Result<(u64, [u8; 32])> {
 /// # Errors
 /// `Malformed` when a line is not what belongs there; `Fault` from the disk.
 pub fn entries(path: impl AsRef<Path>) -> Result<Vec<(String, Value)>> {
+    let lines = lines(path)?;
+    Ok(lines.iter().filter_map(|line| line::parts(line)).collect())
+}
+
+/// Reads a log without changing it, also while its owner appends to it: each whole line, without its newline.
+///
+/// # Errors
+/// `Malformed` when a line is not what belongs there; `Fault` from the disk.
+pub fn lines(path: impl AsRef<Path>) -> Result<Vec<Vec<u8>>> {
     let path = path.as_ref();
     let bytes = std::fs::read(path).map_err(|error| fault(path, &error))?;
     let whole = bytes.iter().rposition(|byte| *byte == b'\n');
     let lines = &bytes[..whole.map_or(0, |end| end + 1)];
-    let tree = read_lines(path, lines)?;
-    Ok(tree
-        .items()
-        .iter()
-        .filter_map(|line| line::parts(line))
-        .collect())
+    Ok(read_lines(path, lines)?.items().to_vec())
 }
 
 /// Reads a log without changing it, and holds its beginning against a checkpoint seen earlier: the log
@@ -225,7 +229,7 @@ pub fn verify_extends(path: impl AsRef<Path>, known: &Checkpoint) -> Result<(u64
     Ok((tree.len(), root(&tree)))
 }
 
-fn read_file(path: &Path) -> Result<Tree> {
+pub(crate) fn read_file(path: &Path) -> Result<Tree> {
     let bytes = std::fs::read(path).map_err(|error| fault(path, &error))?;
     if bytes.last().is_some_and(|byte| *byte != b'\n') {
         return Err(Error::Malformed(format!(
@@ -253,7 +257,7 @@ fn read_lines(path: &Path, bytes: &[u8]) -> Result<Tree> {
     Ok(tree)
 }
 
-fn root(tree: &Tree) -> [u8; 32] {
+pub(crate) fn root(tree: &Tree) -> [u8; 32] {
     (*tree.root().as_bytes()).into()
 }
 

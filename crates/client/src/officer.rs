@@ -140,8 +140,10 @@ fn check_officer(
     let peer = certificate.peer();
     if peer.role != Role::Officer {
         return Err(Error::Refused(format!(
-            "{} is a {} of {}: officers alone sign policies",
-            peer.name, peer.role, peer.federation
+            "{} is {} of {}: officers alone sign policies",
+            peer.name,
+            peer.role.with_article(),
+            peer.federation
         )));
     }
     let validity = certificate.validity();

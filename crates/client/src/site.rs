@@ -299,8 +299,9 @@ pub(crate) fn verify_as<T: Object>(
     let signed = Signed::<T>::verify(envelope, manifest)?;
     if manifest.party_as(&signed.signer(), role).is_none() {
         return Err(Error::Refused(format!(
-            "{} was signed by somebody who is not a {role}",
-            T::LABEL
+            "{} was signed by somebody who is not {}",
+            T::LABEL,
+            role.with_article()
         )));
     }
     Ok(signed)

@@ -90,6 +90,15 @@ impl Role {
         }
     }
 
+    /// With its article: `a member`, `an officer`.
+    pub fn with_article(self) -> String {
+        let article = match self {
+            Self::Officer | Self::Auditor => "an",
+            Self::Member | Self::Server | Self::Researcher => "a",
+        };
+        format!("{article} {self}")
+    }
+
     pub(crate) fn of_message(role: i32) -> Result<Self> {
         match message::Role::try_from(role) {
             Ok(message::Role::Member) => Ok(Self::Member),

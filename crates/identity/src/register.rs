@@ -141,9 +141,10 @@ impl Register {
         }
         if held.peer().role != role {
             return refused(format!(
-                "{name} is a {} already; if it is to be a {role}: ciphertune identity revoke {name} --reason \
-                 affiliation-changed, then approve this request",
-                held.peer().role
+                "{name} is {} already; if it is to be {}: ciphertune identity revoke {name} --reason affiliation-changed, then \
+                 approve this request",
+                held.peer().role.with_article(),
+                role.with_article()
             ));
         }
         Ok(Approval::Renewal)

@@ -48,7 +48,8 @@ pub fn server_config(credentials: &Credentials, key: &SigningKey) -> Result<Arc<
     let role = credentials.certificate().peer().role;
     if role != Role::Server {
         return Err(Error::Misuse(format!(
-            "a {role}'s certificate cannot serve"
+            "{}'s certificate cannot serve",
+            role.with_article()
         )));
     }
     let chain =
@@ -156,8 +157,10 @@ fn check_peer(
     let peer = Peer::from_der(der).map_err(refuse)?;
     if peer.federation != *federation || !accepts(peer.role) {
         return Err(refuse(Error::Refused(format!(
-            "{} is a {} of {}",
-            peer.name, peer.role, peer.federation
+            "{} is {} of {}",
+            peer.name,
+            peer.role.with_article(),
+            peer.federation
         ))));
     }
     Ok(())

@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
 use ciphertune_identity::{Credentials, SigningKey};
 use ciphertune_round::Envelope;
-use tokio::sync::watch;
+use tokio::{net::TcpListener, sync::watch};
 
 /// Where the time comes from.
 pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
@@ -22,6 +22,8 @@ pub struct Config {
     pub policy: Envelope,
     /// Where the server keeps its database, its audit log, and bodies, shares and sums under way.
     pub data: PathBuf,
+    /// Where monitoring asks for metrics, if anywhere: plain HTTP, so best on loopback.
+    pub metrics: Option<TcpListener>,
     /// Where the time comes from: `Arc::new(SystemTime::now)` but in tests.
     pub clock: Clock,
 }

@@ -9,6 +9,7 @@ mod download;
 mod error;
 mod federation;
 mod gate;
+mod metrics;
 mod moment;
 pub mod phase;
 mod presence;

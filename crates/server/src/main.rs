@@ -48,6 +48,9 @@ struct File {
     data: PathBuf,
     /// The file with the key's pass-phrase; `CIPHERTUNE_PASSPHRASE_FILE` when absent.
     passphrase_file: Option<PathBuf>,
+    /// Where monitoring collects metrics (Prometheus, `GET /metrics`), for example `127.0.0.1:9464`; nowhere when absent. Plain
+    /// HTTP that anybody may read who can reach it.
+    metrics: Option<String>,
 }
 
 /// How often the kit's folder is looked at.
@@ -76,10 +79,19 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn serve(path: &Path) -> Result<()> {
-    let (listen, kit, credentials, config) = read(path)?;
-    let listener = TcpListener::bind(&listen)
-        .await
-        .with_context(|| format!("cannot listen on {listen}"))?;
+    let Read {
+        listen,
+        metrics,
+        kit,
+        changing,
+        mut config,
+    } = read(path)?;
+    let listener = bind(&listen).await?;
+    if let Some(metrics) = metrics {
+        let listener = bind(&metrics).await?;
+        tracing::info!(address = %listener.local_addr()?, "metrics");
+        config.metrics = Some(listener);
+    }
     tracing::info!(address = %listener.local_addr()?, "listening");
     let mut terminate = signal(SignalKind::terminate())?;
     let shutdown = async move {
@@ -88,7 +100,7 @@ async fn serve(path: &Path) -> Result<()> {
             _ = terminate.recv() => {}
         }
     };
-    let watched = tokio::spawn(watch_kit(kit, credentials));
+    let watched = tokio::spawn(watch_kit(kit, changing));
     let served = run(listener, config, shutdown).await;
     watched.abort();
     Ok(served?)
@@ -118,8 +130,23 @@ async fn watch_kit(folder: PathBuf, credentials: watch::Sender<Credentials>) {
     }
 }
 
-/// Where to listen, the kit's folder, what changes of it, and the rest.
-fn read(path: &Path) -> Result<(String, PathBuf, watch::Sender<Credentials>, Config)> {
+async fn bind(address: &str) -> Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}"))
+}
+
+/// A configuration, read.
+struct Read {
+    listen: String,
+    metrics: Option<String>,
+    /// The kit's folder, and where what changes in it goes.
+    kit: PathBuf,
+    changing: watch::Sender<Credentials>,
+    config: Config,
+}
+
+fn read(path: &Path) -> Result<Read> {
     let text =
         fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let file: File = toml::from_str(&text)
@@ -141,7 +168,14 @@ fn read(path: &Path) -> Result<(String, PathBuf, watch::Sender<Credentials>, Con
         manifest: kit.manifest,
         policy: kit.policy,
         data: beside(&file.data),
+        metrics: None,
         clock: Arc::new(SystemTime::now),
     };
-    Ok((file.listen, folder, changing, config))
+    Ok(Read {
+        listen: file.listen,
+        metrics: file.metrics,
+        kit: folder,
+        changing,
+        config,
+    })
 }

@@ -18,6 +18,7 @@ use crate::{
     error::{Error, Result, fault},
     federation::Federation,
     gate::Gate,
+    metrics,
     phase::ListInForce,
     service::Service,
 };
@@ -74,6 +75,9 @@ pub async fn run(
     let _conductor = Aborted(tokio::spawn(Arc::clone(&coordinator).conduct()));
     let followed = follow(config.credentials, Arc::clone(&coordinator), clock);
     let _followed = Aborted(tokio::spawn(followed));
+    let _metrics = (config.metrics)
+        .map(|listener| metrics::serve(listener, Arc::clone(&coordinator)))
+        .map(|serving| Aborted(tokio::spawn(serving)));
     let incoming = accept(
         listener,
         gate.tls(),

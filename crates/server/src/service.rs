@@ -96,7 +96,11 @@ impl Service {
         if caller.role != role {
             return Err(Refused::new(
                 Refusal::Role,
-                format!("a {} called what is for a {role}", caller.role),
+                format!(
+                    "{} called what is for {}",
+                    caller.role.with_article(),
+                    role.with_article()
+                ),
             ));
         }
         Ok(caller)

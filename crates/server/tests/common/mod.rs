@@ -183,6 +183,7 @@ passphrase_file = "passphrase"
             manifest: self.manifest.envelope().clone(),
             policy: self.policy.envelope().clone(),
             data: self.data(),
+            metrics: None,
             clock: Arc::new(SystemTime::now),
         };
         change(&mut config);

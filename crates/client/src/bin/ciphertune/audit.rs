@@ -1,13 +1,26 @@
 //! `ciphertune audit`: an auditor's commands.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    fs::File,
+    io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
+use ciphertune_audit::Proof;
 use ciphertune_client::{Error, Result};
 use ciphertune_round::Digest;
-use clap::Subcommand;
-use serde_json::json;
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
 
 use crate::{Common, output};
+
+/// How often a log that is followed is looked at.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// The longest file that is taken for a proof.
+const PROOF_BYTES: u64 = 1 << 20;
 
 /// Subcommands of `ciphertune audit`.
 #[derive(Subcommand)]
@@ -17,19 +30,247 @@ pub enum Command {
         /// The log, `audit.jsonl` in a party's home.
         log: PathBuf,
     },
+    /// The last entries of a log; with --follow, those to come.
+    Tail(Tail),
+    /// One entry of a log, every field on a line.
+    Show {
+        /// The log.
+        log: PathBuf,
+        /// The entry's sequence number, from 0.
+        entry: u64,
+    },
+    /// A proof that an entry is in a log, which `inclusion` checks without the log.
+    Prove {
+        /// The log.
+        log: PathBuf,
+        /// The entry's sequence number, from 0.
+        entry: u64,
+        /// Where the proof goes; standard output unless given.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Check a proof that an entry is in a log, without the log.
+    Inclusion {
+        /// The proof, as `prove` made it.
+        proof: PathBuf,
+        /// The log's root, as somebody whom you believe says it: the proof must lead there.
+        #[arg(long, value_name = "HEX")]
+        root: Option<String>,
+    },
+}
+
+/// Flags of `ciphertune audit tail`.
+#[derive(Args)]
+pub struct Tail {
+    /// The log.
+    log: PathBuf,
+    /// How many entries.
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 10)]
+    entries: usize,
+    /// Go on with what is appended, until stopped.
+    #[arg(short, long)]
+    follow: bool,
 }
 
 impl Command {
     pub fn run(self, common: &Common) -> Result<ExitCode> {
-        let Self::Head { log } = self;
-        let (entries, root) = ciphertune_audit::verify_file(&log)
-            .map_err(|error| Error::Refused(format!("{}: {error}", log.display())))?;
-        let root = Digest::from_bytes(root);
-        if common.json {
-            output::json(&json!({"entries": entries, "root": root.to_string()}))?;
-        } else {
-            println!("{entries} entries, root {root}");
+        match self {
+            Self::Head { log } => head(&log, common)?,
+            Self::Tail(tail) => tail.run(common)?,
+            Self::Show { log, entry } => show(&log, entry, common)?,
+            Self::Prove { log, entry, out } => prove(&log, entry, out.as_deref(), common)?,
+            Self::Inclusion { proof, root } => inclusion(&proof, root.as_deref(), common)?,
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+fn refused(error: ciphertune_audit::Error) -> Error {
+    match error {
+        ciphertune_audit::Error::Malformed(said) => Error::Refused(said),
+        ciphertune_audit::Error::Misuse(said) => Error::Misuse(said),
+        other => Error::Fault(other.to_string()),
+    }
+}
+
+fn head(log: &Path, common: &Common) -> Result<()> {
+    let (entries, root) = ciphertune_audit::verify_file(log).map_err(refused)?;
+    let root = Digest::from_bytes(root);
+    if common.json {
+        output::json(&json!({"entries": entries, "root": root.to_string()}))
+    } else {
+        output::say(&format!("{entries} entries, root {root}"))
+    }
+}
+
+impl Tail {
+    fn run(self, common: &Common) -> Result<()> {
+        let lines = ciphertune_audit::lines(&self.log).map_err(refused)?;
+        let told = lines.len().saturating_sub(self.entries);
+        for line in lines.iter().skip(told) {
+            tell(line, common)?;
+        }
+        if !self.follow {
+            return Ok(());
+        }
+        let read = lines.iter().map(|line| line.len() as u64 + 1).sum();
+        self.follow(read, common)
+    }
+
+    /// Tells each whole line behind the first `read` bytes. A log only grows: one that shrinks was changed.
+    fn follow(&self, mut read: u64, common: &Common) -> Result<()> {
+        let fault =
+            |error: std::io::Error| Error::Fault(format!("{}: {error}", self.log.display()));
+        loop {
+            let mut file = File::open(&self.log).map_err(fault)?;
+            if file.metadata().map_err(fault)?.len() < read {
+                return Err(Error::Refused(format!(
+                    "{}: it is shorter than it was: a log only grows",
+                    self.log.display()
+                )));
+            }
+            file.seek(SeekFrom::Start(read)).map_err(fault)?;
+            let mut lines = BufReader::new(file);
+            loop {
+                let mut line = Vec::new();
+                lines.read_until(b'\n', &mut line).map_err(fault)?;
+                let Some(whole) = line.strip_suffix(b"\n") else {
+                    break; // not yet all of it
+                };
+                tell(whole, common)?;
+                read += line.len() as u64;
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+}
+
+/// One entry on one line: as it stands in the log, or its time, kind and fields.
+fn tell(line: &[u8], common: &Common) -> Result<()> {
+    let line = String::from_utf8_lossy(line);
+    if common.json {
+        return output::say(&line);
+    }
+    let entry = parsed(&line)?;
+    let fields = entry["fields"].as_object().into_iter().flatten();
+    let fields: Vec<String> = fields
+        .map(|(name, value)| format!("{name}={}", shortened(&plain(value))))
+        .collect();
+    output::say(&format!(
+        "{:>6}  {}  {:<14} {}",
+        entry["sequence"],
+        plain(&entry["time"]),
+        plain(&entry["kind"]),
+        fields.join(" ")
+    ))
+}
+
+fn parsed(line: &str) -> Result<Value> {
+    serde_json::from_str(line)
+        .map_err(|error| Error::Refused(format!("a line that is no entry: {error}")))
+}
+
+/// A value in words: text without quotes, and nothing that moves a terminal's cursor.
+fn plain(value: &Value) -> String {
+    let text = value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned);
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
+}
+
+/// Digests by their first characters: `show` has them whole.
+fn shortened(text: &str) -> String {
+    match text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        true => format!("{}…", &text[..12]),
+        false => text.to_owned(),
+    }
+}
+
+fn show(log: &Path, entry: u64, common: &Common) -> Result<()> {
+    let lines = ciphertune_audit::lines(log).map_err(refused)?;
+    let place = usize::try_from(entry).unwrap_or(usize::MAX);
+    let line = lines.get(place).ok_or_else(|| {
+        Error::Misuse(format!(
+            "{}: there is no entry {entry}: it has {}, counted from 0",
+            log.display(),
+            lines.len()
+        ))
+    })?;
+    let line = String::from_utf8_lossy(line);
+    if common.json {
+        return output::say(&line);
+    }
+    let parsed = parsed(&line)?;
+    output::say(&format!(
+        "entry {entry}  {}  {}",
+        plain(&parsed["time"]),
+        plain(&parsed["kind"])
+    ))?;
+    for (name, value) in parsed["fields"].as_object().into_iter().flatten() {
+        output::say(&format!("  {name:<18} {}", plain(value)))?;
+    }
+    Ok(())
+}
+
+fn prove(log: &Path, entry: u64, out: Option<&Path>, common: &Common) -> Result<()> {
+    let proof = Proof::of(log, entry).map_err(refused)?;
+    let json = proof.to_json().map_err(refused)?;
+    let Some(out) = out else {
+        return output::say(&json);
+    };
+    output::write_new(out, format!("{json}\n").as_bytes())?;
+    if common.json {
+        return output::json(&json!({"proof": out.display().to_string(), "root": proof.root}));
+    }
+    output::say(&format!(
+        "{}: entry {entry} of {}, root {}\nnext, without the log: ciphertune audit inclusion {} --root HEX",
+        out.display(),
+        proof.size,
+        proof.root,
+        out.display()
+    ))
+}
+
+fn inclusion(path: &Path, root: Option<&str>, common: &Common) -> Result<()> {
+    let wrong =
+        |error: std::io::Error| Error::Misuse(format!("cannot read {}: {error}", path.display()));
+    let mut json = String::new();
+    File::open(path)
+        .map_err(wrong)?
+        .take(PROOF_BYTES)
+        .read_to_string(&mut json)
+        .map_err(wrong)?;
+    let proof = Proof::parse(&json).map_err(refused)?;
+    let found = Digest::from_bytes(proof.verify().map_err(refused)?);
+    if let Some(root) = root
+        && Digest::from_hex(root.trim())? != found
+    {
+        return Err(Error::Refused(format!(
+            "the proof leads to the root {found}, not to {}: it is of another log, or of another length of it",
+            root.trim()
+        )));
+    }
+    if common.json {
+        return output::json(&json!({
+            "entry": proof.sequence,
+            "size": proof.size,
+            "root": found.to_string(),
+            "root_compared": root.is_some(),
+            "line": proof.line,
+        }));
+    }
+    let entry = parsed(&proof.line)?;
+    output::say(&format!(
+        "entry {} ({}, {}) is in the log of {} entries with root {found}{}",
+        proof.sequence,
+        plain(&entry["kind"]),
+        plain(&entry["time"]),
+        proof.size,
+        match root {
+            Some(_) => "",
+            None => "; compare that root with one that was signed, or --root HEX",
+        }
+    ))
 }

@@ -84,7 +84,7 @@ impl Approve {
             format!("{} of {}", wish.role, wish.federation)
         });
         eprintln!(
-            "request of {}\n  role asked for  {asked}\n  key             {fingerprint}\n  signature       by this key\n  to be issued    a {role}'s \
+            "request of {}\n  role asked for  {asked}\n  key             {fingerprint}\n  signature       by this key\n  to be issued    {role}'s \
              certificate for {} days{}",
             request.name(),
             self.days,
@@ -96,8 +96,9 @@ impl Approve {
         );
         if !self.yes && self.fingerprint.is_none() {
             confirm(&format!(
-                "Has {} read you this key's fingerprint by another way, and is it to be a {role}?",
-                request.name()
+                "Has {} read you this key's fingerprint by another way, and is it to be {}?",
+                request.name(),
+                role.with_article()
             ))?;
         }
         let mut office = Office::open(common)?;
@@ -112,9 +113,9 @@ impl Approve {
     fn role(&self, request: &ciphertune_identity::Request, federation: &Name) -> Result<Role> {
         match (self.role, request.wish()) {
             (_, Some(wish)) if wish.federation != *federation => Err(Error::Refused(format!(
-                "{} asks to be a {} of {}, and this is the authority of {federation}",
+                "{} asks to be {} of {}, and this is the authority of {federation}",
                 request.name(),
-                wish.role,
+                wish.role.with_article(),
                 wish.federation
             ))),
             (Some(role), _) => Ok(role),

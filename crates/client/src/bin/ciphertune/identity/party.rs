@@ -133,11 +133,11 @@ impl Request {
             }));
         }
         output::say(&format!(
-            "{}: {} asks to be a {} of {}\nfingerprint {fingerprint}\nnext: send the file to the authority, and read it the \
+            "{}: {} asks to be {} of {}\nfingerprint {fingerprint}\nnext: send the file to the authority, and read it the \
              fingerprint by another way (a telephone); it sends a kit back",
             out.display(),
             self.name,
-            wish.role,
+            wish.role.with_article(),
             wish.federation
         ))
     }
