@@ -62,7 +62,7 @@ async fn a_certificate_of_another_authority_is_refused_by_both_sides() {
             .await
             .map_err(Error::from),
     };
-    assert!(matches!(called, Err(Error::Server(_))));
+    assert!(matches!(called, Err(Error::TurnedAway(_))), "{called:?}");
 
     // The same certificate's holder is welcome at home, and one of ours here.
     let ours_too = ours.member(0).careless_config(ca);

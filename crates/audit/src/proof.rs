@@ -17,7 +17,7 @@ const MOST_ENTRIES: u64 = 1 << 62;
 /// all that is needed to check it, in a few hundred bytes.
 ///
 /// It proves that whoever stands for the root had this line there, and nothing of who that is: hold the root to one that was
-/// signed, or heard of by another way.
+/// signed, or heard of by another way. (A root does not commit to how many entries it is of; a signed checkpoint says both.)
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Proof {

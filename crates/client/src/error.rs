@@ -77,6 +77,9 @@ impl From<ciphertune_round::Error> for Error {
 impl From<tonic::Status> for Error {
     fn from(status: tonic::Status) -> Self {
         use ciphertune_wire::Refusal;
+        if let Some(reason) = ciphertune_wire::turned_away(&status) {
+            return Self::TurnedAway(reason.into());
+        }
         match Refusal::of(&status) {
             // The server has gone on: this attempt is over for it.
             Some(Refusal::Late | Refusal::Conflict | Refusal::Unknown) => {
@@ -106,11 +109,6 @@ fn lost(status: &tonic::Status) -> String {
         cause = Some(deeper);
     }
     if let Some(cause) = cause.map(ToString::to_string) {
-        if cause.contains("fatal alert") {
-            said = "the server refused the TLS handshake: is this party's certificate revoked, expired, or of \
-                    another authority?"
-                .into();
-        }
         said = format!("{said} ({cause})");
     }
     said
@@ -118,7 +116,10 @@ fn lost(status: &tonic::Status) -> String {
 
 impl From<ciphertune_wire::Error> for Error {
     fn from(error: ciphertune_wire::Error) -> Self {
-        Self::Server(error.to_string())
+        match error {
+            ciphertune_wire::Error::TurnedAway { reason, .. } => Self::TurnedAway(reason.into()),
+            other => Self::Server(other.to_string()),
+        }
     }
 }
 
@@ -127,7 +128,12 @@ impl From<ciphertune_identity::Error> for Error {
         match error {
             ciphertune_identity::Error::Refused(said) => Self::Refused(said),
             ciphertune_identity::Error::Fault(said) => Self::Fault(said),
-            other => Self::malformed("identity", other),
+            ciphertune_identity::Error::Misuse(said) => Self::Misuse(said),
+            ciphertune_identity::Error::Malformed(said) => match said.split_once(": ") {
+                Some((what, detail)) => Self::malformed(what, detail),
+                None => Self::malformed("file", said),
+            },
+            other => Self::malformed("file", other),
         }
     }
 }

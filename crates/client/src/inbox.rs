@@ -142,6 +142,9 @@ async fn follow(mut client: Client, mut after: u64, arrived: mpsc::Sender<Result
 /// Whether a failed call may succeed if it is made again.
 pub fn passing(status: &tonic::Status) -> bool {
     use tonic::Code;
+    if ciphertune_wire::turned_away(status).is_some() {
+        return false;
+    }
     match status.code() {
         Code::Unavailable | Code::Cancelled | Code::Aborted => true,
         // What tonic says of a connection that broke under a call.

@@ -61,11 +61,19 @@ impl Site {
         site_policy: Option<&Envelope>,
     ) -> Result<()> {
         let key = SigningKey::load(&home.key(), passphrase)?;
+        let mut kit = kit.clone();
+        kit.credentials = with_home_list(home, &kit.credentials)?;
+        let kit = &kit;
         let manifest = kit.verify(&key.verifying_key())?;
         let federation = verify_policy(&manifest, kit.policy.clone())?;
         let own = match site_policy {
             Some(policy) => Some(verify_policy(&manifest, policy.clone())?),
-            None => read_policy(home, SITE_POLICY, &manifest)?,
+            None => read_policy(home, SITE_POLICY, &manifest).map_err(|error| {
+                Error::Refused(format!(
+                    "the site's own policy, {}: {error}; have an officer of the kit's manifest sign it (--site-policy FILE)",
+                    home.policy().join(SITE_POLICY).display()
+                ))
+            })?,
         };
         strictest(&federation, own.as_ref())?;
         check_successor(home, kit, &manifest, &federation)?;
@@ -100,8 +108,9 @@ impl Site {
             )));
         }
         check_authority(home, credentials)?;
+        let credentials = with_home_list(home, credentials)?;
         home.create()?;
-        write_credentials(&Disk::default(), home, credentials)
+        write_credentials(&Disk::default(), home, &credentials)
     }
 
     /// Opens a home and verifies everything in it against the authority's certificate.
@@ -134,12 +143,17 @@ impl Site {
         Ok(connect_following(&address, following, meter).await?)
     }
 
-    /// Takes up a certificate or revocation list that was installed in the meantime.
+    /// Takes up a certificate or revocation list that was installed in the meantime. Of two lists the later one counts, and is
+    /// what the home holds from then on.
     pub fn refresh(&mut self) -> Result<()> {
-        let credentials = Credentials::read(&self.home.identity())?;
-        if credentials != self.credentials {
-            credentials.check_succeed(&self.credentials)?;
-            self.credentials = credentials;
+        let found = Credentials::read(&self.home.identity())?;
+        if found != self.credentials {
+            self.credentials = found.after(&self.credentials)?;
+            let list = self.credentials.revocations();
+            if list != found.revocations() {
+                self.disk
+                    .write(&self.home.revocations(), list.pem().as_bytes())?;
+            }
         }
         Ok(())
     }
@@ -368,7 +382,7 @@ fn check_successor(
     )))
 }
 
-/// Whether a home that has an authority has the same one, and no later revocation list; the home's authority.
+/// Whether a home that has an authority has the same one; the home's authority.
 fn check_authority(home: &Home, credentials: &Credentials) -> Result<Option<AuthorityCertificate>> {
     if !home.authority().exists() {
         return Ok(None);
@@ -382,12 +396,20 @@ fn check_authority(home: &Home, credentials: &Credentials) -> Result<Option<Auth
             authority.key().fingerprint()
         )));
     }
-    if home.revocations().exists() {
-        let list = RevocationList::read(&home.revocations())?;
-        list.verify(&authority)?;
-        credentials.revocations().check_succeeds(&list)?;
-    }
     Ok(Some(authority))
+}
+
+/// With the home's revocation list, where it is later: lists come with kits, and by the server.
+fn with_home_list(home: &Home, credentials: &Credentials) -> Result<Credentials> {
+    if !home.revocations().exists() {
+        return Ok(credentials.clone());
+    }
+    let list = RevocationList::read(&home.revocations())?;
+    match list.verify(credentials.authority()) {
+        Ok(()) => Ok(credentials.with_newer(&list)?),
+        // Of another authority: said when the authorities are compared.
+        Err(_) => Ok(credentials.clone()),
+    }
 }
 
 fn write_credentials(disk: &Disk, home: &Home, credentials: &Credentials) -> Result<()> {
@@ -414,8 +436,8 @@ async fn follow_home(
         let Ok(new) = Credentials::read(&home.identity()) else {
             continue;
         };
-        if new != held
-            && new.check_succeed(&held).is_ok()
+        if let Ok(new) = new.after(&held)
+            && new != held
             && let Ok(config) = tls::client_config(&new, &key)
         {
             tracing::info!("a new certificate or revocation list is in use");

@@ -72,17 +72,21 @@ fn tail_and_show_tell_entries_in_words_or_as_they_stand() {
 fn tail_follows_a_log_and_says_when_it_shrinks() {
     let (_folder, path) = log();
     let mut following = Command::new(env!("CARGO_BIN_EXE_ciphertune"))
-        .args(["audit", "tail", "--follow", "-n", "0"])
+        .args(["audit", "tail", "--follow", "-n", "1"])
         .arg(&path)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     let mut told = BufReader::new(following.stdout.take().unwrap());
+    // The last entry that is there: from here on it follows.
+    let mut line = String::new();
+    told.read_line(&mut line).unwrap();
+    assert!(line.contains("round=4"), "{line}");
     let mut log = Log::open(&path).unwrap();
     let fields = Map::from_iter([("job".to_owned(), "a".into())]);
     log.append("ended", fields, UNIX_EPOCH).unwrap();
-    let mut line = String::new();
+    line.clear();
     told.read_line(&mut line).unwrap();
     assert!(line.contains("ended") && line.contains("job=a"), "{line}");
     drop(log);

@@ -136,8 +136,12 @@ fn a_key_is_made_once_and_only_its_owner_with_its_pass_phrase_uses_it() {
     assert!(said.err.contains("pass-phrase"), "{said:?}");
     fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
     desk.refused(request, 1, "chmod 600");
-    let shown = desk.done("identity show north/identity/key.pem");
-    assert!(shown.contains("NO: others may read it"), "{shown}");
+    let shown = desk.run("passphrase", "identity show north/identity/key.pem");
+    assert_eq!(shown.code, Some(1), "{shown:?}");
+    assert!(
+        shown.out.contains("OTHERS: it is not used; chmod 600"),
+        "{shown:?}"
+    );
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
     desk.done(request);
     desk.refused(request, 2, "cannot write");
@@ -379,16 +383,22 @@ fn show_says_what_an_auditor_needs_of_every_file() {
             "authority's certificate",
             "certificate",
             "revocation list",
-            "manifest"
+            "manifest",
+            "policy"
         ]
     );
     let ca = files[0]["fingerprint"].as_str().unwrap();
     let certificate = &files[1];
+    assert_eq!(certificate["revoked"], false);
+    assert_eq!(
+        (&certificate["verified"], &certificate["holds"]),
+        (&true.into(), &true.into())
+    );
     for (field, expected) in [
         ("federation", "lab"),
         ("name", "north"),
         ("role", "member"),
-        ("revoked", "not in list 1"),
+        ("revocation", "not in list 1"),
     ] {
         assert_eq!(certificate[field].as_str(), Some(expected), "{certificate}");
     }
@@ -426,13 +436,12 @@ fn show_says_what_an_auditor_needs_of_every_file() {
     );
     // Another authority's word does not count.
     desk.done("--home other identity init --authority lab");
-    let other = &desk.json("identity show alone.pem --authority other/identity/ca.pem")[0];
+    let other = "--json identity show alone.pem --authority other/identity/ca.pem";
+    let other = desk.run("passphrase", other);
+    assert_eq!(other.code, Some(1), "{other:?}");
     assert!(
-        other["signature"]
-            .as_str()
-            .unwrap()
-            .starts_with("DOES NOT HOLD"),
-        "{other}"
+        other.out.contains("DOES NOT HOLD") && other.out.contains("\"verified\":false"),
+        "{other:?}"
     );
     desk.refused(
         "identity show alone.bin --authority other/identity/ca.pem",
@@ -442,4 +451,113 @@ fn show_says_what_an_auditor_needs_of_every_file() {
     desk.write("junk", "junk", 0o600);
     desk.refused("identity show junk", 1, "neither a certificate");
     desk.refused("--home nowhere identity show", 2, "cannot read");
+}
+
+#[test]
+fn half_a_kit_is_refused_and_a_kit_may_be_older_than_the_list_at_home() {
+    let desk = Desk::staffed();
+    desk.done("--home ca identity kit --for north --policy signed --out north.kit");
+    for missing in ["manifest.bin", "policy.bin", "address.txt"] {
+        fs::rename(desk.path("north.kit").join(missing), desk.path(missing)).unwrap();
+        desk.refused(
+            "--home north identity install north.kit",
+            1,
+            "the kit is not whole",
+        );
+        fs::rename(desk.path(missing), desk.path("north.kit").join(missing)).unwrap();
+    }
+    desk.done("--home north identity install north.kit");
+    desk.done("--home ca identity renew north");
+    desk.done("--home ca identity kit --for north --out second.kit");
+    desk.done("--home ca identity crl");
+    fs::copy(
+        desk.path("ca/register/crl.pem"),
+        desk.path("north/identity/crl.pem"),
+    )
+    .unwrap();
+    desk.done("--home north identity install second.kit");
+    let home = desk.json("--home north identity show");
+    let list = home
+        .iter()
+        .find(|it| it["kind"] == "revocation list")
+        .unwrap();
+    assert_eq!(list["number"].as_u64(), Some(2), "the later list stays");
+    for stripped in ["manifest.bin", "policy.bin", "address.txt"] {
+        fs::remove_file(desk.path("second.kit").join(stripped)).unwrap();
+    }
+    desk.refused("--home north identity install second.kit", 1, "half a kit");
+}
+
+#[test]
+fn an_officers_key_can_be_replaced_and_its_policy_is_signed_again() {
+    let desk = Desk::staffed();
+    desk.done("--home ca identity kit --for north --policy signed --out north.kit");
+    desk.done("--home ca identity revoke olga --reason key-compromise");
+    fs::rename(desk.path("olga"), desk.path("olga-old")).unwrap();
+    fs::rename(desk.path("olga.request"), desk.path("old.request")).unwrap();
+    desk.ask("olga", "officer");
+    desk.done("--home ca identity approve olga.request --yes");
+    desk.done("--home ca identity issue-manifest");
+    desk.refused(
+        "--home ca identity kit --for north --out n2",
+        1,
+        "have an officer sign one",
+    );
+    desk.done("--home ca identity kit --for olga --out o2");
+    desk.done("--home olga identity install o2");
+    let policy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../policies/hospital.toml");
+    desk.done(&format!(
+        "--home olga policy sign {} --out again",
+        policy.display()
+    ));
+    desk.done("--home ca identity kit --for north --policy again --out n2");
+    desk.done("--home north identity install n2");
+}
+
+#[test]
+fn a_servers_certificate_is_for_where_the_manifest_says_it_is() {
+    let desk = Desk::staffed();
+    let elsewhere = "--home ca identity issue-manifest --address hub.example:4711";
+    desk.refused(
+        elsewhere,
+        1,
+        "approve its request again with --host hub.example",
+    );
+    desk.done("--home ca identity approve hub.request --host hub.example --yes");
+    desk.done(elsewhere);
+    // A renewal is for the same hosts, by either command.
+    desk.done("--home ca identity approve hub.request --yes");
+    desk.done(elsewhere);
+    let renewed = desk.json("--home ca identity renew hub");
+    desk.done(elsewhere);
+    let path = renewed[0]["certificate"].as_str().unwrap();
+    let shown = &desk.json(&format!("identity show {path}"))[0];
+    assert!(
+        shown["hosts"].as_str().unwrap().contains("hub.example"),
+        "{shown}"
+    );
+    assert_eq!(
+        shown["verified"],
+        Value::Null,
+        "no authority beside it, nor at home"
+    );
+}
+
+#[test]
+fn an_authority_that_was_made_half_is_finished_and_is_no_party() {
+    let desk = Desk::founded();
+    fs::remove_dir_all(desk.path("ca/register")).unwrap();
+    desk.refused(
+        "--home ca identity init --authority ward",
+        1,
+        "is of lab, not of ward",
+    );
+    desk.done("--home ca identity init --authority lab");
+    desk.refused(
+        "--home ca identity init --authority lab",
+        1,
+        "never overwritten",
+    );
+    let request = "--home ca identity request --federation lab --name ca --role member";
+    desk.refused(request, 1, "is an authority's home");
 }

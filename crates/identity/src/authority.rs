@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{Ipv4Addr, Ipv6Addr},
     path::Path,
     time::SystemTime,
 };
@@ -14,7 +14,6 @@ use rcgen::{
     RevokedCertParams, SanType, SerialNumber,
 };
 use time::OffsetDateTime;
-use x509_parser::extensions::GeneralName;
 
 use crate::{
     certificate::{AuthorityCertificate, Certificate},
@@ -25,7 +24,7 @@ use crate::{
     manifest::Manifest,
     name::{self, Name, Role},
     passphrase::Passphrase,
-    peer::{self, Serial},
+    peer::Serial,
     request::Request,
     revocation_list::{Revocation, RevocationList},
     validity::{self, Validity},
@@ -113,7 +112,7 @@ impl Authority {
     pub fn renew(&self, certificate: &Certificate, validity: Validity) -> Result<Certificate> {
         certificate.verify(&self.certificate)?;
         let peer = certificate.peer();
-        let hosts = hosts(certificate)?;
+        let hosts = certificate.hosts()?;
         self.certify(&peer.name, &peer.key, peer.role, &hosts, validity)
     }
 
@@ -132,7 +131,7 @@ impl Authority {
         }
         if !self.certificate.validity().encloses(&validity) {
             return Err(Error::Refused(format!(
-                "a certificate would outlive the authority's, which ends at {}",
+                "a certificate would outlive the authority's, which ends at {}: issue it for fewer days",
                 self.certificate.validity().end()
             )));
         }
@@ -314,24 +313,6 @@ fn host_names(hosts: &[Host]) -> Result<Vec<SanType>> {
     Ok(names)
 }
 
-/// The hosts that a server's certificate is valid for.
-fn hosts(certificate: &Certificate) -> Result<Vec<Host>> {
-    let parsed = peer::parse(certificate.der())?;
-    let names = parsed.subject_alternative_name();
-    let names = names.map_err(|error| fault("reading a certificate's names", error))?;
-    let each = names.iter().flat_map(|names| &names.value.general_names);
-    Ok(each
-        .filter_map(|name| match name {
-            GeneralName::DNSName(name) => Host::new(name).ok(),
-            GeneralName::IPAddress(bytes) => match **bytes {
-                [a, b, c, d] => Some(Host::Ip(IpAddr::from([a, b, c, d]))),
-                _ => (<[u8; 16]>::try_from(*bytes).ok()).map(|bytes| Host::Ip(bytes.into())),
-            },
-            _ => None,
-        })
-        .collect())
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -340,7 +321,10 @@ mod tests {
     use rustls::pki_types::{CertificateSigningRequestDer, pem::PemObject};
 
     use super::*;
-    use crate::validity::{AUTHORITY_DAYS, LEAF_DAYS};
+    use crate::{
+        peer,
+        validity::{AUTHORITY_DAYS, LEAF_DAYS},
+    };
 
     fn name(text: &str) -> Name {
         Name::new(text).unwrap()

@@ -1,12 +1,13 @@
 //! Certificates as files: the authority's and a party's.
 
-use std::path::Path;
+use std::{net::IpAddr, path::Path};
 
 use ciphertune_round::VerifyingKey;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
-use x509_parser::certificate::X509Certificate;
+use x509_parser::{certificate::X509Certificate, extensions::GeneralName};
 
 use crate::{
+    endpoint::Host,
     error::{Error, Result, malformed},
     file,
     name::{self, Name},
@@ -123,6 +124,24 @@ impl Certificate {
             ));
         }
         Ok(())
+    }
+
+    /// The hosts that a server's certificate is valid for.
+    pub fn hosts(&self) -> Result<Vec<Host>> {
+        let parsed = peer::parse(&self.der)?;
+        let names = parsed.subject_alternative_name();
+        let names = names.map_err(|error| malformed("certificate", error))?;
+        let each = names.iter().flat_map(|names| &names.value.general_names);
+        Ok(each
+            .filter_map(|name| match name {
+                GeneralName::DNSName(name) => Host::new(name).ok(),
+                GeneralName::IPAddress(bytes) => match **bytes {
+                    [a, b, c, d] => Some(Host::Ip(IpAddr::from([a, b, c, d]))),
+                    _ => (<[u8; 16]>::try_from(*bytes).ok()).map(|bytes| Host::Ip(bytes.into())),
+                },
+                _ => None,
+            })
+            .collect())
     }
 
     /// PEM.

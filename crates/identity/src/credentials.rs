@@ -12,6 +12,7 @@ use crate::{
     file,
     peer::Peer,
     revocation_list::RevocationList,
+    validity::Validity,
 };
 
 pub(crate) const AUTHORITY: &str = "ca.pem";
@@ -76,11 +77,11 @@ impl Credentials {
         Ok(())
     }
 
-    /// Whether these may take the place of `older` ones: of the same authority, name, role and key, and a list that succeeds.
+    /// These in the place of `older` ones, with the later of the two lists.
     ///
     /// # Errors
-    /// [`Error::Refused`] with what differs.
-    pub fn check_succeed(&self, older: &Self) -> Result<()> {
+    /// [`Error::Refused`] for another authority, name, role or key, and as [`Credentials::with_newer`].
+    pub fn after(&self, older: &Self) -> Result<Self> {
         let who = |it: &Self| {
             let peer = it.certificate.peer();
             (*it.authority.key(), peer.key, peer.role, peer.name.clone())
@@ -92,7 +93,25 @@ impl Credentials {
                 peer.role, peer.name
             )));
         }
-        self.revocations.check_succeeds(&older.revocations)
+        self.with_newer(&older.revocations)
+    }
+
+    /// The same with another list of the authority's, if that is later than its own: lists come by more than one way.
+    ///
+    /// # Errors
+    /// As [`RevocationList::verify`]; [`Error::Refused`] for two lists with one number.
+    pub fn with_newer(&self, list: &RevocationList) -> Result<Self> {
+        match list.number() > self.revocations.number() {
+            true => self.with_revocations(list.clone()),
+            false if *list == self.revocations || list.number() < self.revocations.number() => {
+                list.verify(&self.authority)?;
+                Ok(self.clone())
+            }
+            false => Err(Error::Refused(format!(
+                "there are two different revocation lists with the number {}",
+                list.number()
+            ))),
+        }
     }
 
     /// The same with a later list.
@@ -112,17 +131,26 @@ impl Credentials {
             name, role, serial, ..
         } = self.certificate.peer();
         let soon = now.checked_add(NOTICE).unwrap_or(now);
-        let ends = |validity: &crate::Validity| match validity.contains(soon) {
-            true => None,
-            false if validity.contains(now) => Some("ends"),
-            false => Some("does not hold: it ended"),
+        let wrong = |validity: &Validity| match (validity.contains(now), validity.contains(soon)) {
+            (true, true) => None,
+            (true, false) => Some(format!("ends at {}", validity.end())),
+            (false, _) if validity.seconds_left(now) == 0 => {
+                Some(format!("does not hold: it ended at {}", validity.end()))
+            }
+            (false, _) => Some(format!(
+                "does not hold yet: it begins at {} (is a clock wrong?)",
+                validity.start()
+            )),
         };
-        let (own, list) = (self.certificate.validity(), self.revocations.validity());
-        if let Some(verb) = ends(own) {
+        if let Some(what) = wrong(self.authority.validity()) {
             said.push(format!(
-                "the certificate of {role} {name} {verb} at {}: have the authority renew it (ciphertune identity renew {name}) \
-                 and install the kit",
-                own.end()
+                "the authority's certificate {what}: the federation needs another authority"
+            ));
+        }
+        if let Some(what) = wrong(self.certificate.validity()) {
+            said.push(format!(
+                "the certificate of {role} {name} {what}: have the authority renew it (ciphertune identity renew {name}) and \
+                 install the kit"
             ));
         }
         if self.revocations.names(serial) {
@@ -130,11 +158,10 @@ impl Credentials {
                 "the certificate of {role} {name} is revoked: ask the authority for another"
             ));
         }
-        if let Some(verb) = ends(list) {
+        if let Some(what) = wrong(self.revocations.validity()) {
             said.push(format!(
-                "revocation list {} {verb} at {}: have the authority issue the next (ciphertune identity crl)",
-                self.revocations.number(),
-                list.end()
+                "revocation list {} {what}: have the authority issue the next (ciphertune identity crl)",
+                self.revocations.number()
             ));
         }
         said
@@ -205,7 +232,14 @@ mod tests {
         let said = credentials.warnings(day(84)).join("\n");
         assert!(said.contains("member north ends at"), "{said}");
         assert!(said.contains("list 1 does not hold: it ended at"), "{said}");
-        assert!(credentials.warnings(day(91))[0].contains("north does not hold"));
+        let ended = credentials.warnings(day(91));
+        assert!(
+            ended[0].contains("north does not hold: it ended"),
+            "{ended:?}"
+        );
+        let early = day(0) - Duration::from_secs(60);
+        let said = credentials.warnings(early).join("\n");
+        assert!(said.contains("list 1 does not hold yet"), "{said}");
     }
 
     #[test]
@@ -226,10 +260,14 @@ mod tests {
         assert!(later.with_revocations(list(&authority, 1)).is_err());
         let foreign = Authority::create(&Name::new("lab").unwrap(), days(365)).unwrap();
         assert!(credentials.with_revocations(list(&foreign, 3)).is_err());
-        later.check_succeed(&credentials).unwrap();
-        assert!(credentials.check_succeed(&later).is_err());
+        // The later list stays, whichever comes second.
+        assert_eq!(later.after(&credentials).unwrap(), later);
+        assert_eq!(credentials.after(&later).unwrap(), later);
+        let twin = authority.revoke(&BTreeMap::new(), 2, days(31)).unwrap();
+        let refused = later.with_newer(&twin).unwrap_err().to_string();
+        assert!(refused.contains("two different"), "{refused}");
         let (_, other) = self::credentials(false);
-        let refused = other.check_succeed(&credentials).unwrap_err().to_string();
+        let refused = other.after(&credentials).unwrap_err().to_string();
         assert!(
             refused.contains("member north is another party's"),
             "{refused}"

@@ -72,6 +72,17 @@ pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
         .map_err(|error| fault(&format!("writing {}", path.display()), error))
 }
 
+/// Writes a file that must not be there yet, whole or not at all: of two that do so at once, one fails.
+pub(crate) fn write_new(path: &Path, bytes: &[u8], mode: u32) -> std::io::Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = format!("{name}.{}.new", std::process::id());
+    let temporary = Temporary(path.with_file_name(temporary));
+    create(&temporary.0, mode)?.write_all(bytes)?;
+    File::open(&temporary.0)?.sync_all()?;
+    fs::hard_link(&temporary.0, path)?;
+    sync_entry(path)
+}
+
 /// Removed when it goes out of scope; after the rename there is nothing left to remove.
 struct Temporary(PathBuf);
 
@@ -153,6 +164,17 @@ mod tests {
             fs::metadata(&path).unwrap().permissions().mode() & 0o777,
             0o600
         );
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_that_is_there_is_never_written_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        write_new(&path, b"one", 0o600).unwrap();
+        let error = write_new(&path, b"two", 0o600).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(&path).unwrap(), b"one");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 

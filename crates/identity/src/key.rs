@@ -1,6 +1,6 @@
 //! A party's one private key, and the encrypted file it lives in.
 
-use std::path::Path;
+use std::{io::ErrorKind, path::Path};
 
 use ciphertune_round::{Signer, VerifyingKey};
 use pkcs8::{
@@ -65,13 +65,14 @@ impl SigningKey {
     /// # Errors
     /// [`Error::Misuse`] if something is at `path` already: who overwrites a key loses an identity.
     pub fn save(&self, path: &Path, passphrase: &Passphrase) -> Result<()> {
-        if path.symlink_metadata().is_ok() {
-            return Err(Error::Misuse(format!(
+        let written = file::write_new(path, self.encrypt(passphrase)?.as_bytes(), 0o600);
+        written.map_err(|error| match error.kind() {
+            ErrorKind::AlreadyExists => Error::Misuse(format!(
                 "{} exists already; move it away first if that key is really to go",
                 path.display()
-            )));
-        }
-        file::write(path, self.encrypt(passphrase)?.as_bytes(), 0o600)
+            )),
+            _ => fault(&format!("writing {}", path.display()), error),
+        })
     }
 
     /// Reads what [`save`](Self::save) wrote, or what `openssl genpkey -algorithm ed25519 -aes-256-cbc` did.

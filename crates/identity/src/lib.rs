@@ -38,7 +38,7 @@ pub use manifest::{Manifest, Party};
 pub use name::{Name, Role};
 pub use passphrase::Passphrase;
 pub use peer::{Peer, Serial};
-pub use register::{Approval, LIST_DAYS, Register};
+pub use register::{Approval, LIST_DAYS, MAX_LIST_DAYS, Register};
 pub use request::{Request, Wish};
 pub use revocation_list::{Reason, Revocation, RevocationList};
 pub use validity::{AUTHORITY_DAYS, LEAF_DAYS, Moment, Validity};

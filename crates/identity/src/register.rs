@@ -1,6 +1,7 @@
 //! What an authority has issued: the files that it works from.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io::ErrorKind,
     path::{Path, PathBuf},
@@ -33,10 +34,13 @@ const LOCK: &str = "lock";
 /// How long a revocation list is the newest, by default: a month.
 pub const LIST_DAYS: u32 = 30;
 
+/// And at most: with a longer one, nobody would notice for a quarter that the authority's lists no longer come.
+pub const MAX_LIST_DAYS: u32 = 90;
+
 /// An authority's folder, beside its key:
 ///
 /// ```text
-/// register/  issued/NAME-SERIAL.pem  crl.pem  manifest.bin  policy.bin
+/// register/  issued/NUMBER-NAME-SERIAL.pem  crl.pem  manifest.bin  policy.bin
 /// ```
 ///
 /// Everything in it is public and was signed by the authority (the policy: by an officer), so nothing in it is believed
@@ -44,7 +48,7 @@ pub const LIST_DAYS: u32 = 30;
 pub struct Register {
     folder: PathBuf,
     authority: AuthorityCertificate,
-    /// Oldest first.
+    /// In the order in which they were issued, whatever the clock said.
     issued: Vec<Certificate>,
     revocations: RevocationList,
     manifest: Option<Signed<Manifest>>,
@@ -66,7 +70,11 @@ impl Register {
         fs::create_dir_all(&issued)
             .map_err(|error| fault(&format!("creating {}", issued.display()), error))?;
         let lock = lock(&folder)?;
-        let list = authority.revoke(&Default::default(), 1, list_validity(authority, now)?)?;
+        let list = authority.revoke(
+            &BTreeMap::new(),
+            1,
+            list_validity(authority, now, LIST_DAYS)?,
+        )?;
         file::write(&folder.join(REVOCATIONS), list.pem().as_bytes(), 0o644)?;
         Ok(Self {
             folder,
@@ -122,15 +130,23 @@ impl Register {
                 "this key was revoked as compromised: make another one (ciphertune identity init in an empty home)".into(),
             );
         }
-        let holder = self.current().find(|c| c.peer().key == *request.key());
-        if let Some(holder) = holder.filter(|holder| holder.peer().name != *name) {
+        let others = self.issued.iter().filter(|it| it.peer().name != *name);
+        let holder = others
+            .filter(|it| it.peer().key == *request.key())
+            .find(|it| {
+                self.held_by(&it.peer().name)
+                    .is_some_and(|held| held == *it)
+            });
+        if let Some(holder) = holder {
             return refused(format!(
                 "the key of this request is {}'s: a party has a key of its own",
                 holder.peer().name
             ));
         }
         let Some(held) = self.held_by(name) else {
-            return Ok(Approval::New);
+            return Ok(self
+                .revocation_of(request)
+                .map_or(Approval::New, Approval::Again));
         };
         if held.peer().key != *request.key() {
             return refused(format!(
@@ -150,14 +166,21 @@ impl Register {
         Ok(Approval::Renewal)
     }
 
-    fn is_compromised(&self, request: &Request) -> bool {
+    /// Why earlier certificates for a request's key were revoked, oldest first.
+    fn revocations_of(&self, request: &Request) -> impl Iterator<Item = Reason> {
         let revoked = self.revocations.revoked();
-        (self
-            .issued
-            .iter()
-            .filter(|it| it.peer().key == *request.key()))
-        .filter_map(|it| revoked.get(&it.peer().serial))
-        .any(|it| it.reason == Reason::KeyCompromise)
+        let key = *request.key();
+        (self.issued.iter())
+            .filter(move |it| it.peer().key == key)
+            .filter_map(|it| Some(revoked.get(&it.peer().serial)?.reason))
+    }
+
+    fn revocation_of(&self, request: &Request) -> Option<Reason> {
+        self.revocations_of(request).last()
+    }
+
+    fn is_compromised(&self, request: &Request) -> bool {
+        (self.revocations_of(request)).any(|reason| reason == Reason::KeyCompromise)
     }
 
     /// Keeps a certificate that was just issued.
@@ -165,13 +188,16 @@ impl Register {
         certificate.verify(&self.authority)?;
         let peer = certificate.peer();
         let path = self.folder.join(ISSUED);
-        let path = path.join(format!("{}-{}.pem", peer.name, peer.serial));
+        let number = self.issued.len() + 1;
+        let path = path.join(format!("{number:06}-{}-{}.pem", peer.name, peer.serial));
         file::write(&path, certificate.pem().as_bytes(), 0o644)?;
         self.issued.push(certificate);
         Ok(path)
     }
 
-    /// Revokes every certificate of a name that still holds at `now`, and returns their serial numbers.
+    /// Revokes every certificate of a name, those that have ended too: the name has none then, and is in no further
+    /// manifest. Returns the serial numbers that were not in the list, or are there for another reason now: a key that turns out
+    /// to be compromised is worse than any other reason.
     ///
     /// # Errors
     /// [`Error::Refused`] if there is none.
@@ -182,26 +208,29 @@ impl Register {
         reason: Reason,
         now: SystemTime,
     ) -> Result<Vec<Serial>> {
-        let serials: Vec<Serial> = self
-            .current()
-            .filter(|certificate| certificate.peer().name == *name)
-            .filter(|certificate| certificate.validity().not_after() >= seconds(now))
-            .map(|certificate| certificate.peer().serial.clone())
-            .collect();
-        if serials.is_empty() {
-            return Err(Error::Refused(format!(
-                "{name} has no certificate that could be revoked"
-            )));
-        }
         let at = seconds(now);
         let mut revoked = self.revocations.revoked().clone();
-        revoked.extend(
-            serials
-                .iter()
-                .map(|serial| (serial.clone(), Revocation { at, reason })),
-        );
-        self.next_list(authority, revoked, now, None)?;
-        Ok(serials)
+        let mut changed = Vec::new();
+        for certificate in self.issued.iter().filter(|it| it.peer().name == *name) {
+            let serial = &certificate.peer().serial;
+            let worse = |before: &Revocation| {
+                reason == Reason::KeyCompromise && before.reason != Reason::KeyCompromise
+            };
+            match revoked.get_mut(serial) {
+                None => drop(revoked.insert(serial.clone(), Revocation { at, reason })),
+                // Since when it holds no longer stays as it was.
+                Some(before) if worse(before) => before.reason = reason,
+                Some(_) => continue,
+            }
+            changed.push(serial.clone());
+        }
+        if changed.is_empty() {
+            return Err(Error::Refused(format!(
+                "{name} has no certificate that could be revoked: it was never approved, or all are in the list"
+            )));
+        }
+        self.next_list(authority, revoked, now, LIST_DAYS)?;
+        Ok(changed)
     }
 
     /// Issues the next list, of the same certificates, for so many days.
@@ -211,22 +240,25 @@ impl Register {
         now: SystemTime,
         days: u32,
     ) -> Result<&RevocationList> {
+        if days > MAX_LIST_DAYS {
+            return Err(Error::Misuse(format!(
+                "a revocation list holds for at most {MAX_LIST_DAYS} days: past its end nobody is let in until the next one is there, \
+                 and that is what it is for"
+            )));
+        }
         let revoked = self.revocations.revoked().clone();
-        self.next_list(authority, revoked, now, Some(days))?;
+        self.next_list(authority, revoked, now, days)?;
         Ok(&self.revocations)
     }
 
     fn next_list(
         &mut self,
         authority: &Authority,
-        revoked: std::collections::BTreeMap<Serial, Revocation>,
+        revoked: BTreeMap<Serial, Revocation>,
         now: SystemTime,
-        days: Option<u32>,
+        days: u32,
     ) -> Result<()> {
-        let validity = match days {
-            Some(days) => Validity::days(now, days)?,
-            None => list_validity(authority, now)?,
-        };
+        let validity = list_validity(authority, now, days)?;
         let list = authority.revoke(&revoked, self.revocations.number() + 1, validity)?;
         file::write(&self.folder.join(REVOCATIONS), list.pem().as_bytes(), 0o644)?;
         self.revocations = list;
@@ -284,9 +316,10 @@ impl Register {
         file::write(&self.folder.join(POLICY), &policy.encode(), 0o644)
     }
 
-    /// The newest certificate of a name that was not revoked.
+    /// The certificate of a name that was issued last, unless it was revoked.
     pub fn held_by(&self, name: &Name) -> Option<&Certificate> {
-        (self.current().filter(|it| it.peer().name == *name)).last()
+        let last = self.issued.iter().rfind(|it| it.peer().name == *name)?;
+        (!self.revocations.names(&last.peer().serial)).then_some(last)
     }
 
     /// Everything issued, oldest first.
@@ -313,11 +346,6 @@ impl Register {
     pub fn folder(&self) -> &Path {
         &self.folder
     }
-
-    /// What was issued and not revoked, oldest first.
-    fn current(&self) -> impl Iterator<Item = &Certificate> {
-        (self.issued.iter()).filter(|it| !self.revocations.names(&it.peer().serial))
-    }
 }
 
 /// What approving a request comes to.
@@ -327,16 +355,15 @@ pub enum Approval {
     New,
     /// A later certificate for the same name, key and role.
     Renewal,
+    /// A certificate for a key whose earlier ones were revoked, for this reason.
+    Again(Reason),
 }
 
-/// A month, or what is left of the authority.
-fn list_validity(authority: &Authority, now: SystemTime) -> Result<Validity> {
-    let left = authority.certificate().validity().not_after();
-    let days = left.saturating_sub(seconds(now)) / 86_400;
-    Validity::days(
-        now,
-        LIST_DAYS.min(u32::try_from(days.max(1)).unwrap_or(LIST_DAYS)),
-    )
+/// So many days, or what is left of the authority.
+fn list_validity(authority: &Authority, now: SystemTime, days: u32) -> Result<Validity> {
+    let validity = Validity::issued(now, days)?;
+    let end = authority.certificate().validity().not_after();
+    Validity::of_seconds(validity.not_before(), validity.not_after().min(end))
 }
 
 fn seconds(at: SystemTime) -> u64 {
@@ -360,18 +387,27 @@ fn lock(folder: &Path) -> Result<File> {
 
 fn issued(folder: &Path, authority: &AuthorityCertificate) -> Result<Vec<Certificate>> {
     let doing = || format!("reading {}", folder.display());
-    let mut issued = Vec::new();
+    let mut issued: BTreeMap<u64, Certificate> = BTreeMap::new();
     for entry in fs::read_dir(folder).map_err(|error| fault(&doing(), error))? {
         let path = entry.map_err(|error| fault(&doing(), error))?.path();
         if path.extension().is_some_and(|extension| extension == "pem") {
             let certificate = Certificate::read(&path)?;
             certificate.verify(authority)?;
-            issued.push(certificate);
+            // Not by the time in them: two may be of one second, and a clock may have been wrong.
+            let number = path.file_name().and_then(|name| name.to_str());
+            let number = number.and_then(|name| name.split('-').next()?.parse().ok());
+            let number = number.ok_or_else(|| {
+                Error::Malformed(format!("{}: its name has no number", path.display()))
+            })?;
+            if issued.insert(number, certificate).is_some() {
+                return Err(Error::Malformed(format!(
+                    "{}: two certificates have the number {number}",
+                    path.display()
+                )));
+            }
         }
     }
-    // Of two in one second, neither is the newer: the serial number decides, so that every run says the same.
-    issued.sort_by_key(|it| (it.validity().not_before(), it.peer().serial.clone()));
-    Ok(issued)
+    Ok(issued.into_values().collect())
 }
 
 fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
@@ -385,6 +421,8 @@ fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use ciphertune_round::Signer as _;
 
     use super::*;
     use crate::SigningKey;
@@ -504,6 +542,7 @@ mod tests {
         assert_eq!(revoked.len(), 2, "both of north's still hold");
         let again = register.revoke(authority, &name("north"), Reason::Superseded, day(85));
         assert!(matches!(again, Err(Error::Refused(_))));
+        assert!(register.renew_list(authority, day(90), 91).is_err());
         let register = office.again();
         assert_eq!(register.revocations().number(), 2);
         assert!(revoked.iter().all(|it| register.revocations().names(it)));
@@ -548,6 +587,72 @@ mod tests {
     }
 
     #[test]
+    fn who_was_renewed_past_a_first_certificate_is_gone_when_revoked() {
+        let mut office = Office::new();
+        let (hub, north, west, other) = (key(), key(), key(), key());
+        office.approve("hub", Role::Server, &hub, 0).unwrap();
+        office.approve("north", Role::Member, &north, 0).unwrap();
+        office.approve("west", Role::Member, &west, 0).unwrap();
+        office.approve("west", Role::Member, &west, 80).unwrap();
+        let Office {
+            register,
+            authority,
+            ..
+        } = &mut office;
+        let register = register.as_mut().unwrap();
+        // Day 100: the first certificate has ended. Both go, and a worse reason later reaches both.
+        for (reason, at) in [
+            (Reason::CessationOfOperation, 100),
+            (Reason::KeyCompromise, 101),
+        ] {
+            let revoked = register.revoke(authority, &name("west"), reason, day(at));
+            assert_eq!(revoked.unwrap().len(), 2);
+            assert!(register.held_by(&name("west")).is_none());
+        }
+        let since = register.revocations().revoked().values();
+        assert!(since.clone().all(|it| it.reason == Reason::KeyCompromise));
+        assert!(since.map(|it| it.at).all(|at| at == seconds(day(100))));
+        assert_eq!(office.manifest(), ["hub", "north"]);
+        assert!(office.approve("west", Role::Member, &west, 102).is_err());
+        let approved = office.approve("west", Role::Member, &other, 102).unwrap();
+        assert_eq!(approved, Approval::New);
+        assert_eq!(
+            office.again().held_by(&name("west")).unwrap().peer().key,
+            other.verifying_key()
+        );
+    }
+
+    #[test]
+    fn the_certificate_that_was_issued_last_counts_whatever_the_clock_said() {
+        let mut office = Office::new();
+        let north = key();
+        for at in [200, 5, 5] {
+            office.approve("north", Role::Member, &north, at).unwrap();
+        }
+        let last = office.register().issued()[2].clone();
+        assert_eq!(office.again().held_by(&name("north")), Some(&last));
+    }
+
+    #[test]
+    fn a_key_that_left_may_come_back_and_it_is_said() {
+        let mut office = Office::new();
+        let north = key();
+        office.approve("north", Role::Member, &north, 0).unwrap();
+        let Office {
+            register,
+            authority,
+            ..
+        } = &mut office;
+        let reason = Reason::CessationOfOperation;
+        let register = register.as_mut().unwrap();
+        register
+            .revoke(authority, &name("north"), reason, day(1))
+            .unwrap();
+        let approved = office.approve("north", Role::Member, &north, 2).unwrap();
+        assert_eq!(approved, Approval::Again(reason));
+    }
+
+    #[test]
     fn a_register_is_open_once_and_believes_no_file_that_the_authority_did_not_sign() {
         let mut office = Office::new();
         let Err(Error::Refused(said)) = Register::open(&office.home()) else {
@@ -564,7 +669,7 @@ mod tests {
         let kept = office.register().keep_certificate(mole.clone());
         assert!(matches!(kept, Err(Error::Refused(_))));
         office.register = None;
-        let place = office.home().register().join("issued/mole-1.pem");
+        let place = office.home().register().join("issued/000009-mole-1.pem");
         fs::write(place, mole.pem()).unwrap();
         let opened = Register::open(&office.home());
         assert!(matches!(opened.err(), Some(Error::Refused(_))));

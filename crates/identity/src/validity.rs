@@ -14,6 +14,9 @@ pub const AUTHORITY_DAYS: u32 = 3650;
 /// A party's certificate, by default: ninety days.
 pub const LEAF_DAYS: u32 = 90;
 
+/// How much two parties' clocks may differ when something was just issued: five minutes.
+const CLOCK_SKEW: Duration = Duration::from_secs(300);
+
 /// 9999-12-31T23:59:59Z: the last second that a certificate can write (RFC 5280 §4.1.2.5).
 const LAST: u64 = 253_402_300_799;
 
@@ -36,6 +39,13 @@ impl Validity {
             .checked_add(Duration::from_secs(u64::from(days) * 86_400))
             .ok_or_else(out_of_range)?;
         Self::between(start, end)
+    }
+
+    /// For so many days from `now` on, and from a little before: clocks differ.
+    pub fn issued(now: SystemTime, days: u32) -> Result<Self> {
+        let from = now.checked_sub(CLOCK_SKEW).unwrap_or(UNIX_EPOCH);
+        let until = Self::days(now, days)?.not_after;
+        Self::of_seconds(seconds(from)?, until)
     }
 
     pub(crate) fn of_seconds(not_before: u64, not_after: u64) -> Result<Self> {

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use ciphertune_audit::Log;
-use ciphertune_identity::{Manifest, SigningKey};
+use ciphertune_identity::{Manifest, Peer, SigningKey};
 use ciphertune_round::{
     Context, Digest, Ended, Envelope, Fingerprint, Job, Object as _, ShareIndex, Signed,
     label::{self, Label},
@@ -199,7 +199,11 @@ impl Coordinator {
         .await
     }
 
-    /// Takes what members have sent whose certificates are revoked out of every roster that is not signed yet.
+    /// Takes what members have sent whose certificates are revoked out of every roster that is not signed yet, and ends the
+    /// jobs of whom else is revoked.
+    ///
+    /// # Errors
+    /// [`Error::Fault`], when all others were seen to: what failed is to be tried again.
     pub async fn enforce_revocations(self: &Arc<Self>) -> Result<()> {
         let this = Arc::clone(self);
         to_its_end(async move {
@@ -210,13 +214,18 @@ impl Coordinator {
                 .collect();
             let mut jobs = this.jobs.lock().await;
             let running: Vec<Digest> = jobs.running.keys().copied().collect();
+            let mut failed = Ok(());
             for job in running {
                 for &member in &revoked {
-                    this.step(&mut jobs, &job, &Input::Revoked { member })
-                        .await?;
+                    let revoked = Input::Revoked { member };
+                    match this.step(&mut jobs, &job, &revoked).await {
+                        // A job that ended meanwhile is nobody's any more.
+                        Ok(()) | Err(Error::Refused(_)) => {}
+                        Err(error) => failed = Err(error),
+                    }
                 }
             }
-            Ok(())
+            failed
         })
         .await
     }
@@ -296,7 +305,7 @@ impl Coordinator {
             }
             let before = jobs.running.get(job).map(|machine| machine.phase().clone());
             let mut present = Vec::new();
-            for member in self.presence.present(&self.federation.members()) {
+            for member in self.present() {
                 present.push(Present {
                     member,
                     one_time_key: self.database.next_key(&member).await?,
@@ -377,7 +386,7 @@ impl Coordinator {
             }
         }
         if matches!(machine.phase(), Phase::Ended { .. }) {
-            let present = self.presence.present(&self.federation.members());
+            let present = self.present();
             batch.ended = Some(machine.status(&present).encode_to_vec());
         }
         let last = self.database.commit(&machine.digest(), now, batch).await?;
@@ -493,6 +502,13 @@ impl Coordinator {
             .min(Duration::from_secs(1))
     }
 
+    /// The members with an open event stream whose certificates let them call.
+    pub fn present(&self) -> Vec<Fingerprint> {
+        let now = self.now().to_system();
+        let admits = |peer: &Peer| self.gate.admit(peer, now).is_ok();
+        self.presence.present(&self.federation.members(), admits)
+    }
+
     /// Who may call.
     pub fn gate(&self) -> &Arc<Gate> {
         &self.gate
@@ -533,7 +549,7 @@ impl Coordinator {
 
     /// The states of all jobs, or of one.
     pub async fn status(&self, job: Option<&Digest>) -> Result<Vec<proto::JobState>> {
-        let present = self.presence.present(&self.federation.members());
+        let present = self.present();
         let mut states: Vec<proto::JobState> = {
             let jobs = self.jobs.lock().await;
             jobs.running

@@ -5,7 +5,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use ciphertune_identity::{Credentials, Peer, Serial, SigningKey, tls};
+use ciphertune_identity::{Credentials, Peer, Serial, SigningKey, Validity, tls};
 use ciphertune_wire::Refusal;
 use rustls::ServerConfig;
 use tokio::sync::watch;
@@ -26,8 +26,9 @@ impl Gate {
     /// A gate with these.
     ///
     /// # Errors
-    /// [`Error::Misuse`] for another key's certificate, or one that cannot serve.
-    pub fn new(credentials: Credentials, key: Arc<SigningKey>) -> Result<Self> {
+    /// [`Error::Misuse`] for another key's certificate, or one that cannot serve, or for what does not hold yet.
+    pub fn new(credentials: Credentials, key: Arc<SigningKey>, now: SystemTime) -> Result<Self> {
+        check_begun(&credentials, now)?;
         let tls = config(&credentials, &key)?;
         Ok(Self {
             credentials: watch::channel(credentials).0,
@@ -36,14 +37,18 @@ impl Gate {
         })
     }
 
-    /// Takes others in their place: new handshakes and every call are held to them from now on.
+    /// Takes others in their place: new handshakes and every call are held to them from now on. Of the two lists the later one
+    /// counts: a kit may be older than the list that the server has.
     ///
     /// # Errors
-    /// [`Error::Misuse`] for what does not succeed them; nothing changes then.
-    pub fn replace(&self, credentials: Credentials) -> Result<()> {
-        credentials
-            .check_succeed(&self.credentials.borrow())
-            .map_err(|error| Error::Misuse(error.to_string()))?;
+    /// [`Error::Misuse`] for another party's certificate or another authority, and for what does not hold yet, as a wrong clock
+    /// makes it; nothing changes then.
+    pub fn replace(&self, credentials: Credentials, now: SystemTime) -> Result<()> {
+        let misuse = |error: ciphertune_identity::Error| Error::Misuse(error.to_string());
+        let credentials = credentials
+            .after(&self.credentials.borrow())
+            .map_err(misuse)?;
+        check_begun(&credentials, now)?;
         self.tls.send_replace(config(&credentials, &self.key)?);
         self.credentials.send_replace(credentials);
         Ok(())
@@ -60,7 +65,7 @@ impl Gate {
         if !list.holds(now) {
             return refused(
                 Refusal::StaleList,
-                "the revocation list has ended: install the authority's next (ciphertune identity crl)",
+                "the revocation list does not hold now: install the authority's newest (ciphertune identity crl)",
             );
         }
         if list.names(&peer.serial) {
@@ -104,6 +109,27 @@ impl Gate {
     pub fn tls(&self) -> watch::Receiver<Arc<ServerConfig>> {
         self.tls.subscribe()
     }
+}
+
+/// Refuses what begins later: every caller would be turned away until then, and nobody would know why.
+fn check_begun(credentials: &Credentials, now: SystemTime) -> Result<()> {
+    let (certificate, list) = (credentials.certificate(), credentials.revocations());
+    for (what, validity) in [
+        ("the server's certificate", certificate.validity()),
+        ("the revocation list", list.validity()),
+    ] {
+        let seconds = now
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |now| now.as_secs());
+        if validity.not_before() > seconds {
+            return Err(Error::Misuse(format!(
+                "{what} does not hold before {}, and it is {}: this clock, or the authority's, is wrong",
+                validity.start(),
+                Validity::moment(now)
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn config(credentials: &Credentials, key: &SigningKey) -> Result<Arc<ServerConfig>> {

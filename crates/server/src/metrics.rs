@@ -74,9 +74,7 @@ fn answer(request: &Request<Incoming>, coordinator: &Coordinator) -> Response<Fu
 fn text(coordinator: &Coordinator) -> String {
     let credentials = coordinator.gate().credentials();
     let (certificate, list) = (credentials.certificate(), credentials.revocations());
-    let present = coordinator
-        .presence()
-        .present(&coordinator.federation().members());
+    let present = coordinator.present();
     let mut text = String::new();
     for (name, help, value) in [
         (

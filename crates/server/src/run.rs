@@ -2,11 +2,12 @@
 
 use std::{
     future::Future,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use ciphertune_identity::Credentials;
+use ciphertune_identity::{Credentials, RevocationList, file};
 use ciphertune_round::Signer;
 use ciphertune_wire::{accept, limits::MESSAGE_BYTES, proto::federation_server::FederationServer};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
@@ -29,6 +30,12 @@ const FAREWELL: Duration = Duration::from_secs(5);
 /// How often the log says how long certificate and revocation list still hold.
 const REPORT: Duration = Duration::from_secs(3600);
 
+/// How long until what failed of a revocation is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// The newest revocation list that this server had, in its data folder.
+const LIST: &str = "crl.pem";
+
 /// Serves until `shutdown` is ready; takes up what an earlier run left in the data folder. Needs tokio's
 /// multi-threaded runtime.
 ///
@@ -40,12 +47,14 @@ pub async fn run(
     config: Config,
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
+    let now = (config.clock)();
     let credentials = config.credentials.borrow().clone();
+    let credentials = stored_list(credentials, &config.data)?;
     let federation = Federation::new(credentials.authority(), config.manifest, config.policy)?;
     let issued_at = ListInForce::from(credentials.revocations()).issued_at;
     federation
         .policy()
-        .admit_revocation_list(issued_at, (config.clock)().into())
+        .admit_revocation_list(issued_at, now.into())
         .map_err(|refusal| Error::Misuse(refusal.to_string()))?;
     let own = config.key.verifying_key().fingerprint();
     if federation
@@ -59,7 +68,7 @@ pub async fn run(
         ));
     }
     let key = Arc::new(config.key);
-    let gate = Arc::new(Gate::new(credentials, Arc::clone(&key))?);
+    let gate = Arc::new(Gate::new(credentials, Arc::clone(&key), now)?);
     let clock = Arc::clone(&config.clock);
     let coordinator = Coordinator::open(
         federation,
@@ -69,11 +78,17 @@ pub async fn run(
         &config.data,
     )
     .await?;
+    keep_list(&gate.credentials(), &config.data)?;
     coordinator.note_list().await?;
     coordinator.enforce_revocations().await?;
     let _guard = Closing(Arc::clone(&coordinator));
     let _conductor = Aborted(tokio::spawn(Arc::clone(&coordinator).conduct()));
-    let followed = follow(config.credentials, Arc::clone(&coordinator), clock);
+    let followed = follow(
+        config.credentials,
+        Arc::clone(&coordinator),
+        clock,
+        config.data,
+    );
     let _followed = Aborted(tokio::spawn(followed));
     let _metrics = (config.metrics)
         .map(|listener| metrics::serve(listener, Arc::clone(&coordinator)))
@@ -119,23 +134,21 @@ async fn follow(
     mut credentials: watch::Receiver<Credentials>,
     coordinator: Arc<Coordinator>,
     clock: Clock,
+    data: PathBuf,
 ) {
     let mut met = coordinator.gate().credentials();
     loop {
         let new = credentials.borrow_and_update().clone();
-        report(&new, clock());
         if new != met {
             met = new.clone();
-            match take(new, &coordinator).await {
-                Ok(list) => tracing::info!(
-                    revocation_list = list,
-                    "certificate and revocation list replaced"
-                ),
+            match coordinator.gate().replace(new, clock()) {
+                Ok(()) => enforce(&coordinator, &data).await,
                 Err(error) => {
                     tracing::error!(%error, "a new certificate or revocation list was not taken");
                 }
             }
         }
+        report(&coordinator.gate().credentials(), clock());
         tokio::select! {
             () = tokio::time::sleep(REPORT) => {}
             // Where nobody is left who could change them, it is said when they end, all the same.
@@ -146,11 +159,54 @@ async fn follow(
     }
 }
 
-async fn take(new: Credentials, coordinator: &Arc<Coordinator>) -> Result<u64> {
-    coordinator.gate().replace(new)?;
-    coordinator.note_list().await?;
-    coordinator.enforce_revocations().await?;
-    Ok(coordinator.gate().list().number)
+/// The gate holds callers to a new list already; this sees to what they had sent, for as long as it takes.
+async fn enforce(coordinator: &Arc<Coordinator>, data: &Path) {
+    loop {
+        let seen_to = async {
+            keep_list(&coordinator.gate().credentials(), data)?;
+            coordinator.note_list().await?;
+            coordinator.enforce_revocations().await
+        };
+        match seen_to.await {
+            Ok(()) => break,
+            Err(error) => tracing::error!(%error, "a revocation is not seen to; trying again"),
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+    tracing::info!(
+        revocation_list = coordinator.gate().list().number,
+        "certificate and revocation list replaced"
+    );
+}
+
+/// The same with the list that an earlier run was given, where that is later: an old kit does not bring a revoked party back.
+fn stored_list(credentials: Credentials, data: &Path) -> Result<Credentials> {
+    let path = data.join(LIST);
+    if !path.exists() {
+        return Ok(credentials);
+    }
+    let stored =
+        RevocationList::read(&path).map_err(|error| Error::Malformed(error.to_string()))?;
+    if stored.verify(credentials.authority()).is_err() {
+        tracing::warn!("the revocation list of an earlier run is of another authority: not used");
+        return Ok(credentials);
+    }
+    let newest = credentials.with_newer(&stored);
+    let newest = newest.map_err(|error| Error::Misuse(error.to_string()))?;
+    if newest != credentials {
+        tracing::warn!(
+            revocation_list = newest.revocations().number(),
+            "the kit's revocation list is older than one that this server had: the newer one holds"
+        );
+    }
+    Ok(newest)
+}
+
+fn keep_list(credentials: &Credentials, data: &Path) -> Result<()> {
+    let (path, pem) = (data.join(LIST), credentials.revocations().pem());
+    let temporary = data.join(format!("{LIST}.new"));
+    file::replace(&path, &temporary, pem.as_bytes(), 0o644)
+        .map_err(|error| fault("keeping the revocation list", error))
 }
 
 /// In words, and in numbers for whoever collects them from the log.

@@ -175,7 +175,7 @@ impl Service {
                 let _ = out.send(Err(status(&error))).await;
                 return;
             }
-            let _present = coordinator.presence().enter(caller.fingerprint);
+            let _present = coordinator.presence().enter(caller.peer.clone());
             let (mut announced, mut closing) = (coordinator.announced(), coordinator.closing());
             let mut gate = coordinator.gate().changes();
             loop {
@@ -183,7 +183,7 @@ impl Service {
                 gate.borrow_and_update();
                 let now = coordinator.now().to_system();
                 if let Err(refused) = coordinator.gate().admit(&caller.peer, now) {
-                    let _ = out.send(Err(status(&refused.into()))).await;
+                    let _ = out.try_send(Err(status(&refused.into())));
                     return;
                 }
                 let events = match coordinator.database().events(after).await {
@@ -195,9 +195,17 @@ impl Service {
                 };
                 if !events.is_empty() {
                     for event in events {
-                        after = event.sequence;
-                        if out.send(Ok(event)).await.is_err() {
-                            return;
+                        let sequence = event.sequence;
+                        // A caller that does not read must not outlast its certificate.
+                        tokio::select! {
+                            sent = out.send(Ok(event)) => match sent {
+                                Ok(()) => after = sequence,
+                                Err(_) => return,
+                            },
+                            changed = gate.changed() => match changed {
+                                Ok(()) => break,
+                                Err(_) => return,
+                            },
                         }
                     }
                     continue;
@@ -253,6 +261,8 @@ impl proto::federation_server::Federation for Service {
                 return Err(Refused::new(Refusal::Role, detail).into());
             }
             let job = self.own(&caller, &request.get_ref().job)?;
+            // From here on a revocation finds this party's jobs.
+            self.coordinator.database().meet(&caller.peer).await?;
             let digest = self.coordinator.submit(job).await?;
             Ok(proto::SubmitJobReply {
                 job: digest.as_bytes().to_vec(),

@@ -128,7 +128,7 @@ async fn a_certificate_that_ended_is_refused_on_a_connection_and_a_list_that_end
     let federation = Federation::new(3, POLICY);
     for (list, expected) in [
         (federation.list_of(1, &[], days(50)), Refusal::Expired),
-        (federation.list_of(1, &[], days(30)), Refusal::StaleList),
+        (federation.list_of(2, &[], days(30)), Refusal::StaleList),
     ] {
         let credentials = watch::channel(federation.server_credentials(&list)).1;
         let server = federation.serve_with(|config| {
@@ -140,4 +140,43 @@ async fn a_certificate_that_ended_is_refused_on_a_connection_and_a_list_that_end
         assert_eq!(refusal(called), expected);
         server.stop().unwrap();
     }
+}
+
+#[tokio::test]
+async fn an_old_kit_brings_nobody_back() {
+    let federation = Federation::new(3, POLICY);
+    let list = federation.list_of(2, &[0], days(30));
+    let newer = watch::channel(federation.server_credentials(&list)).1;
+    federation
+        .serve_with(|config| config.credentials = newer)
+        .stop()
+        .unwrap();
+    // The first list again, as from a backup.
+    let server = federation.serve();
+    let mut other = federation.member(&server, 1).await;
+    in_force(&mut other.client, 2).await;
+    let own = tls::client_config(
+        &federation.credentials(&federation.members[0]),
+        &federation.members[0].key,
+    );
+    let refused = connect(&server.address(), own.unwrap(), Meter::default()).await;
+    assert!(
+        matches!(&refused, Err(ciphertune_wire::Error::TurnedAway { reason, .. }) if reason.contains("revoked")),
+        "{refused:?}"
+    );
+    server.stop().unwrap();
+}
+
+#[tokio::test]
+async fn what_begins_later_is_not_taken() {
+    let federation = Federation::new(3, POLICY);
+    let tomorrow = SystemTime::now() + Duration::from_secs(86_400);
+    let early = federation.list_of(2, &[], Validity::days(tomorrow, 30).unwrap());
+    let early = watch::channel(federation.server_credentials(&early)).1;
+    let ended = federation.serve_with(|config| config.credentials = early);
+    let said = ended.stop().expect_err("a refusal").to_string();
+    assert!(
+        said.contains("does not hold before") && said.contains("clock"),
+        "{said}"
+    );
 }

@@ -4,7 +4,12 @@ use std::{io, sync::Arc, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, pki_types::ServerName};
-use tokio::{net::TcpStream, sync::watch};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, BufReader},
+    net::TcpStream,
+    sync::watch,
+    time::timeout,
+};
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
@@ -19,6 +24,9 @@ use crate::{
 
 /// The service, as a client calls it.
 pub type Client = FederationClient<Channel>;
+
+/// How long the server may take over its first word.
+const FIRST_WORD: Duration = Duration::from_secs(10);
 
 /// Connects to `host:port`. The handshake is part of it: a certificate that either side refuses is an error here.
 ///
@@ -53,12 +61,10 @@ pub async fn connect_following(
                 let stream = TcpStream::connect(&address).await?;
                 stream.set_nodelay(true)?;
                 let stream = UntilReplaced::new(stream, configs);
-                connector.connect(name, meter.watch(stream)).await
+                heard(connector.connect(name, meter.watch(stream)).await?).await
             }
         }
     };
-    // TLS 1.3: a server that refuses our certificate says so only after our side of the handshake is done. So the first
-    // call, not this dial, may be what meets it.
     let connector = service_fn(move |_: Uri| {
         let dialled = dial();
         async move { Ok::<_, io::Error>(TokioIo::new(dialled.await?)) }
@@ -78,4 +84,18 @@ pub async fn connect_following(
     Ok(FederationClient::new(channel)
         .max_decoding_message_size(MESSAGE_BYTES)
         .max_encoding_message_size(MESSAGE_BYTES))
+}
+
+/// Waits for the server's first bytes (HTTP/2's settings). In TLS 1.3 our side of the handshake is done before the server
+/// looks at our certificate: only here is it known whether it was refused, and why.
+async fn heard<S: AsyncRead + AsyncWrite + Unpin>(stream: S) -> io::Result<BufReader<S>> {
+    let mut stream = BufReader::new(stream);
+    let first = match timeout(FIRST_WORD, stream.fill_buf()).await {
+        Ok(first) => first?.len(),
+        Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+    };
+    match first {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(stream),
+    }
 }

@@ -2,6 +2,10 @@
 
 use std::error::Error as _;
 
+use rustls::AlertDescription;
+
+use crate::refusal::Refusal;
+
 /// Errors of this crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -25,6 +29,14 @@ pub enum Error {
         address: String,
         /// What rustls said.
         reason: String,
+    },
+    /// The server looked at this party's certificate, and refused it.
+    #[error("the server at {address} refused this party's certificate: {reason}")]
+    TurnedAway {
+        /// Which server.
+        address: String,
+        /// Why, and what to do.
+        reason: &'static str,
     },
     /// A value that the caller must not pass.
     #[error("misuse: {0}")]
@@ -52,10 +64,46 @@ impl Error {
             source = error.source();
         }
         let address = address.to_owned();
-        if handshake {
+        if let Some(reason) = turned_away(error) {
+            Self::TurnedAway { address, reason }
+        } else if handshake {
             Self::Handshake { address, reason }
         } else {
             Self::Unreachable { address, reason }
         }
+    }
+}
+
+/// Why a server refused this party's certificate in the handshake, if somewhere under `error` it did.
+pub fn turned_away(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    let mut error = Some(error);
+    while let Some(this) = error {
+        let inner = this
+            .downcast_ref::<std::io::Error>()
+            .and_then(|error| error.get_ref())
+            .and_then(|error| error.downcast_ref());
+        if let Some(rustls::Error::AlertReceived(alert)) = inner.or(this.downcast_ref()) {
+            return reason(*alert);
+        }
+        error = this.source();
+    }
+    None
+}
+
+fn reason(alert: AlertDescription) -> Option<&'static str> {
+    match alert {
+        AlertDescription::CertificateRevoked => Some(Refusal::Revoked.sentence()),
+        AlertDescription::CertificateExpired => Some(Refusal::Expired.sentence()),
+        // An authority of the same name with another key: the signature does not verify.
+        AlertDescription::DecryptError
+        | AlertDescription::UnknownCA
+        | AlertDescription::BadCertificate
+        | AlertDescription::UnsupportedCertificate
+        | AlertDescription::CertificateUnknown
+        | AlertDescription::CertificateRequired
+        | AlertDescription::AccessDenied => Some(
+            "it is of another authority, or not one that may connect; install the kit of the server's federation",
+        ),
+        _ => None,
     }
 }

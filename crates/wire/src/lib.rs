@@ -20,6 +20,6 @@ pub mod proto {
 
 pub use accept::{ConnectInfo, accept};
 pub use connect::{Client, connect, connect_following};
-pub use error::{Error, Result};
+pub use error::{Error, Result, turned_away};
 pub use meter::Meter;
 pub use refusal::Refusal;

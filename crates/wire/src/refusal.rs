@@ -78,7 +78,7 @@ impl Refusal {
                 "your certificate does not hold now, or is older than the policy allows; have the authority renew it, and install the kit"
             }
             Self::StaleList => {
-                "the server's revocation list has ended; its operator must install the next"
+                "the server has no revocation list that holds now; its operator must install the authority's newest"
             }
             Self::Role => "your role does not allow this call",
             Self::Malformed => "the object is malformed or its signature does not verify",

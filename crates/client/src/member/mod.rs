@@ -22,7 +22,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use ciphertune_audit::Log;
@@ -34,6 +34,7 @@ use ciphertune_wire::{
     proto::{Event, EventKind},
 };
 use serde_json::{Map, Value};
+use tokio::time::Instant;
 
 use crate::{
     budget::LEDGER_HEAD,
@@ -49,6 +50,9 @@ use crate::{
 };
 use consider::Considered;
 use vet::Vetted;
+
+/// How often a run says what ends soon.
+const WARN_EVERY: Duration = Duration::from_secs(86_400);
 
 /// Who hears what happens.
 pub type Observer = Box<dyn FnMut(&Happening) + Send>;
@@ -129,6 +133,8 @@ struct Member {
     /// The attempt that was vetted last, for fellows that ask for its model.
     cohort: Option<hand_over::Cohort>,
     answers: hand_over::Answers,
+    /// When it is next said what ends soon.
+    warns_at: Instant,
 }
 
 /// A job that this member takes part in.
@@ -163,9 +169,6 @@ impl Member {
         observer(&Happening::Connected {
             server: site.manifest().endpoint().to_string(),
         });
-        for said in site.credentials().warnings(SystemTime::now()) {
-            observer(&Happening::Warning { said });
-        }
         Ok(Self {
             inbox: Inbox::open(&client),
             site,
@@ -179,6 +182,7 @@ impl Member {
             stop,
             cohort: None,
             answers: hand_over::Answers::default(),
+            warns_at: Instant::now(),
         })
     }
 
@@ -197,7 +201,13 @@ impl Member {
                 }
                 continue;
             }
-            let event = self.inbox.next().await?;
+            let event = tokio::select! {
+                event = self.inbox.next() => event?,
+                () = tokio::time::sleep_until(self.warns_at) => {
+                    self.warn_of_ends();
+                    continue;
+                }
+            };
             match (kind(&event), &mut engagement) {
                 (EventKind::Job, _) => {
                     if let Err(error) = waiting.push(event) {
@@ -216,6 +226,16 @@ impl Member {
                 }
                 _ => {}
             }
+        }
+    }
+
+    /// Says, once a day, which certificate or list has ended, or ends soon.
+    fn warn_of_ends(&mut self) {
+        self.warns_at = Instant::now() + WARN_EVERY;
+        // What cannot be read is said when it is needed.
+        let _ = self.site.refresh();
+        for said in self.site.credentials().warnings(SystemTime::now()) {
+            self.tell(Happening::Warning { said });
         }
     }
 

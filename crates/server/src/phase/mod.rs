@@ -411,8 +411,16 @@ impl Machine {
         Ok(effects)
     }
 
-    /// A revoked member's contribution is in no roster that is not signed yet. What it signed before stays.
+    /// A revoked member's contribution is in no roster that is not signed yet; what it signed before stays. A job that a
+    /// revoked party signed ends.
     fn revoked(&mut self, member: &Fingerprint, now: Moment) -> Vec<Effect> {
+        if *member == self.job.signer() && !matches!(self.phase, Phase::Ended { .. }) {
+            let name = self.federation.name_of(member);
+            return self.end(
+                false,
+                &format!("the certificate of {name}, who signed the job, was revoked"),
+            );
+        }
         match self.phase {
             Phase::Contributing { .. } => contributing::revoked(self, member, now),
             Phase::Closing => closing::revoked(self, member, now),

@@ -149,10 +149,10 @@ impl Entry {
                     .iter()
                     .map(StoredPresent::parse)
                     .collect::<Result<_, _>>()?,
-                list: self
-                    .list
-                    .as_ref()
-                    .unwrap_or(&StoredList::default())
+                list: (self.list.as_ref())
+                    .ok_or_else(|| {
+                        ciphertune_round::Error::Misuse("a poll without a revocation list".into())
+                    })?
                     .parse()?,
             },
             3 => Input::Header(Signed::decode(object, keyring)?),

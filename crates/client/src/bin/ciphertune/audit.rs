@@ -263,11 +263,10 @@ fn inclusion(path: &Path, root: Option<&str>, common: &Common) -> Result<()> {
     }
     let entry = parsed(&proof.line)?;
     output::say(&format!(
-        "entry {} ({}, {}) is in the log of {} entries with root {found}{}",
+        "entry {} ({}, {}) is in the log with root {found}{}",
         proof.sequence,
         plain(&entry["kind"]),
         plain(&entry["time"]),
-        proof.size,
         match root {
             Some(_) => "",
             None => "; compare that root with one that was signed, or --root HEX",

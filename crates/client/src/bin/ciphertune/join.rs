@@ -22,7 +22,10 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use crate::{Common, backbone::BackboneFlags, output, passphrase::passphrase};
+use crate::{
+    Common, backbone::BackboneFlags, identity::party::check_authority, output,
+    passphrase::passphrase,
+};
 
 /// Flags of `ciphertune join`.
 #[derive(Args)]
@@ -44,6 +47,9 @@ pub struct Join {
     /// With --kit: the site's own policy, as `ciphertune policy sign` made it.
     #[arg(long, value_name = "FILE", requires = "kit")]
     site_policy: Option<PathBuf>,
+    /// With --kit: the authority's fingerprint, as its people read it out: any other authority's kit is refused.
+    #[arg(long, value_name = "HEX", requires = "kit")]
+    authority: Option<String>,
     /// Leave when the first job has ended.
     #[arg(long)]
     one_job: bool,
@@ -63,12 +69,9 @@ impl Join {
                 Some(path) => Some(output::envelope(path)?),
                 None => None,
             };
-            Site::install(
-                &common.home,
-                &passphrase,
-                &Kit::read(folder)?,
-                site_policy.as_ref(),
-            )?;
+            let kit = Kit::read(folder)?;
+            check_authority(&kit.credentials, self.authority.as_deref())?;
+            Site::install(&common.home, &passphrase, &kit, site_policy.as_ref())?;
         }
         let site = Site::open(common.home.clone(), &passphrase)?;
         if self.kit.is_some() {

@@ -30,7 +30,7 @@ use clap::{Parser, Subcommand};
 #[derive(Parser)]
 #[command(name = "ciphertune", version, propagate_version = true)]
 struct Arguments {
-    /// This party's folder: keys, certificates, policies, ledger, audit log.
+    /// This party's folder: keys, certificates, policies, ledger, audit log; ~/.ciphertune unless given.
     #[arg(long, global = true, env = "CIPHERTUNE_HOME", value_name = "DIR")]
     home: Option<PathBuf>,
     /// One JSON object a line on standard output instead of words.

@@ -23,7 +23,12 @@ pub fn new_passphrase() -> Result<Passphrase> {
 /// Reads the file that CIPHERTUNE_PASSPHRASE_FILE names, else asks.
 pub fn passphrase() -> Result<Passphrase> {
     if let Some(path) = std::env::var_os("CIPHERTUNE_PASSPHRASE_FILE") {
-        return Ok(Passphrase::read(&PathBuf::from(path))?);
+        return Passphrase::read(&PathBuf::from(path)).map_err(|error| match Error::from(error) {
+            Error::Fault(said) => {
+                Error::Misuse(format!("{said} (CIPHERTUNE_PASSPHRASE_FILE names it)"))
+            }
+            other => other,
+        });
     }
     ask("Pass-phrase of this party's key: ")
 }

@@ -1,5 +1,6 @@
 //! A member's certificate is revoked in the middle of a round.
 
+use ciphertune_round::Signer as _;
 use ciphertune_wire::{Refusal, proto::EventKind};
 
 use super::{
@@ -108,4 +109,15 @@ fn a_signed_roster_stays_as_it_is() {
     };
     let released = lab.feed(lab.release(1)).unwrap();
     assert!(released.iter().any(keeps));
+}
+
+#[test]
+fn a_job_whose_author_is_revoked_ends() {
+    let mut lab = Lab::new(3, 2, 1);
+    lab.begin();
+    let member = lab.researcher.verifying_key().fingerprint();
+    let effects = lab.feed(Input::Revoked { member }).unwrap();
+    assert_eq!(events(&effects), [EventKind::Ended]);
+    assert!(reason(&lab.machine).contains("rosa, who signed the job, was revoked"));
+    assert!(lab.feed(Input::Revoked { member }).unwrap().is_empty());
 }

@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead as _, IsTerminal as _, Write as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::SystemTime,
 };
 
@@ -11,11 +11,15 @@ use ciphertune_identity::{
     Approval, Authority, Certificate, Credentials, Endpoint, Host, LEAF_DAYS, LIST_DAYS, Name,
     Party, Reason, Register, Role, Validity,
 };
+use ciphertune_round::Envelope;
 use clap::Args;
 use serde_json::json;
 
-use super::party::check_absent;
+use super::party::{check_absent, read_out};
 use crate::{Common, output, passphrase::passphrase};
+
+/// Seconds: how long before its end the authority is warned of it.
+const YEAR: u64 = 365 * 86_400;
 
 /// The authority with its key, and what it has issued.
 struct Office {
@@ -28,6 +32,16 @@ impl Office {
     fn open(common: &Common) -> Result<Self> {
         let register = Register::open(&common.home)?;
         let authority = Authority::load(&common.home.identity(), &passphrase()?)?;
+        let left = authority
+            .certificate()
+            .validity()
+            .seconds_left(SystemTime::now());
+        if left < YEAR {
+            eprintln!(
+                "warning: the authority's own certificate ends at {}: plan for another authority",
+                authority.certificate().validity().end()
+            );
+        }
         if !authority.holds(SystemTime::now()) {
             return Err(Error::Refused(format!(
                 "the authority's certificate ended at {}: found another authority, and have everybody install its kits",
@@ -70,10 +84,11 @@ impl Approve {
         let register = Register::open(&common.home)?;
         let role = self.role(&request, register.authority().federation())?;
         let approval = register.check(&request, role)?;
+        let hosts = self.hosts(&register, &request, approval)?;
         drop(register);
         let fingerprint = request.key().fingerprint().to_string();
         if let Some(wanted) = &self.fingerprint
-            && !wanted.trim().eq_ignore_ascii_case(&fingerprint)
+            && read_out(wanted) != fingerprint
         {
             return Err(Error::Refused(format!(
                 "the request's key is {fingerprint}, not {}: somebody sent another request",
@@ -85,13 +100,19 @@ impl Approve {
         });
         eprintln!(
             "request of {}\n  role asked for  {asked}\n  key             {fingerprint}\n  signature       by this key\n  to be issued    {role}'s \
-             certificate for {} days{}",
+             certificate for {} days{}{}",
             request.name(),
             self.days,
-            if approval == Approval::Renewal {
-                ", a renewal"
-            } else {
-                ""
+            match hosts.is_empty() {
+                true => String::new(),
+                false => format!(", for {}", listed(&hosts)),
+            },
+            match approval {
+                Approval::New => String::new(),
+                Approval::Renewal => ", a renewal".into(),
+                Approval::Again(reason) => {
+                    format!(", for a key whose last one was revoked ({reason})")
+                }
             }
         );
         if !self.yes && self.fingerprint.is_none() {
@@ -103,11 +124,24 @@ impl Approve {
         }
         let mut office = Office::open(common)?;
         office.register.check(&request, role)?;
-        let validity = Validity::days(SystemTime::now(), self.days)?;
-        let certificate = office
-            .authority
-            .issue(&request, role, &self.host, validity)?;
+        let validity = Validity::issued(SystemTime::now(), self.days)?;
+        let certificate = office.authority.issue(&request, role, &hosts, validity)?;
         issued(&mut office, certificate, common)
+    }
+
+    /// Those given; a renewal without any is for those that the certificate had.
+    fn hosts(
+        &self,
+        register: &Register,
+        request: &ciphertune_identity::Request,
+        approval: Approval,
+    ) -> Result<Vec<Host>> {
+        match register.held_by(request.name()) {
+            Some(held) if approval == Approval::Renewal && self.host.is_empty() => {
+                Ok(held.hosts()?)
+            }
+            _ => Ok(self.host.clone()),
+        }
     }
 
     fn role(&self, request: &ciphertune_identity::Request, federation: &Name) -> Result<Role> {
@@ -125,6 +159,11 @@ impl Approve {
             )),
         }
     }
+}
+
+fn listed(hosts: &[Host]) -> String {
+    let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
+    hosts.join(", ")
 }
 
 /// Asks on the terminal; without one, nobody can have said yes.
@@ -203,7 +242,7 @@ impl Renew {
                 self.name
             ))
         })?;
-        let validity = Validity::days(SystemTime::now(), self.days)?;
+        let validity = Validity::issued(SystemTime::now(), self.days)?;
         let certificate = office.authority.renew(held, validity)?;
         issued(&mut office, certificate, common)
     }
@@ -222,18 +261,30 @@ pub struct Revoke {
 impl Revoke {
     pub fn run(self, common: &Common) -> Result<()> {
         let mut office = Office::open(common)?;
+        let role = (office.register.issued().iter())
+            .rfind(|it| it.peer().name == self.name)
+            .map(|it| it.peer().role);
         let (authority, now) = (&office.authority, SystemTime::now());
         let revoked = office
             .register
             .revoke(authority, &self.name, self.reason, now)?;
         let serials: Vec<String> = revoked.iter().map(ToString::to_string).collect();
-        let next = format!(
-            "give {} to the server's operator now; it refuses {} from the next call on. ciphertune identity issue-manifest and \
-             new kits then keep {}'s key out of everybody's list of parties",
-            list_path(&office.register).display(),
-            self.name,
-            self.name
-        );
+        let (list, name) = (list_path(&office.register), &self.name);
+        let list = list.display();
+        let next = match role {
+            Some(Role::Server) => format!(
+                "members that get {list} refuse {name}; approve another server's request, then ciphertune identity issue-manifest, \
+                 and new kits for all"
+            ),
+            Some(Role::Officer) => format!(
+                "give {list} to the server's operator; policies that {name} signed hold until the next manifest: approve another \
+                 officer's request, ciphertune identity issue-manifest, and have that officer sign the policy again"
+            ),
+            _ => format!(
+                "give {list} to the server's operator now; it refuses {name} from the next call on, and ends jobs that {name} \
+                 signed. ciphertune identity issue-manifest and new kits then keep {name}'s key out of everybody's list of parties"
+            ),
+        };
         said_list(&office.register, &serials, &next, common)
     }
 }
@@ -315,6 +366,7 @@ impl IssueManifest {
                     "the first manifest says where the server is: --address HOST:PORT".into(),
                 )
             })?;
+        check_server(&register, &address)?;
         let manifest = register.issue_manifest(&authority, address, SystemTime::now())?;
         let new = |party: &&Party| !before.contains(party);
         let gone = |party: &&Party| !manifest.parties().contains(party);
@@ -363,6 +415,31 @@ impl IssueManifest {
     }
 }
 
+/// Whether members will find at an address what the server's certificate says.
+fn check_server(register: &Register, address: &Endpoint) -> Result<()> {
+    let mut names: Vec<&Name> = register.issued().iter().map(|it| &it.peer().name).collect();
+    names.dedup();
+    let held = names.iter().filter_map(|name| register.held_by(name));
+    let mut servers = held.filter(|it| it.peer().role == Role::Server);
+    let server = servers.next().ok_or_else(|| {
+        Error::Refused(
+            "no server: ciphertune identity approve the request of one (--role server) first"
+                .into(),
+        )
+    })?;
+    let hosts = server.hosts()?;
+    if hosts.contains(address.host()) {
+        return Ok(());
+    }
+    Err(Error::Refused(format!(
+        "the certificate of {} is for {}, not for {}: approve its request again with --host {}",
+        server.peer().name,
+        listed(&hosts),
+        address.host(),
+        address.host()
+    )))
+}
+
 /// Flags of `ciphertune identity kit`.
 #[derive(Args)]
 pub struct Kit {
@@ -397,18 +474,18 @@ impl Kit {
         )?;
         let policy = match &self.policy {
             Some(path) => Some(output::envelope(path)?),
-            None => register.policy()?,
+            None => kept_policy(&register)?,
         };
         let role = certificate.peer().role;
         let (policy, manifest) = match (policy, register.manifest()) {
             (Some(policy), Some(manifest)) => (policy, manifest),
             (None, _) if role == Role::Officer => {
-                credentials.write(&out)?;
+                whole(&out, |folder| credentials.write(folder))?;
                 return packed(&out, &credentials, None, common);
             }
             (None, _) => {
                 return Err(Error::Refused(
-                    "there is no policy yet: have an officer sign one (its kit may be packed before), then --policy FILE".into(),
+                    "there is no policy: have an officer sign one (its kit may be packed before), then --policy FILE".into(),
                 ));
             }
             (_, None) => {
@@ -417,6 +494,14 @@ impl Kit {
                 ));
             }
         };
+        let listed = manifest.party(&certificate.peer().fingerprint);
+        if !listed.is_some_and(|it| it.name == self.name && it.role == role) {
+            return Err(Error::Refused(format!(
+                "manifest {} does not list {role} {}: ciphertune identity issue-manifest first",
+                manifest.serial(),
+                self.name
+            )));
+        }
         let policies = officer::policy_in_force(manifest, &policy)?;
         if self.policy.is_some() {
             register.keep_policy(&policy)?;
@@ -428,13 +513,46 @@ impl Kit {
             credentials: credentials.clone(),
         };
         kit.verify(&credentials.certificate().peer().key)?;
-        kit.write(&out)?;
+        whole(&out, |folder| kit.write(folder))?;
         packed(&out, &credentials, Some(&policies), common)
     }
 }
 
+/// The policy that the last kit had, while its signer is an officer.
+fn kept_policy(register: &Register) -> Result<Option<Envelope>> {
+    let (policy, manifest) = match (register.policy()?, register.manifest()) {
+        (Some(policy), Some(manifest)) => (policy, manifest),
+        (policy, _) => return Ok(policy),
+    };
+    match officer::policy_in_force(manifest, &policy) {
+        Ok(_) => Ok(Some(policy)),
+        Err(_) => {
+            eprintln!(
+                "warning: the policy of the last kits was signed by somebody who is no officer of manifest {}: have an officer sign \
+                 it again, and give it with --policy FILE",
+                manifest.serial()
+            );
+            Ok(None)
+        }
+    }
+}
+
+/// Writes a folder under another name first, so that whoever sees it sees all of it.
+fn whole(out: &Path, write: impl FnOnce(&Path) -> ciphertune_identity::Result<()>) -> Result<()> {
+    let name = out.file_name().unwrap_or_default().to_string_lossy();
+    let half = out.with_file_name(format!(".{name}.{}.new", std::process::id()));
+    let fault = |error: std::io::Error| Error::Fault(format!("writing {}: {error}", out.display()));
+    let written = write(&half)
+        .map_err(Error::from)
+        .and_then(|()| std::fs::rename(&half, out).map_err(fault));
+    if written.is_err() {
+        let _ = std::fs::remove_dir_all(&half);
+    }
+    written
+}
+
 fn packed(
-    out: &std::path::Path,
+    out: &Path,
     credentials: &Credentials,
     policy: Option<&str>,
     common: &Common,

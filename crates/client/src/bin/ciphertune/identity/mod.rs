@@ -1,7 +1,7 @@
 //! `ciphertune identity`: keys made at home, certificates from the authority, kits, revocation.
 
 mod authority;
-mod party;
+pub mod party;
 mod show;
 
 use std::process::ExitCode;
@@ -48,7 +48,7 @@ impl Command {
             Self::Renew(command) => command.run(common)?,
             Self::Revoke(command) => command.run(common)?,
             Self::Crl(command) => command.run(common)?,
-            Self::Show(command) => command.run(common)?,
+            Self::Show(command) => return command.run(common),
         }
         Ok(ExitCode::SUCCESS)
     }

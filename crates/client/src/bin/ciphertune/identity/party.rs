@@ -35,6 +35,13 @@ pub struct Init {
 impl Init {
     pub fn run(self, common: &Common) -> Result<()> {
         let home = &common.home;
+        if let Some(federation) = &self.authority
+            && home.key().exists()
+            && home.authority().exists()
+            && !home.register().join("crl.pem").exists()
+        {
+            return finish(federation, common);
+        }
         if home.key().exists() {
             return Err(Error::Refused(format!(
                 "{} is there already, and a key is never overwritten; another party has another home (--home DIR)",
@@ -68,11 +75,29 @@ fn party(passphrase: &Passphrase, common: &Common) -> Result<()> {
     ))
 }
 
+/// What is missing of an authority that was made half: only its register can be.
+fn finish(federation: &Name, common: &Common) -> Result<()> {
+    let authority = Authority::load(&common.home.identity(), &passphrase()?)?;
+    if authority.federation() != federation {
+        return Err(Error::Refused(format!(
+            "this home's authority is of {}, not of {federation}",
+            authority.federation()
+        )));
+    }
+    let register = Register::create(&common.home, &authority, SystemTime::now())?;
+    founded(&authority, &register, common)
+}
+
 fn found(federation: &Name, days: u32, passphrase: &Passphrase, common: &Common) -> Result<()> {
     let (home, now) = (&common.home, SystemTime::now());
-    let authority = Authority::create(federation, Validity::days(now, days)?)?;
+    let authority = Authority::create(federation, Validity::issued(now, days)?)?;
     authority.save(&home.identity(), passphrase)?;
     let register = Register::create(home, &authority, now)?;
+    founded(&authority, &register, common)
+}
+
+fn founded(authority: &Authority, register: &Register, common: &Common) -> Result<()> {
+    let (home, federation) = (&common.home, authority.federation());
     let certificate = authority.certificate();
     let fingerprint = certificate.key().fingerprint();
     if common.json {
@@ -112,6 +137,12 @@ pub struct Request {
 
 impl Request {
     pub fn run(self, common: &Common) -> Result<()> {
+        if common.home.register().exists() {
+            return Err(Error::Refused(format!(
+                "{} is an authority's home: a party has a home, and a key, of its own (--home DIR)",
+                common.home.root().display()
+            )));
+        }
         let key = SigningKey::load(&common.home.key(), &passphrase()?)?;
         let wish = Wish {
             federation: self.federation,
@@ -158,10 +189,21 @@ pub struct Install {
 
 impl Install {
     pub fn run(self, common: &Common) -> Result<()> {
-        let credentials = Credentials::read(&self.kit)?;
+        let credentials = Credentials::read(&self.kit)
+            .map_err(|error| Error::Refused(format!("{}: no kit: {error}", self.kit.display())))?;
         check_authority(&credentials, self.authority.as_deref())?;
         let passphrase = passphrase()?;
         if !Kit::is_whole(&self.kit) {
+            let peer = credentials.certificate().peer();
+            if peer.role != Role::Officer {
+                return Err(Error::Refused(format!(
+                    "{} is half a kit: manifest, policy and address are missing, and {} {} needs them; have the authority pack it \
+                     again",
+                    self.kit.display(),
+                    peer.role,
+                    peer.name
+                )));
+            }
             Site::install_credentials(&common.home, &passphrase, &credentials)?;
             return first_kit(&credentials, common);
         }
@@ -170,7 +212,11 @@ impl Install {
             .as_deref()
             .map(output::envelope)
             .transpose()?;
-        let kit = Kit::read(&self.kit)?;
+        let kit = Kit::read(&self.kit).map_err(|error| {
+            Error::Refused(format!(
+                "{error}: the kit is not whole; have the authority pack it again"
+            ))
+        })?;
         Site::install(&common.home, &passphrase, &kit, site_policy.as_ref())?;
         let site = Site::open(common.home.clone(), &passphrase)?;
         warn(&credentials);
@@ -178,15 +224,14 @@ impl Install {
     }
 }
 
-fn check_authority(credentials: &Credentials, wanted: Option<&str>) -> Result<()> {
+/// Holds a kit's authority to the fingerprint that its people read out, if somebody typed it.
+pub fn check_authority(credentials: &Credentials, wanted: Option<&str>) -> Result<()> {
     let found = credentials.authority().key().fingerprint().to_string();
     match wanted {
-        Some(wanted) if !wanted.trim().eq_ignore_ascii_case(&found) => {
-            Err(Error::Refused(format!(
-                "the kit is of the authority {found}, not {}: somebody packed another one",
-                wanted.trim()
-            )))
-        }
+        Some(wanted) if read_out(wanted) != found => Err(Error::Refused(format!(
+            "the kit is of the authority {found}, not {}: somebody packed another one",
+            wanted.trim()
+        ))),
         _ => Ok(()),
     }
 }
@@ -216,6 +261,14 @@ pub fn warn(credentials: &Credentials) {
     for said in credentials.warnings(SystemTime::now()) {
         eprintln!("warning: {said}");
     }
+}
+
+/// A fingerprint as somebody typed it who heard it: in groups, with colons or not, in any case.
+pub fn read_out(typed: &str) -> String {
+    let digits = typed
+        .chars()
+        .filter(|c| !c.is_whitespace() && !":-.".contains(*c));
+    digits.map(|c| c.to_ascii_lowercase()).collect()
 }
 
 /// A file or folder that a kit is made of, or may not be there yet.

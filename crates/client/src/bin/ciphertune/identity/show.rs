@@ -4,14 +4,15 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
+    process::ExitCode,
     time::SystemTime,
 };
 
-use ciphertune_client::{Error, Result};
+use ciphertune_client::{Error, Result, officer};
 use ciphertune_identity::{
     AuthorityCertificate, Certificate, Manifest, Request, RevocationList, Validity,
 };
-use ciphertune_round::{Envelope, Fingerprint};
+use ciphertune_round::{Digest, Envelope, Fingerprint};
 use clap::Args;
 use serde_json::{Map, Value, json};
 
@@ -28,13 +29,20 @@ pub struct Show {
 }
 
 /// What kits, homes and registers name their files, in the order in which they are shown.
-const NAMES: [&str; 4] = ["ca.pem", "cert.pem", "crl.pem", "manifest.bin"];
+const NAMES: [&str; 5] = [
+    "ca.pem",
+    "cert.pem",
+    "crl.pem",
+    "manifest.bin",
+    "policy.bin",
+];
 
 /// The files of a home that are no part of a kit.
 const OWN: &str = "key.pem";
 
 impl Show {
-    pub fn run(self, common: &Common) -> Result<()> {
+    /// Exit code 1 where anything does not hold: a signature, a date, a revoked certificate.
+    pub fn run(self, common: &Common) -> Result<ExitCode> {
         let named = match self.files.is_empty() {
             true => vec![common.home.identity()],
             false => self.files,
@@ -46,24 +54,39 @@ impl Show {
                 false => files.push(path),
             }
         }
+        let mut holds = true;
         for file in files {
             let trust = Trust::beside(&file, self.authority.as_deref(), common)?;
             let fields = fields(&file, &trust)?;
+            holds &= fields.iter().all(|(name, value)| match *name {
+                "verified" | "holds" | "usable" => *value != Value::Bool(false),
+                "revoked" => *value != Value::Bool(true),
+                _ => true,
+            });
             match common.json {
                 true => output::json(&as_json(&file, fields))?,
                 false => output::say(&in_words(&file, &fields))?,
             }
         }
-        Ok(())
+        Ok(ExitCode::from(u8::from(!holds)))
     }
 }
 
 fn inside(folder: &Path) -> Result<Vec<PathBuf>> {
-    let found: Vec<PathBuf> = std::iter::once(OWN)
+    let mut found: Vec<PathBuf> = std::iter::once(OWN)
         .chain(NAMES)
         .map(|name| folder.join(name))
         .filter(|path| path.is_file())
         .collect();
+    // An authority's register.
+    if let Ok(issued) = fs::read_dir(folder.join("issued")) {
+        let issued = issued.flatten().map(|entry| entry.path());
+        let mut issued: Vec<PathBuf> = issued
+            .filter(|path| path.extension().is_some_and(|it| it == "pem"))
+            .collect();
+        issued.sort();
+        found.extend(issued);
+    }
     match found.is_empty() {
         true => Err(Error::Misuse(format!(
             "{} holds none of {}",
@@ -78,42 +101,58 @@ fn inside(folder: &Path) -> Result<Vec<PathBuf>> {
 struct Trust {
     authority: Option<AuthorityCertificate>,
     list: Option<RevocationList>,
+    manifest: Option<Envelope>,
 }
 
 impl Trust {
     fn beside(file: &Path, named: Option<&Path>, common: &Common) -> Result<Self> {
         let folder = file.parent().unwrap_or(Path::new(""));
-        let first = |paths: [PathBuf; 2]| paths.into_iter().find(|path| path.is_file());
+        // Beside it, in the register that it is a part of, or at home.
+        let first = |name: &str, home: PathBuf| {
+            let above = folder.parent().map(|above| above.join(name));
+            let places = [Some(folder.join(name)), above, Some(home)];
+            places.into_iter().flatten().find(|path| path.is_file())
+        };
         let authority = match named {
             Some(path) => Some(path.to_owned()),
-            None => first([folder.join("ca.pem"), common.home.authority()]),
+            None => first("ca.pem", common.home.authority()),
         };
         let authority = authority
             .as_deref()
             .map(AuthorityCertificate::read)
             .transpose()?;
-        let list = first([folder.join("crl.pem"), common.home.revocations()]);
+        let list = first("crl.pem", common.home.revocations());
         let list = list.as_deref().map(RevocationList::read).transpose()?;
         let ours = |list: &RevocationList| {
             (authority.as_ref()).is_some_and(|authority| list.verify(authority).is_ok())
         };
+        let manifest = first("manifest.bin", common.home.manifest());
         Ok(Self {
             list: list.filter(ours),
+            manifest: manifest.as_deref().map(output::envelope).transpose()?,
             authority,
         })
     }
 
-    fn said(
+    /// Whether the authority's signature holds; in words, too. Null where there is none to hold it to.
+    fn signature(
         &self,
         verify: impl FnOnce(&AuthorityCertificate) -> ciphertune_identity::Result<()>,
-    ) -> String {
-        match &self.authority {
-            None => "not verified: --authority PEM says by whose certificate".into(),
+    ) -> Fields {
+        let (verified, said) = match &self.authority {
+            None => (
+                Value::Null,
+                "not verified: --authority PEM says by whose certificate".into(),
+            ),
             Some(authority) => match verify(authority) {
-                Ok(()) => format!("by the authority {}", authority.key().fingerprint()),
-                Err(error) => format!("DOES NOT HOLD: {error}"),
+                Ok(()) => (
+                    true.into(),
+                    format!("by the authority {}", authority.key().fingerprint()),
+                ),
+                Err(error) => (false.into(), format!("DOES NOT HOLD: {error}")),
             },
-        }
+        };
+        vec![("verified", verified), ("signature", said.into())]
     }
 }
 
@@ -161,7 +200,7 @@ fn authority(found: &AuthorityCertificate) -> Fields {
         ("fingerprint", hex(&found.key().fingerprint())),
     ];
     fields.extend(dates(found.validity()));
-    fields.push(("signature", "by itself".into()));
+    fields.extend([("verified", true.into()), ("signature", "by itself".into())]);
     fields
 }
 
@@ -176,24 +215,36 @@ fn certificate(found: &Certificate, trust: &Trust) -> Fields {
         ("serial", peer.serial.to_string().into()),
     ];
     fields.extend(dates(found.validity()));
-    fields.push(("signature", trust.said(|it| found.verify(it)).into()));
-    fields.push(("revoked", revoked(found, trust)));
+    fields.extend(trust.signature(|it| found.verify(it)));
+    fields.extend(revocation(found, trust));
+    if let Ok(hosts) = found.hosts()
+        && !hosts.is_empty()
+    {
+        let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
+        fields.push(("hosts", hosts.join(", ").into()));
+    }
     fields
 }
 
-fn revoked(found: &Certificate, trust: &Trust) -> Value {
-    match &trust.list {
-        None => "not known: no revocation list of this authority at hand".into(),
+fn revocation(found: &Certificate, trust: &Trust) -> Fields {
+    let (revoked, said) = match &trust.list {
+        None => (
+            Value::Null,
+            "not known: no revocation list of this authority at hand".into(),
+        ),
         Some(list) => match list.revoked().get(&found.peer().serial) {
-            Some(revoked) => format!(
-                "YES, at {}: {}",
-                Validity::instant(revoked.at),
-                revoked.reason
-            )
-            .into(),
-            None => format!("not in list {}", list.number()).into(),
+            Some(revoked) => (
+                true.into(),
+                format!(
+                    "REVOKED at {}: {}",
+                    Validity::instant(revoked.at),
+                    revoked.reason
+                ),
+            ),
+            None => (false.into(), format!("not in list {}", list.number())),
         },
-    }
+    };
+    vec![("revoked", revoked), ("revocation", said.into())]
 }
 
 fn request(found: &Request) -> Fields {
@@ -204,6 +255,7 @@ fn request(found: &Request) -> Fields {
         ("name", found.name().as_str().into()),
         ("role", wish(|it| it.role.to_string())),
         ("fingerprint", hex(&found.key().fingerprint())),
+        ("verified", true.into()),
         ("signature", "by this key".into()),
     ]
 }
@@ -215,7 +267,7 @@ fn list(found: &RevocationList, trust: &Trust) -> Fields {
         ("digest", found.digest().to_string().into()),
     ];
     fields.extend(dates(found.validity()));
-    fields.push(("signature", trust.said(|it| found.verify(it)).into()));
+    fields.extend(trust.signature(|it| found.verify(it)));
     let each = found.revoked().iter().map(|(serial, revoked)| {
         json!({
             "serial": serial.to_string(),
@@ -235,22 +287,25 @@ fn key(path: &Path) -> Result<Fields> {
     Ok(vec![
         ("kind", "private key, encrypted".into()),
         ("mode", format!("{:04o}", mode & 0o7777).into()),
+        ("usable", (mode & 0o077 == 0).into()),
         (
-            "usable",
+            "read by",
             match mode & 0o077 {
-                0 => "yes".into(),
-                _ => format!("NO: others may read it; chmod 600 {}", path.display()).into(),
+                0 => "its owner alone".into(),
+                _ => format!("OTHERS: it is not used; chmod 600 {}", path.display()).into(),
             },
         ),
     ])
 }
 
 fn manifest(path: &Path, bytes: &[u8], trust: &Trust) -> Result<Fields> {
-    let unknown = || Error::Malformed {
+    let unknown = || {
+        Error::Malformed {
         what: path.display().to_string(),
         detail:
-            "neither a certificate, a request, a revocation list, an encrypted key nor a manifest"
+            "neither a certificate, a request, a revocation list, an encrypted key, a manifest nor a policy"
                 .into(),
+    }
     };
     let envelope = Envelope::decode(bytes).map_err(|_| unknown())?;
     let Some(authority) = &trust.authority else {
@@ -259,8 +314,12 @@ fn manifest(path: &Path, bytes: &[u8], trust: &Trust) -> Result<Fields> {
             path.display()
         )));
     };
-    let found = Manifest::verify(envelope, authority)?;
-    Ok(vec![
+    let found = match Manifest::verify(envelope.clone(), authority) {
+        Ok(found) => found,
+        // The same bytes may be a policy; else the manifest's own fault is said.
+        Err(error) => return policy(&envelope, authority, trust).map_err(|_| error.into()),
+    };
+    let mut fields = vec![
         ("kind", "manifest".into()),
         ("federation", found.federation().as_str().into()),
         ("serial", found.serial().into()),
@@ -270,8 +329,33 @@ fn manifest(path: &Path, bytes: &[u8], trust: &Trust) -> Result<Fields> {
             Validity::moment(found.issued_at()).to_string().into(),
         ),
         ("address", found.endpoint().to_string().into()),
-        ("signature", trust.said(|_| Ok(())).into()),
-        ("parties", found.parties().iter().map(party).collect()),
+    ];
+    fields.extend(trust.signature(|_| Ok(())));
+    fields.push(("parties", found.parties().iter().map(party).collect()));
+    Ok(fields)
+}
+
+fn policy(envelope: &Envelope, authority: &AuthorityCertificate, trust: &Trust) -> Result<Fields> {
+    let trusted = officer::Trust {
+        authority: authority.clone(),
+        manifest: trust.manifest.clone(),
+        certificate: None,
+    };
+    let found = officer::verify(envelope, &trusted, SystemTime::now())?;
+    let names: Vec<&str> = found.policy.names().collect();
+    Ok(vec![
+        ("kind", "policy".into()),
+        ("federation", found.document.federation.as_str().into()),
+        ("name", names.join(" + ").into()),
+        (
+            "digest",
+            Digest::from_bytes(found.policy.digest()).to_string().into(),
+        ),
+        ("verified", true.into()),
+        (
+            "signature",
+            format!("by officer {} of the manifest", found.officer).into(),
+        ),
     ])
 }
 
@@ -295,6 +379,7 @@ fn dates(validity: &Validity) -> Fields {
     vec![
         ("begins", validity.start().to_string().into()),
         ("ends", validity.end().to_string().into()),
+        ("holds", validity.contains(now).into()),
         ("validity", state.into()),
         ("seconds_left", left.into()),
     ]
