@@ -74,14 +74,15 @@ async fn a_plan_under_an_older_list_than_a_member_knows_is_refused_until_the_ser
     let (mut researcher, job) = federation.submit(&wish).await;
     let state = until_job(&mut researcher, job, is_over).await;
     assert_eq!(state.phase, "ended", "{}", state.reason);
+    // All of them hear of the end: who did not would report it when it joins again.
+    for run in &mut first {
+        assert!(!run.end().await.unwrap().completed);
+    }
     let said = first[0].voided().join("\n");
     assert!(
         said.contains("under revocation list 1, and the authority has issued list 2"),
         "{said}"
     );
-    for run in &mut first {
-        run.stop().await;
-    }
 
     // The server gets it: the next job runs.
     federation.hand_over(&newer);

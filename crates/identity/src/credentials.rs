@@ -108,7 +108,8 @@ impl Credentials {
                 Ok(self.clone())
             }
             false => Err(Error::Refused(format!(
-                "there are two different revocation lists with the number {}",
+                "there are two different revocation lists with the number {}: was the authority's home restored from a backup? \
+                 Have it issue further ones (ciphertune identity crl) until the number is greater",
                 list.number()
             ))),
         }

@@ -141,6 +141,12 @@ async fn follow(
         let new = credentials.borrow_and_update().clone();
         if new != met {
             met = new.clone();
+            let (given, held) = (new.revocations().number(), coordinator.gate().list().number);
+            if given < held {
+                tracing::warn!(
+                    "the kit's revocation list {given} is older than list {held}, which stays in force"
+                );
+            }
             match coordinator.gate().replace(new, clock()) {
                 Ok(()) => enforce(&coordinator, &data).await,
                 Err(error) => {
