@@ -355,7 +355,17 @@ impl Federation {
         }
     }
 
+    /// Starts the server with a clock that is behind by so much.
+    pub fn serve_behind_by(&mut self, late: Duration) -> Server {
+        let listener = self.public.take().expect("served once");
+        self.serve_with(listener, Arc::new(move || SystemTime::now() - late))
+    }
+
     fn serve_on(&self, listener: TcpListener) -> Server {
+        self.serve_with(listener, Arc::new(SystemTime::now))
+    }
+
+    fn serve_with(&self, listener: TcpListener, clock: ciphertune_server::Clock) -> Server {
         let data = self.folder.path().join("server-data");
         let config = ciphertune_server::Config {
             credentials: self.credentials.subscribe(),
@@ -364,7 +374,7 @@ impl Federation {
             policy: self.policy.clone(),
             data: data.clone(),
             metrics: None,
-            clock: Arc::new(SystemTime::now),
+            clock,
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(ciphertune_server::run(listener, config, async {

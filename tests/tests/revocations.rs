@@ -1,9 +1,12 @@
 //! Certificates are revoked and renewed while members and server run.
 
-use std::time::Duration;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
 
 use ciphertune_client::{Error, site::Site};
-use ciphertune_identity::Credentials;
+use ciphertune_identity::{Credentials, Validity};
 use ciphertune_tests::{
     federation::{Federation, LABORATORY, Wish, is_over, until, until_contributed, until_job},
     keys::{self, passphrase, validity},
@@ -172,5 +175,39 @@ async fn a_renewed_certificate_is_taken_up_without_a_restart() {
         assert_eq!(member.reports()[0].contributors, 3);
     }
     assert!(federation.model(1, &job).is_some());
+    server.stop().await;
+}
+
+/// The server's clock is 45 minutes behind, as a malicious one's may be: for it the list is not yet a day old.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plan_under_a_list_that_is_older_than_the_policy_allows_is_refused_by_the_members() {
+    let policy = format!("{LABORATORY}\n[identity]\nmax_revocation_list_age_days = 1\n");
+    let mut federation = Federation::found(3, &policy).await;
+    let now = SystemTime::now();
+    let issued = now - Duration::from_secs(24 * 3_600 + 1_800);
+    let old = Validity::between(issued, now + Duration::from_secs(86_400)).unwrap();
+    let old = (federation.authority().revoke(&BTreeMap::new(), 2, old)).unwrap();
+    federation.hand_over(&old);
+    let server = federation.serve_behind_by(Duration::from_secs(2_700));
+    let mut members: Vec<_> = (0..3)
+        .map(|member| federation.join(Vectors::of(member, DIMENSION)))
+        .collect();
+    let wish = Wish {
+        seconds: [4, 60, 60],
+        ..Wish::of(3, DIMENSION)
+    };
+    let (mut researcher, job) = federation.submit(&wish).await;
+    let state = until_job(&mut researcher, job, is_over).await;
+    assert_eq!(state.phase, "ended", "{}", state.reason);
+    for member in &mut members {
+        assert!(!member.end().await.unwrap().completed);
+        let said = member.voided().join("\n");
+        assert!(
+            said.contains(
+                "identity.max_revocation_list_age_days: asked for a revocation list issued at"
+            ),
+            "{said}"
+        );
+    }
     server.stop().await;
 }
