@@ -100,13 +100,7 @@ impl Site {
         credentials: &Credentials,
     ) -> Result<()> {
         let key = SigningKey::load(&home.key(), passphrase)?;
-        let peer = credentials.certificate().peer();
-        if peer.key != key.verifying_key() {
-            return Err(Error::Refused(format!(
-                "the kit is for another key: it is {} {}'s",
-                peer.role, peer.name
-            )));
-        }
+        credentials.check_key(&key.verifying_key())?;
         check_authority(home, credentials)?;
         let credentials = with_home_list(home, credentials)?;
         home.create()?;

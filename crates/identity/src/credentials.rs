@@ -6,6 +6,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use ciphertune_round::VerifyingKey;
+
 use crate::{
     certificate::{AuthorityCertificate, Certificate},
     error::{Error, Result, fault},
@@ -77,6 +79,21 @@ impl Credentials {
         Ok(())
     }
 
+    /// Whether the certificate is for `own` key.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with whose it is.
+    pub fn check_key(&self, own: &VerifyingKey) -> Result<()> {
+        let peer = self.certificate.peer();
+        if peer.key == *own {
+            return Ok(());
+        }
+        Err(Error::Refused(format!(
+            "the kit is for another key: it is {} {}'s",
+            peer.role, peer.name
+        )))
+    }
+
     /// These in the place of `older` ones, with the later of the two lists.
     ///
     /// # Errors
@@ -135,7 +152,7 @@ impl Credentials {
         let wrong = |validity: &Validity| match (validity.contains(now), validity.contains(soon)) {
             (true, true) => None,
             (true, false) => Some(format!("ends at {}", validity.end())),
-            (false, _) if validity.seconds_left(now) == 0 => {
+            (false, _) if validity.has_begun(now) => {
                 Some(format!("does not hold: it ended at {}", validity.end()))
             }
             (false, _) => Some(format!(

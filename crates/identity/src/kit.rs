@@ -78,12 +78,7 @@ impl Kit {
     /// address is the manifest's.
     pub fn verify(&self, own: &VerifyingKey) -> Result<Signed<Manifest>> {
         let peer = self.credentials.certificate().peer();
-        if peer.key != *own {
-            return Err(Error::Refused(format!(
-                "the kit is for another key: it is {} {}'s",
-                peer.role, peer.name
-            )));
-        }
+        self.credentials.check_key(own)?;
         if self.credentials.revocations().names(&peer.serial) {
             return Err(Error::Refused(format!(
                 "the certificate of {} {} is revoked",

@@ -50,6 +50,8 @@ pub struct Register {
     authority: AuthorityCertificate,
     /// In the order in which they were issued, whatever the clock said.
     issued: Vec<Certificate>,
+    /// The number of the last of them: not how many there are, since a file may have been taken away.
+    last: u64,
     revocations: RevocationList,
     manifest: Option<Signed<Manifest>>,
     _lock: File,
@@ -80,6 +82,7 @@ impl Register {
             folder,
             authority: authority.certificate().clone(),
             issued: Vec::new(),
+            last: 0,
             revocations: list,
             manifest: None,
             _lock: lock,
@@ -107,8 +110,10 @@ impl Register {
             Some(bytes) => Some(Manifest::verify(Envelope::decode(&bytes)?, &authority)?),
             None => None,
         };
+        let issued = issued(&folder.join(ISSUED), &authority)?;
         Ok(Self {
-            issued: issued(&folder.join(ISSUED), &authority)?,
+            last: issued.last_key_value().map_or(0, |(number, _)| *number),
+            issued: issued.into_values().collect(),
             folder,
             authority,
             revocations,
@@ -188,9 +193,10 @@ impl Register {
         certificate.verify(&self.authority)?;
         let peer = certificate.peer();
         let path = self.folder.join(ISSUED);
-        let number = self.issued.len() + 1;
+        let number = self.last + 1;
         let path = path.join(format!("{number:06}-{}-{}.pem", peer.name, peer.serial));
         file::write(&path, certificate.pem().as_bytes(), 0o644)?;
+        self.last = number;
         self.issued.push(certificate);
         Ok(path)
     }
@@ -385,7 +391,8 @@ fn lock(folder: &Path) -> Result<File> {
     }
 }
 
-fn issued(folder: &Path, authority: &AuthorityCertificate) -> Result<Vec<Certificate>> {
+/// By number.
+fn issued(folder: &Path, authority: &AuthorityCertificate) -> Result<BTreeMap<u64, Certificate>> {
     let doing = || format!("reading {}", folder.display());
     let mut issued: BTreeMap<u64, Certificate> = BTreeMap::new();
     for entry in fs::read_dir(folder).map_err(|error| fault(&doing(), error))? {
@@ -407,7 +414,7 @@ fn issued(folder: &Path, authority: &AuthorityCertificate) -> Result<Vec<Certifi
             }
         }
     }
-    Ok(issued.into_values().collect())
+    Ok(issued)
 }
 
 fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
@@ -631,6 +638,13 @@ mod tests {
         }
         let last = office.register().issued()[2].clone();
         assert_eq!(office.again().held_by(&name("north")), Some(&last));
+        // A file that was taken away leaves a gap, and no number twice.
+        let first = fs::read_dir(office.home().register().join(ISSUED)).unwrap();
+        let first = first.map(|entry| entry.unwrap().path()).min().unwrap();
+        fs::remove_file(first).unwrap();
+        office.again();
+        office.approve("north", Role::Member, &north, 6).unwrap();
+        assert_eq!(office.again().issued().len(), 3);
     }
 
     #[test]

@@ -73,6 +73,11 @@ impl Validity {
         self.not_after
     }
 
+    /// Whether it holds at `now`, or did before.
+    pub fn has_begun(&self, now: SystemTime) -> bool {
+        seconds(now).is_ok_and(|now| self.not_before <= now)
+    }
+
     /// Whether `now` is inside.
     pub fn contains(&self, now: SystemTime) -> bool {
         seconds(now).is_ok_and(|now| (self.not_before..=self.not_after).contains(&now))

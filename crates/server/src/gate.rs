@@ -118,10 +118,7 @@ fn check_begun(credentials: &Credentials, now: SystemTime) -> Result<()> {
         ("the server's certificate", certificate.validity()),
         ("the revocation list", list.validity()),
     ] {
-        let seconds = now
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |now| now.as_secs());
-        if validity.not_before() > seconds {
+        if !validity.has_begun(now) {
             return Err(Error::Misuse(format!(
                 "{what} does not hold before {}, and it is {}: this clock, or the authority's, is wrong",
                 validity.start(),

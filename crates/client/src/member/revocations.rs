@@ -57,10 +57,12 @@ impl Member {
         let now = SystemTime::now();
         if !list.holds(now) {
             return Err(Error::Refused(format!(
-                "revocation list {} ended at {}: have the authority issue the next (ciphertune identity crl), and the server's \
-                 operator install it",
+                "revocation list {} holds from {} until {}, and it is {}: have the authority issue the next (ciphertune identity crl), \
+                 and the server's operator install it",
                 list.number(),
-                list.validity().end()
+                list.validity().start(),
+                list.validity().end(),
+                Instant::from(now)
             )));
         }
         let own = self.site.credentials().certificate().peer();
