@@ -130,10 +130,9 @@ fn compared(path: &str, both: [&Policy; 2]) -> Option<Compared> {
         "identity.max_certificate_age_days" => {
             smaller(both.map(|it| it.max_age_days.certificate), "any")
         }
-        "identity.max_revocation_list_age_days" => smaller(
-            both.map(|it| it.max_age_days.revocation_list),
-            "no list needed",
-        ),
+        "identity.max_revocation_list_age_days" => {
+            smaller(both.map(|it| it.max_age_days.revocation_list), "any")
+        }
         "roles.submit_job" => words(both.map(|it| &it.roles.submit_job), "nobody"),
         "roles.abort_job" => words(both.map(|it| &it.roles.abort_job), "nobody"),
         "time.valid_from" => larger(both.map(|it| it.time.valid_from), "no earliest time"),

@@ -213,7 +213,7 @@ impl Policy {
         self.max_age_days.certificate
     }
 
-    /// How many days ago the server's revocation list may have been issued; `None`: it needs none.
+    /// How many days ago the revocation list in force may have been issued; `None`: as its validity says.
     #[must_use]
     pub fn max_revocation_list_age_days(&self) -> Option<u32> {
         self.max_age_days.revocation_list
