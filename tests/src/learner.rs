@@ -17,6 +17,8 @@ use ciphertune_dp::{ExampleSum, PoissonBatch};
 use ciphertune_policy::Metric;
 use ciphertune_round::{Digest, Job};
 
+use crate::plaintext::{Quantiser, add_up};
+
 /// What stands for a backbone.
 pub fn backbone() -> Digest {
     Digest::sha256(b"no backbone: plain vectors")
@@ -64,6 +66,17 @@ pub fn stepped(state: &[f32], mean: &[f32]) -> Vec<f32> {
     let moments: Vec<f32> = moments.iter().zip(mean).map(|(b, d)| 0.5 * b + d).collect();
     let model = model.iter().zip(&moments).map(|(x, b)| x - 0.25 * b);
     model.chain(moments.iter().copied()).collect()
+}
+
+/// The model after a round of the laboratory's policy in which these members contributed what [`Vectors::of`] them sends,
+/// in plaintext.
+pub fn average_of(members: &[usize], dimension: usize) -> Vec<f32> {
+    let quantiser = Quantiser::derive(3, None, 12, dimension);
+    let quantised: Vec<Vec<i64>> = members
+        .iter()
+        .map(|member| quantiser.quantise(&Vectors::of(*member, dimension).update(1)))
+        .collect();
+    quantiser.average_onto(&first_model(dimension), &add_up(&quantised), members.len())
 }
 
 /// A pseudo-random vector, uniform in a cube and scaled to a length (SplitMix64; Steele, Lea, Flood 2014).

@@ -5,20 +5,10 @@ use ciphertune_tests::{
         Federation, LABORATORY, Member, Wish, changed, is_over, until, until_contributed, until_job,
     },
     front::{Lies, Put},
-    learner::{Gate, Vectors, first_model},
-    plaintext::{Quantiser, add_up},
+    learner::{Gate, Vectors, average_of},
 };
 
 const DIMENSION: usize = 5_000;
-
-fn average_of(members: &[usize]) -> Vec<f32> {
-    let quantiser = Quantiser::derive(3, None, 12, DIMENSION);
-    let quantised: Vec<Vec<i64>> = members
-        .iter()
-        .map(|member| quantiser.quantise(&Vectors::of(*member, DIMENSION).update(1)))
-        .collect();
-    quantiser.average_onto(&first_model(DIMENSION), &add_up(&quantised), members.len())
-}
 
 /// The others end the job with the plaintext average of `contributors`.
 async fn ends_with_the_average_of(
@@ -27,7 +17,7 @@ async fn ends_with_the_average_of(
     job: &ciphertune_round::Digest,
     others: &mut [(usize, Member)],
 ) {
-    let expected = average_of(contributors);
+    let expected = average_of(contributors, DIMENSION);
     for (member, run) in others {
         let outcome = run.end().await.unwrap();
         assert!(outcome.completed, "{}: {:?}", outcome.reason, run.voided());

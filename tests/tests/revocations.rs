@@ -10,20 +10,10 @@ use ciphertune_identity::{Credentials, Validity};
 use ciphertune_tests::{
     federation::{Federation, LABORATORY, Wish, is_over, until, until_contributed, until_job},
     keys::{self, passphrase, validity},
-    learner::{Gate, Vectors, first_model},
-    plaintext::{Quantiser, add_up},
+    learner::{Gate, Vectors, average_of},
 };
 
 const DIMENSION: usize = 5_000;
-
-fn average_of(members: &[usize]) -> Vec<f32> {
-    let quantiser = Quantiser::derive(3, None, 12, DIMENSION);
-    let quantised: Vec<Vec<i64>> = members
-        .iter()
-        .map(|member| quantiser.quantise(&Vectors::of(*member, DIMENSION).update(1)))
-        .collect();
-    quantiser.average_onto(&first_model(DIMENSION), &add_up(&quantised), members.len())
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_update_of_a_member_that_is_revoked_before_the_close_does_not_count_and_its_run_ends() {
@@ -52,7 +42,10 @@ async fn the_update_of_a_member_that_is_revoked_before_the_close_does_not_count_
         assert!(outcome.completed, "{}: {:?}", outcome.reason, run.voided());
         assert_eq!(run.reports()[0].contributors, 3);
         let model = federation.model(*member, &job).expect("a model");
-        assert!(model.state == average_of(&[0, 1, 2]), "member {member}");
+        assert!(
+            model.state == average_of(&[0, 1, 2], DIMENSION),
+            "member {member}"
+        );
     }
     assert!(federation.model(3, &job).is_none());
     server.stop().await;

@@ -62,6 +62,9 @@ async fn who_is_revoked_is_out_at_the_next_call_on_the_connection_that_is_open()
     // A list that does not succeed is not taken: the member stays out.
     let none = federation.list_of(1, &[], days(30));
     changes.send_replace(federation.server_credentials(&none));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let called = first.client.directory(DirectoryRequest {}).await;
+    assert_eq!(refusal(called), Refusal::Revoked);
     let three = federation.list_of(3, &[0, 2], days(30));
     changes.send_replace(federation.server_credentials(&three));
     in_force(&mut other.client, 3).await;
