@@ -8,6 +8,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use ciphertune_audit::Evidence;
 use ciphertune_client::{mechanism::Reckoned, quorum::Certificate};
 use ciphertune_ledger::{Cost, Entry, Kind};
 use ciphertune_round::{
@@ -178,10 +179,12 @@ async fn charged(federation: &Federation, member: usize, job: &Job, contexts: u6
     );
     let mut evidence = 0;
     for settled in of_kind("settle") {
-        let context = Digest::from_bytes(settled.context);
-        let folder = federation.home_of(member, &Digest::from_bytes(settled.job));
-        let path = folder.join("attempts").join(context.to_string());
-        let bytes = fs::read(path.join("certificate")).expect("the evidence");
+        let Kind::Settle { certificate, .. } = settled.kind else {
+            unreachable!("of its kind")
+        };
+        let evidence_of = Evidence::beside(&federation.member(member).home.audit());
+        let bytes = evidence_of.get(&Digest::from_bytes(certificate).to_string());
+        let bytes = bytes.expect("the evidence");
         let manifest = federation.site(member).manifest().clone();
         let certificate = Certificate::parse(&bytes, manifest.value()).unwrap();
         let (roster, digest) = (certificate.roster(), certificate.digest());
@@ -242,7 +245,7 @@ fn no_key_is_left(federation: &Federation, member: usize) {
     for job in files(&folder.join("jobs")) {
         for attempt in files(&job.join("attempts")) {
             let names = files(&attempt);
-            let stays = ["roster", "over", "certificate"];
+            let stays = ["roster", "over"];
             let may_stay = |path: &PathBuf| stays.iter().any(|name| path.ends_with(name));
             assert!(names.iter().all(may_stay), "{names:?} are left");
         }

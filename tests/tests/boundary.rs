@@ -52,7 +52,11 @@ const TABLE: &[(&str, &[&str], &[&str])] = &[
         &["policy", "gauss", "dp"],
         &["tonic", "candle*", "tfhe*"],
     ),
-    ("audit", &[], &["tonic", "candle*", "tfhe*", "tokio"]),
+    (
+        "audit",
+        &["policy", "sum", "round"],
+        &["tonic", "candle*", "tfhe*", "tokio"],
+    ),
     (
         "identity",
         &["round", "policy", "sum"],

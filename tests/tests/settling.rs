@@ -1,5 +1,6 @@
 //! What a contribution was charged is lowered on a certificate of t echoes, once, and in no other way (privacy.md, §6).
 
+use ciphertune_audit::Evidence;
 use ciphertune_client::{mechanism::Reckoned, quorum::Certificate};
 use ciphertune_identity::{Manifest, SigningKey};
 use ciphertune_ledger::{Cost, Kind, Standing};
@@ -278,12 +279,9 @@ async fn a_round_with_more_contributors_than_it_takes_costs_less() {
                 .iter()
                 .filter(|entry| matches!(entry.kind, Kind::Settle { .. })),
         ) {
-            let context = note["context"].as_str().unwrap();
-            let folder = federation
-                .home_of(member, &digest)
-                .join("attempts")
-                .join(context);
-            let bytes = std::fs::read(folder.join("certificate")).unwrap();
+            let evidence = Evidence::beside(&federation.member(member).home.audit());
+            let named = note["certificate"].as_str().unwrap();
+            let bytes = evidence.get(named).unwrap();
             let manifest = federation.site(member).manifest().clone();
             let certificate = Certificate::parse(&bytes, manifest.value()).unwrap();
             let Kind::Settle {

@@ -1,17 +1,21 @@
 //! The log: a file of lines that only grows.
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::{
+    fs::{File, OpenOptions, TryLockError},
+    io::Write,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
 
-use ct_merkle::mem_backed_tree::MemoryBackedTree;
 use serde_json::{Map, Value};
-use sha2::{Digest as _, Sha256};
 
-use crate::checkpoint::Checkpoint;
-use crate::error::{Error, Result};
-use crate::line;
+use crate::{
+    checkpoint::Checkpoint,
+    error::{Error, Result},
+    frontier::{self, Frontier, Hash},
+    reader::{Reader, fault},
+    record,
+};
 
 /// An append-only log in JSON Lines, open for writing by this process alone.
 ///
@@ -22,12 +26,11 @@ pub struct Log {
     path: PathBuf,
     file: File,
     length: u64,
-    tree: Tree,
+    frontier: Frontier,
+    last_time: u64,
     torn_bytes: u64,
     usable: bool,
 }
-
-pub(crate) type Tree = MemoryBackedTree<Sha256, Vec<u8>>;
 
 /// Where an entry stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +38,7 @@ pub struct Entry {
     /// Its place, from 0.
     pub sequence: u64,
     /// SHA-256(0x00 ‖ line).
-    pub leaf: [u8; 32],
+    pub leaf: Hash,
 }
 
 impl Log {
@@ -54,24 +57,18 @@ impl Log {
         options.read(true).append(true).create(true);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let mut file = options.open(&path).map_err(|error| fault(&path, &error))?;
+        let file = options.open(&path).map_err(|error| fault(&path, &error))?;
         file.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => {
                 Error::Misuse(format!("{} is open in another process", path.display()))
             }
             TryLockError::Error(error) => fault(&path, &error),
         })?;
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)
-            .map_err(|error| fault(&path, &error))?;
-        let whole = bytes
-            .iter()
-            .rposition(|byte| *byte == b'\n')
-            .map_or(0, |end| end + 1);
-        let (lines, torn) = bytes.split_at(whole);
-        let tree = read_lines(&path, lines)?;
-        let length = lines.len() as u64;
-        if !torn.is_empty() {
+        let same = file.try_clone().map_err(|error| fault(&path, &error))?;
+        let mut reader = Reader::of(&path, same);
+        reader.finish()?;
+        let (length, torn_bytes) = (reader.bytes(), reader.unfinished());
+        if torn_bytes > 0 {
             file.set_len(length)
                 .and_then(|()| file.sync_all())
                 .map_err(|error| fault(&path, &error))?;
@@ -83,8 +80,9 @@ impl Log {
             path,
             file,
             length,
-            tree,
-            torn_bytes: torn.len() as u64,
+            last_time: reader.last_time(),
+            frontier: reader.frontier(),
+            torn_bytes,
             usable: true,
         })
     }
@@ -95,7 +93,8 @@ impl Log {
         self.torn_bytes
     }
 
-    /// Appends one entry; on the disk before it returns.
+    /// Appends one entry; on the disk before it returns. Its time is `now`, or that of the entry before it where a clock was set
+    /// back meanwhile: a log's times never fall, so that one that was back-dated shows.
     ///
     /// # Errors
     /// `Misuse` for a float among the fields or a kind that is not a word; `Fault` from the disk or the clock
@@ -112,8 +111,10 @@ impl Log {
                 self.path.display()
             )));
         }
-        let sequence = self.tree.len();
-        let mut line = line::write(sequence, kind, &fields, now)?;
+        let sequence = self.size();
+        let time = record::since_1970(now)?.max(self.last_time);
+        let mut line = record::write(sequence, kind, &fields, time)?;
+        let leaf = frontier::leaf(&line);
         line.push(b'\n');
         if let Err(error) = self
             .file
@@ -128,32 +129,34 @@ impl Log {
             return Err(fault(&self.path, &error));
         }
         self.length += line.len() as u64;
-        line.pop();
-        let leaf = Sha256::new_with_prefix([0])
-            .chain_update(&line)
-            .finalize()
-            .into();
-        self.tree.push(line);
+        self.last_time = time;
+        self.frontier.push(leaf);
         Ok(Entry { sequence, leaf })
     }
 
-    /// The values of every field of this name, oldest first.
-    #[must_use]
-    pub fn all(&self, field: &str) -> Vec<Value> {
-        let value = |line: &Vec<u8>| line::parts(line)?.1.get_mut(field).map(Value::take);
-        self.tree.items().iter().filter_map(value).collect()
+    /// The values of every field of this name, oldest first, read anew.
+    ///
+    /// # Errors
+    /// As [`Reader::next`].
+    pub fn all(&self, field: &str) -> Result<Vec<Value>> {
+        let mut reader = Reader::open(&self.path)?;
+        let mut values = Vec::new();
+        while let Some(mut record) = reader.next()? {
+            values.extend(record.fields.remove(field));
+        }
+        Ok(values)
     }
 
     /// How many entries there are.
     #[must_use]
     pub fn size(&self) -> u64 {
-        self.tree.len()
+        self.frontier.size()
     }
 
     /// The root of the Merkle tree.
     #[must_use]
-    pub fn head(&self) -> [u8; 32] {
-        root(&self.tree)
+    pub fn head(&self) -> Hash {
+        self.frontier.root()
     }
 
     /// Size and root, under the log's name, ready to be signed.
@@ -169,30 +172,11 @@ impl Log {
 ///
 /// # Errors
 /// `Malformed` when a line is not what belongs there, or the last one is unfinished; `Fault` from the disk.
-pub fn verify_file(path: impl AsRef<Path>) -> Result<(u64, [u8; 32])> {
-    let tree = read_file(path.as_ref())?;
-    Ok((tree.len(), root(&tree)))
-}
-
-/// Reads a log without changing it, also while its owner appends to it: the kind and the fields of each whole line.
-///
-/// # Errors
-/// `Malformed` when a line is not what belongs there; `Fault` from the disk.
-pub fn entries(path: impl AsRef<Path>) -> Result<Vec<(String, Value)>> {
-    let lines = lines(path)?;
-    Ok(lines.iter().filter_map(|line| line::parts(line)).collect())
-}
-
-/// Reads a log without changing it, also while its owner appends to it: each whole line, without its newline.
-///
-/// # Errors
-/// `Malformed` when a line is not what belongs there; `Fault` from the disk.
-pub fn lines(path: impl AsRef<Path>) -> Result<Vec<Vec<u8>>> {
-    let path = path.as_ref();
-    let bytes = std::fs::read(path).map_err(|error| fault(path, &error))?;
-    let whole = bytes.iter().rposition(|byte| *byte == b'\n');
-    let lines = &bytes[..whole.map_or(0, |end| end + 1)];
-    Ok(read_lines(path, lines)?.items().to_vec())
+pub fn verify_file(path: impl AsRef<Path>) -> Result<(u64, Hash)> {
+    let mut reader = Reader::open(&path)?;
+    reader.finish()?;
+    expect_finished(&reader, path.as_ref())?;
+    Ok((reader.size(), reader.root()))
 }
 
 /// Reads a log without changing it, and holds its beginning against a checkpoint seen earlier: the log
@@ -200,65 +184,40 @@ pub fn lines(path: impl AsRef<Path>) -> Result<Vec<Vec<u8>>> {
 ///
 /// # Errors
 /// As [`verify_file`]; `Malformed` when the log has fewer entries or other ones.
-pub fn verify_extends(path: impl AsRef<Path>, known: &Checkpoint) -> Result<(u64, [u8; 32])> {
+pub fn verify_extends(path: impl AsRef<Path>, known: &Checkpoint) -> Result<(u64, Hash)> {
     let path = path.as_ref();
-    let tree = read_file(path)?;
-    if tree.len() < known.size() {
-        return Err(Error::Malformed(format!(
+    let mut reader = Reader::open(path)?;
+    let mut root = (known.size() == 0).then(|| reader.root());
+    while reader.next()?.is_some() {
+        if reader.size() == known.size() {
+            root = Some(reader.root());
+        }
+    }
+    expect_finished(&reader, path)?;
+    match root {
+        None => Err(Error::Malformed(format!(
             "{}: {} entries, but a checkpoint was seen with {}",
             path.display(),
-            tree.len(),
+            reader.size(),
             known.size()
-        )));
-    }
-    let mut beginning = Tree::new();
-    for line in tree
-        .items()
-        .iter()
-        .take(usize::try_from(known.size()).unwrap_or(usize::MAX))
-    {
-        beginning.push(line.clone());
-    }
-    if root(&beginning) != *known.root() {
-        return Err(Error::Malformed(format!(
+        ))),
+        Some(root) if root != *known.root() => Err(Error::Malformed(format!(
             "{}: the first {} entries are not those of the checkpoint",
             path.display(),
             known.size()
-        )));
+        ))),
+        Some(_) => Ok((reader.size(), reader.root())),
     }
-    Ok((tree.len(), root(&tree)))
 }
 
-pub(crate) fn read_file(path: &Path) -> Result<Tree> {
-    let bytes = std::fs::read(path).map_err(|error| fault(path, &error))?;
-    if bytes.last().is_some_and(|byte| *byte != b'\n') {
-        return Err(Error::Malformed(format!(
+pub(crate) fn expect_finished(reader: &Reader, path: &Path) -> Result<()> {
+    match reader.unfinished() {
+        0 => Ok(()),
+        _ => Err(Error::Malformed(format!(
             "{}: the last line is unfinished",
             path.display()
-        )));
+        ))),
     }
-    read_lines(path, &bytes)
-}
-
-/// Reads lines that each end in a newline.
-fn read_lines(path: &Path, bytes: &[u8]) -> Result<Tree> {
-    let mut tree = Tree::new();
-    for line in bytes.split_inclusive(|byte| *byte == b'\n') {
-        let line = line.strip_suffix(b"\n").unwrap_or(line);
-        line::check(line, tree.len()).map_err(|what| {
-            Error::Malformed(format!(
-                "{}, line {}: {what}",
-                path.display(),
-                tree.len() + 1
-            ))
-        })?;
-        tree.push(line.to_vec());
-    }
-    Ok(tree)
-}
-
-pub(crate) fn root(tree: &Tree) -> [u8; 32] {
-    (*tree.root().as_bytes()).into()
 }
 
 /// Makes a new file's name durable.
@@ -270,8 +229,4 @@ fn sync_folder(path: &Path) -> Result<()> {
     File::open(folder)
         .and_then(|folder| folder.sync_all())
         .map_err(|error| fault(folder, &error))
-}
-
-fn fault(path: &Path, error: &std::io::Error) -> Error {
-    Error::Fault(format!("{}: {error}", path.display()))
 }

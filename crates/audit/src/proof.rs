@@ -1,14 +1,18 @@
 //! That one line is in a log, for somebody who has not got the log.
 
-use std::path::Path;
+use std::{ops::Range, path::Path};
 
 use ct_merkle::{InclusionProof, RootHash};
 use serde::{Deserialize, Serialize};
 use sha2::{Sha256, digest::Output};
 
-use crate::error::{Error, Result};
-use crate::log::read_file;
-use crate::{line, log};
+use crate::{
+    error::{Error, Result},
+    frontier::Frontier,
+    log::verify_file,
+    reader::Reader,
+    record::Record,
+};
 
 /// No log is longer: beyond, the tree's arithmetic would overflow.
 const MOST_ENTRIES: u64 = 1 << 62;
@@ -39,26 +43,39 @@ impl Proof {
     /// # Errors
     /// `Malformed` for a log that is none; `Misuse` for a line that it has not; `Fault` from the disk.
     pub fn of(path: impl AsRef<Path>, sequence: u64) -> Result<Self> {
-        let tree = read_file(path.as_ref())?;
-        let size = tree.len();
-        let place = usize::try_from(sequence).unwrap_or(usize::MAX);
-        let Some(line) = tree.get(place) else {
+        let path = path.as_ref();
+        let (size, root) = verify_file(path)?;
+        if sequence >= size {
             return Err(Error::Misuse(format!(
                 "{}: there is no entry {sequence}: it has {size}, counted from 0",
-                path.as_ref().display()
+                path.display()
             )));
-        };
-        let proof = tree.prove_inclusion(place);
+        }
+        let siblings = siblings(sequence, 0..size);
+        let mut subtrees = vec![Frontier::default(); siblings.len()];
+        let mut reader = Reader::open(path)?;
+        let mut line = String::new();
+        for _ in 0..size {
+            let Some(record) = reader.next()? else { break };
+            if record.sequence == sequence {
+                line = String::from_utf8_lossy(reader.line()).into_owned();
+            }
+            let of = siblings
+                .iter()
+                .position(|range| range.contains(&record.sequence));
+            if let Some(subtree) = of.and_then(|of| subtrees.get_mut(of)) {
+                subtree.push(record.leaf);
+            }
+        }
         Ok(Self {
             sequence,
             size,
-            line: String::from_utf8_lossy(line).into_owned(),
-            path: proof
-                .as_bytes()
-                .chunks(HASH_BYTES)
-                .map(hex::encode)
+            line,
+            path: subtrees
+                .iter()
+                .map(|subtree| hex::encode(subtree.root()))
                 .collect(),
-            root: hex::encode(log::root(&tree)),
+            root: hex::encode(root),
         })
     }
 
@@ -88,7 +105,11 @@ impl Proof {
         if self.size > MOST_ENTRIES || self.sequence >= self.size {
             return Err(wrong("no log has that entry"));
         }
-        line::check(self.line.as_bytes(), self.sequence).map_err(|what| wrong(&what))?;
+        let record =
+            Record::parse(self.line.as_bytes()).map_err(|what| wrong(&what.to_string()))?;
+        if record.sequence != self.sequence {
+            return Err(wrong("its line has another sequence number"));
+        }
         let hash = |text: &String| -> Result<[u8; 32]> {
             let bytes = hex::decode(text).ok();
             let bytes = bytes.and_then(|bytes| bytes.try_into().ok());
@@ -105,4 +126,21 @@ impl Proof {
     }
 }
 
-const HASH_BYTES: usize = 32;
+/// The subtrees whose roots make the audit path of a leaf, from its sibling up (RFC 6962, section 2.1.1).
+fn siblings(leaf: u64, mut tree: Range<u64>) -> Vec<Range<u64>> {
+    let mut downwards = Vec::new();
+    while tree.end - tree.start > 1 {
+        // The largest power of two below the tree's size.
+        let left = 1 << (u64::BITS - 1 - (tree.end - tree.start - 1).leading_zeros());
+        let middle = tree.start + left;
+        if leaf < middle {
+            downwards.push(middle..tree.end);
+            tree.end = middle;
+        } else {
+            downwards.push(tree.start..middle);
+            tree.start = middle;
+        }
+    }
+    downwards.reverse();
+    downwards
+}

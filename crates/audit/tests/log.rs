@@ -1,9 +1,9 @@
 //! The log on a disk: what it survives, and what it shows.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
-use ciphertune_audit::{Checkpoint, Error, Log, entries, verify_extends, verify_file};
+use ciphertune_audit::{Checkpoint, Error, Log, Reader, verify_extends, verify_file};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -31,6 +31,16 @@ fn written(entries: u64) -> (TempDir, PathBuf, Checkpoint) {
     (0..entries).for_each(|round| append(&mut log, round));
     let checkpoint = log.checkpoint("test.example").unwrap();
     (folder, path, checkpoint)
+}
+
+/// The kind of each whole line.
+fn kinds(path: &Path) -> ciphertune_audit::Result<Vec<String>> {
+    let mut reader = Reader::open(path)?;
+    let mut kinds = Vec::new();
+    while let Some(record) = reader.next()? {
+        kinds.push(record.kind);
+    }
+    Ok(kinds)
 }
 
 /// MTH of RFC 6962, section 2.1, by its recursive definition.
@@ -164,11 +174,12 @@ fn edits_deletions_insertions_and_swaps_show_against_a_known_head() {
     swapped.swap(1, 2);
     let inserted = [&lines[..2], &lines[1..], &[""]].concat().join("\n");
     let deleted = [&lines[..1], &lines[2..], &[""]].concat().join("\n");
-    // Renumbered, so that only the hash can tell.
+    // Renumbered, and with fitting times, so that only the hash can tell.
     let renumber = |lines: &[&str]| -> String {
         let renumbered = lines.iter().enumerate().map(|(place, line)| {
-            let (_, rest) = line.split_once(",\"time\"").unwrap();
-            format!("{{\"sequence\":{place},\"time\"{rest}\n")
+            let (_, rest) = line.split_once(",\"kind\"").unwrap();
+            let time = format!("1970-01-01T00:00:0{place}.000Z");
+            format!("{{\"sequence\":{place},\"time\":\"{time}\",\"kind\"{rest}\n")
         });
         renumbered.collect()
     };
@@ -224,7 +235,7 @@ fn a_bad_line_with_its_newline_is_an_error_not_a_repair() {
     text += "{\"sequence\":2,\n";
     std::fs::write(&path, &text).unwrap();
     let said = Log::open(&path).err().unwrap().to_string();
-    assert!(said.contains("line 3: not a JSON object"), "{said}");
+    assert!(said.contains("line 3: not the four fields"), "{said}");
     assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
 }
 
@@ -276,23 +287,53 @@ fn a_log_is_read_while_its_owner_appends_to_it() {
     append(&mut log, 1);
     log.append("other", Map::new(), UNIX_EPOCH).unwrap();
     append(&mut log, 2);
-    assert_eq!(log.all("round"), [Value::from(1), Value::from(2)]);
-    assert_eq!(log.all("sequence"), Vec::<Value>::new(), "fields alone");
-    let kinds =
-        |read: Vec<(String, Value)>| read.into_iter().map(|(kind, _)| kind).collect::<Vec<_>>();
+    let rounds = [Value::from(1), Value::from(2)];
+    assert_eq!(log.all("round").unwrap(), rounds);
+    assert_eq!(log.all("sequence").unwrap(), [0; 0], "fields alone");
     let expected = ["round.opened", "other", "round.opened"];
-    assert_eq!(kinds(entries(&path).unwrap()), expected);
+    assert_eq!(kinds(&path).unwrap(), expected);
     // An append that is under way, or never finished, is not looked at.
     let mut bytes = std::fs::read(&path).unwrap();
     bytes.extend(br#"{"sequence":3,"ti"#);
     std::fs::write(&path, &bytes).unwrap();
-    assert_eq!(kinds(entries(&path).unwrap()), expected);
+    assert_eq!(kinds(&path).unwrap(), expected);
     assert_eq!(std::fs::read(&path).unwrap(), bytes, "and not cut off");
     bytes.extend(b"\n");
     std::fs::write(&path, bytes).unwrap();
-    assert!(matches!(entries(&path), Err(Error::Malformed(_))));
+    assert!(matches!(kinds(&path), Err(Error::Malformed(_))));
     assert!(matches!(
-        entries(path.with_extension("gone")),
+        kinds(&path.with_extension("gone")),
         Err(Error::Fault(_))
     ));
+}
+
+#[test]
+fn a_clock_that_was_set_back_writes_no_earlier_time_and_one_that_was_written_by_hand_shows() {
+    let (_folder, path) = place();
+    let mut log = Log::open(&path).unwrap();
+    append(&mut log, 5);
+    append(&mut log, 2);
+    drop(log);
+    let mut log = Log::open(&path).unwrap();
+    append(&mut log, 3);
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(text.matches("1970-01-01T00:00:05.000Z").count(), 3);
+    drop(log);
+    std::fs::write(&path, text.replacen("00:00:05", "00:00:06", 2)).unwrap();
+    let said = verify_file(&path).unwrap_err().to_string();
+    assert!(
+        said.contains("line 3") && said.contains("back-dated"),
+        "{said}"
+    );
+    assert!(Log::open(&path).is_err());
+}
+
+#[test]
+fn a_line_longer_than_any_is_refused_before_it_is_held() {
+    let (_folder, path, _) = written(2);
+    let mut text = std::fs::read(&path).unwrap();
+    text.extend(vec![b'x'; 300 * 1024]);
+    std::fs::write(&path, &text).unwrap();
+    let said = verify_file(&path).unwrap_err().to_string();
+    assert!(said.contains("line 3: longer than"), "{said}");
 }

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
+use ciphertune_audit::{Reader, Record};
 use ciphertune_dp::rdp;
 use ciphertune_identity::Home;
 use ciphertune_ledger::{Book, Cost, Entry, Kind, Limit, Standing, UNITS};
@@ -141,21 +142,17 @@ impl Budgets {
         let notes = notes(&home.audit())?;
         let seen = notes
             .iter()
-            .filter_map(|(_, fields)| fields.get(LEDGER_HEAD));
+            .filter_map(|record| record.fields.get(LEDGER_HEAD));
         let seen = seen.map(head_in).collect::<Result<Vec<_>>>()?;
         if seen.is_empty() && !home.ledger().exists() {
             return Ok(None);
         }
-        let number = |fields: &Value, name: &str| fields.get(name).and_then(Value::as_u64);
         let rounds = notes
             .iter()
-            .filter(|(kind, _)| kind == "plan")
-            .filter_map(|(_, fields)| {
-                let context = fields.get("context")?.as_str()?.to_owned();
-                Some((
-                    context,
-                    (number(fields, "round")?, number(fields, "attempt")?),
-                ))
+            .filter(|record| record.kind == "plan")
+            .filter_map(|plan| {
+                let place = (plan.number("round")?, plan.number("attempt")?);
+                Some((plan.text("context")?.to_owned(), place))
             })
             .collect();
         Ok(Some(Self {
@@ -305,10 +302,18 @@ pub(crate) fn head_in(value: &Value) -> Result<[u8; 32]> {
     Ok(*Digest::from_hex(hex)?.as_bytes())
 }
 
-/// The kind and the fields of each entry of a log; none where there is no log.
-fn notes(path: &Path) -> Result<Vec<(String, Value)>> {
+/// The entries of a log that say a plan's round or a ledger's head; none where there is no log.
+fn notes(path: &Path) -> Result<Vec<Record>> {
+    let refused = |error: ciphertune_audit::Error| Error::Refused(error.to_string());
     if !path.exists() {
         return Ok(Vec::new());
     }
-    ciphertune_audit::entries(path).map_err(|error| Error::Refused(error.to_string()))
+    let mut reader = Reader::open(path).map_err(refused)?;
+    let mut notes = Vec::new();
+    while let Some(record) = reader.next().map_err(refused)? {
+        if record.kind == "plan" || record.fields.contains_key(LEDGER_HEAD) {
+            notes.push(record);
+        }
+    }
+    Ok(notes)
 }

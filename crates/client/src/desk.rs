@@ -378,8 +378,7 @@ impl Attempt {
             .transpose()
     }
 
-    /// Makes a certificate durable before a charge is lowered on it. It stays when the attempt is left: whoever audits the
-    /// ledger finds the reason here.
+    /// Makes a certificate durable before a charge is lowered on it. Whoever audits the ledger finds it among the log's evidence.
     pub fn keep_certificate(&self, certificate: &Certificate) -> Result<()> {
         self.disk
             .write(&self.folder.join(CERTIFICATE), &certificate.to_bytes())
@@ -390,15 +389,15 @@ impl Attempt {
         self.folder.join("over").exists()
     }
 
-    /// Leaves the attempt for good and removes its bulk; again after a crash, what that left. Its roster stays, the
-    /// promise to release for no other, and its certificate.
+    /// Leaves the attempt for good and removes its bulk; again after a crash, what that left. Its roster stays: the promise to
+    /// release for no other.
     pub fn clear(&self) -> Result<()> {
         if !self.is_over() {
             self.disk.write(&self.folder.join("over"), b"")?;
         }
         self.erase_parcel_key()?;
         for path in disk::files(&self.folder)? {
-            let stays = ["roster", "over", CERTIFICATE];
+            let stays = ["roster", "over"];
             if !stays.iter().any(|name| path.ends_with(name)) {
                 self.disk.remove(&path)?;
             }

@@ -50,6 +50,11 @@ impl Peer {
         Self::of(&parse(der)?)
     }
 
+    /// What this party's audit log is called: `ciphertune/FEDERATION/ROLE/NAME`.
+    pub fn log_name(&self) -> String {
+        format!("ciphertune/{}/{}/{}", self.federation, self.role, self.name)
+    }
+
     pub(crate) fn of(certificate: &X509Certificate<'_>) -> Result<Self> {
         if certificate.is_ca() {
             return Err(malformed(OBJECT, "an authority's, not a party's"));

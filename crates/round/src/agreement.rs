@@ -17,9 +17,11 @@ pub struct Agreement {
     pub context: Context,
     /// SHA-256(label ‖ context ‖ HKDF(S, "agree") ‖ new model): keyed by the sum of the keys.
     pub model: Digest,
-    /// Head of the member's audit log.
+    /// Root of the member's audit log, as it was.
     pub log_head: Digest,
-    /// The server's last checkpoint that the member has seen.
+    /// How many entries that has.
+    pub log_size: u64,
+    /// The server's last signed checkpoint that the member has seen: so no log is rewritten that others do not know.
     pub server_checkpoint: Vec<u8>,
 }
 
@@ -38,6 +40,7 @@ impl Object for Agreement {
             context: Context::from_digest(Digest::parse(&raw.context)?),
             model: Digest::parse(&raw.model)?,
             log_head: Digest::parse(&raw.log_head)?,
+            log_size: raw.log_size,
             server_checkpoint: raw.server_checkpoint,
         })
     }
@@ -47,6 +50,7 @@ impl Object for Agreement {
             context: self.context.as_bytes().to_vec(),
             model: self.model.as_bytes().to_vec(),
             log_head: self.log_head.as_bytes().to_vec(),
+            log_size: self.log_size,
             server_checkpoint: self.server_checkpoint.clone(),
         }
         .encode_to_vec()

@@ -45,8 +45,6 @@ pub const PARCEL_CALL: Label = "ciphertune/1/parcel-call";
 pub const PARCEL: Label = "ciphertune/1/parcel";
 /// The digest of a model's parameters.
 pub const MODEL: Label = "ciphertune/1/model";
-/// A checkpoint of an audit log.
-pub const CHECKPOINT: Label = "ciphertune/1/checkpoint";
 /// HKDF salt for mask words.
 pub const MASK: Label = "ciphertune/1/mask";
 /// HKDF salt for check words.

@@ -2,11 +2,10 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use ciphertune_audit::Log;
 use ciphertune_identity::{Manifest, Peer, SigningKey};
 use ciphertune_round::{
     Context, Digest, Ended, Envelope, Fingerprint, Job, Object as _, ShareIndex, Signed,
-    label::{self, Label},
+    label::Label,
 };
 use ciphertune_wire::{Refusal, proto};
 use prost::Message as _;
@@ -14,11 +13,12 @@ use tokio::sync::{Mutex, Notify, watch};
 
 use crate::{
     config::Clock,
+    diary::Diary,
     error::{Error, Refused, Result, fault},
     federation::Federation,
     gate::Gate,
     moment::Moment,
-    phase::{Announcement, Effect, Input, Machine, Phase, Present},
+    phase::{Announcement, Effect, Input, Machine, Object, Phase, Present},
     presence::Presence,
     storage::{Batch, Database, Entry, Files, StoredJob},
 };
@@ -44,7 +44,7 @@ pub struct Coordinator {
 
 struct Jobs {
     running: HashMap<Digest, Machine>,
-    log: Log,
+    diary: Diary,
 }
 
 impl Coordinator {
@@ -57,9 +57,7 @@ impl Coordinator {
         data: &std::path::Path,
     ) -> Result<Arc<Self>> {
         std::fs::create_dir_all(data).map_err(|error| fault("creating the data folder", error))?;
-        // The log is locked by whoever has it open: two servers never share a folder.
-        let log = Log::open(data.join("audit.jsonl"))
-            .map_err(|error| fault("opening the audit log", error))?;
+        let diary = Diary::open(data)?;
         let database = Database::open(&data.join("server.sqlite")).await?;
         let files = Files::open(data.join("contexts"))?;
         let poke = Arc::new(Notify::new());
@@ -67,7 +65,7 @@ impl Coordinator {
             announced: watch::channel(database.last_event().await?).0,
             jobs: Mutex::new(Jobs {
                 running: HashMap::new(),
-                log,
+                diary,
             }),
             presence: Presence::new(Arc::clone(&poke)),
             federation: Arc::new(federation),
@@ -79,6 +77,7 @@ impl Coordinator {
             poke,
             closing: watch::channel(false).0,
         };
+        coordinator.note_start().await?;
         coordinator.resume().await?;
         Ok(Arc::new(coordinator))
     }
@@ -86,7 +85,7 @@ impl Coordinator {
     async fn resume(&self) -> Result<()> {
         let now = self.now();
         let mut jobs = self.jobs.lock().await;
-        self.flush_notes(&mut jobs.log).await?;
+        self.flush_notes(&mut jobs.diary).await?;
         let federation = self.federation.digest();
         let unchanged = self.database.federation(&federation, false).await? == federation;
         for stored in self.database.running().await? {
@@ -97,7 +96,7 @@ impl Coordinator {
             let mut machine = self.replay(&stored)?;
             let effects = machine.handle(&Input::Restarted, now)?;
             self.apply(
-                &mut jobs.log,
+                &mut jobs.diary,
                 &machine,
                 Some(&Input::Restarted),
                 effects,
@@ -110,7 +109,7 @@ impl Coordinator {
         if !unchanged {
             self.database.federation(&federation, true).await?;
         }
-        self.flush_notes(&mut jobs.log).await?;
+        self.flush_notes(&mut jobs.diary).await?;
         let current: Vec<Context> = jobs
             .running
             .values()
@@ -182,7 +181,7 @@ impl Coordinator {
         }
         let now = self.now();
         let (machine, effects) = Machine::submit(Arc::clone(&self.federation), job, now)?;
-        self.apply(&mut jobs.log, &machine, None, effects, now)
+        self.apply(&mut jobs.diary, &machine, None, effects, now)
             .await?;
         jobs.running.insert(digest, machine);
         Ok(digest)
@@ -230,22 +229,28 @@ impl Coordinator {
         .await
     }
 
-    /// Notes in the audit log which revocation list callers are held to from now on.
-    pub async fn note_list(&self) -> Result<()> {
-        let list = self.gate.list();
-        let fields = [
-            ("revocation_list".to_owned(), list.number.into()),
-            ("digest".to_owned(), list.digest.to_string().into()),
-        ];
+    /// Notes in the audit log who this is, and what holds from here on.
+    async fn note_start(&self) -> Result<()> {
         let mut jobs = self.jobs.lock().await;
-        (jobs.log)
-            .append(
-                "revocation-list",
-                fields.into_iter().collect(),
-                self.now().to_system(),
-            )
-            .map(drop)
-            .map_err(|error| fault("writing the audit log", error))
+        let credentials = self.gate.credentials();
+        let (federation, now) = (&self.federation, self.now());
+        jobs.diary.note_start(&credentials, federation, now)
+    }
+
+    /// Notes in the audit log which certificate and revocation list are new since it was last noted.
+    pub async fn note_credentials(&self) -> Result<()> {
+        let mut jobs = self.jobs.lock().await;
+        let now = self.now();
+        jobs.diary.note_credentials(&self.gate.credentials(), now)
+    }
+
+    /// Notes which certificate a party showed.
+    pub async fn meet(&self, peer: &Peer) -> Result<()> {
+        let mut jobs = self.jobs.lock().await;
+        if self.database.meet(peer).await? {
+            jobs.diary.note_met(peer, self.now())?;
+        }
+        Ok(())
     }
 
     /// [`Self::feed`] to the job that a context belongs to.
@@ -277,7 +282,7 @@ impl Coordinator {
             .filter(|effect| matches!(effect, Effect::StartSum { .. }))
             .cloned()
             .collect();
-        self.apply(&mut jobs.log, &next, Some(input), effects, now)
+        self.apply(&mut jobs.diary, &next, Some(input), effects, now)
             .await?;
         if matches!(next.phase(), Phase::Ended { .. }) {
             jobs.running.remove(job);
@@ -329,7 +334,7 @@ impl Coordinator {
     /// Carries out effects: files first, then one transaction, then the rest.
     async fn apply(
         &self,
-        log: &mut Log,
+        diary: &mut Diary,
         machine: &Machine,
         input: Option<&Input>,
         effects: Vec<Effect>,
@@ -337,6 +342,8 @@ impl Coordinator {
     ) -> Result<()> {
         let mut batch = Batch::default();
         let mut old = Vec::new();
+        let mut announced = Vec::new();
+        let mut round_is_over = false;
         for effect in effects {
             match effect {
                 Effect::Persist => match input {
@@ -351,7 +358,8 @@ impl Coordinator {
                     batch.events.push((kind.into(), envelope.encode()))
                 }
                 Effect::Emit(Announcement::Own(kind, label, payload)) => {
-                    batch.events.push((kind.into(), self.sign(label, payload)));
+                    announced = self.sign(label, payload);
+                    batch.events.push((kind.into(), announced.clone()));
                 }
                 Effect::KeepShares {
                     context,
@@ -373,15 +381,19 @@ impl Coordinator {
                 Effect::DiscardBody { context, seat } => old.push((context, Some(seat))),
                 Effect::DeleteContext(context) => old.push((context, None)),
                 Effect::StartSum { .. } => {}
-                Effect::Note { kind, fields } => {
-                    let fields: serde_json::Map<_, _> = fields
-                        .into_iter()
-                        .map(|(name, value)| (name.to_owned(), value.into()))
-                        .collect();
+                Effect::Note { kind, fields, on } => {
+                    let object = match on {
+                        Some(Object::Said(envelope)) => Some(envelope.encode()),
+                        Some(Object::Announced) => Some(announced.clone()),
+                        None => None,
+                    };
+                    let fields = tokio::task::block_in_place(|| {
+                        diary.resting_on(fields, object.as_deref().as_slice())
+                    })?;
                     tracing::info!(job = %machine.digest(), "{kind}");
-                    batch
-                        .notes
-                        .push((kind.into(), serde_json::Value::Object(fields).to_string()));
+                    round_is_over |= matches!(kind, "complete" | "void" | "ended");
+                    let fields = serde_json::Value::Object(fields).to_string();
+                    batch.notes.push((kind.into(), fields));
                 }
             }
         }
@@ -400,15 +412,17 @@ impl Coordinator {
                 tracing::error!(%context, %error, "old files stay until the next start");
             }
         }
-        if let Err(error) = self.flush_notes(log).await {
+        if let Err(error) = self.flush_notes(diary).await {
             tracing::error!(%error, "audit entries wait in the database");
+        } else if round_is_over && let Err(error) = diary.note_checkpoint(&*self.key, now) {
+            tracing::error!(%error, "the audit log has no checkpoint of this round");
         }
         self.announced.send_replace(last);
         Ok(())
     }
 
     /// Moves audit entries from the database, where they became durable with their step, to the log.
-    async fn flush_notes(&self, log: &mut Log) -> Result<()> {
+    async fn flush_notes(&self, diary: &mut Diary) -> Result<()> {
         const DOING: &str = "writing the audit log";
         let notes = self.database.notes().await?;
         let Some(last) = notes.last().map(|(number, ..)| *number) else {
@@ -419,8 +433,7 @@ impl Coordinator {
                 serde_json::from_str(&fields).map_err(|error| fault(DOING, error))?;
             // After a crash between log and database an entry stands twice, with one number.
             fields.insert("number".into(), number.into());
-            log.append(&kind, fields, at.to_system())
-                .map_err(|error| fault(DOING, error))?;
+            diary.append(&kind, fields, at)?;
         }
         self.database.noted(last).await
     }
@@ -581,17 +594,11 @@ impl Coordinator {
         })
     }
 
-    /// The audit log's head, signed.
+    /// The audit log as it stands, signed.
     pub async fn checkpoint(&self) -> Result<Vec<u8>> {
-        let origin = format!("ciphertune/{}/server", self.federation.name());
-        let checkpoint = self
-            .jobs
-            .lock()
-            .await
-            .log
-            .checkpoint(&origin)
-            .map_err(|error| fault("making a checkpoint", error))?;
-        Ok(self.sign(label::CHECKPOINT, checkpoint.to_bytes()))
+        let jobs = self.jobs.lock().await;
+        let note = jobs.diary.checkpoint(&*self.key)?;
+        Ok(note.to_text().into_bytes())
     }
 
     /// Throws away an upload that is not what it had to be.

@@ -5,6 +5,7 @@
 
 mod config;
 mod coordinator;
+mod diary;
 mod download;
 mod error;
 mod federation;

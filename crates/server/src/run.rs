@@ -79,7 +79,6 @@ pub async fn run(
     )
     .await?;
     keep_list(&gate.credentials(), &config.data)?;
-    coordinator.note_list().await?;
     coordinator.enforce_revocations().await?;
     let _guard = Closing(Arc::clone(&coordinator));
     let _conductor = Aborted(tokio::spawn(Arc::clone(&coordinator).conduct()));
@@ -170,7 +169,7 @@ async fn enforce(coordinator: &Arc<Coordinator>, data: &Path) {
     loop {
         let seen_to = async {
             keep_list(&coordinator.gate().credentials(), data)?;
-            coordinator.note_list().await?;
+            coordinator.note_credentials().await?;
             coordinator.enforce_revocations().await
         };
         match seen_to.await {

@@ -171,7 +171,7 @@ impl Service {
         let (out, stream) = mpsc::channel(16);
         tokio::spawn(async move {
             // From here on a revocation finds what this party has sent.
-            if let Err(error) = coordinator.database().meet(&caller.peer).await {
+            if let Err(error) = coordinator.meet(&caller.peer).await {
                 let _ = out.send(Err(status(&error))).await;
                 return;
             }
@@ -262,7 +262,7 @@ impl proto::federation_server::Federation for Service {
             }
             let job = self.own(&caller, &request.get_ref().job)?;
             // From here on a revocation finds this party's jobs.
-            self.coordinator.database().meet(&caller.peer).await?;
+            self.coordinator.meet(&caller.peer).await?;
             let digest = self.coordinator.submit(job).await?;
             Ok(proto::SubmitJobReply {
                 job: digest.as_bytes().to_vec(),

@@ -90,6 +90,15 @@ impl Member {
         vetted: &Vetted,
         opening: KeptOpening,
     ) -> Result<RoundReport> {
+        self.note_on(
+            "agreement",
+            [
+                ("context", vetted.context.to_string().into()),
+                ("round", vetted.plan.round.into()),
+                ("agreement", opening.model.agreed.to_string().into()),
+            ],
+            &[&opening.agreement],
+        )?;
         match self.say(opening.agreement).await {
             // The others may have gone on without this member; what they agreed on is among the events.
             Err(Error::Void(said)) => tracing::info!(said, "an agreement that came late"),
@@ -101,15 +110,21 @@ impl Member {
             .await_agreement(engaged, vetted, agreed, &mut kept)
             .await;
         self.inbox.put_back(kept);
-        waited?;
-        self.note(
+        let agreements = waited?;
+        let (up, down) = (self.meter.up(), self.meter.down());
+        let agreements: Vec<&[u8]> = agreements.iter().map(Vec::as_slice).collect();
+        self.note_on(
             "agreed",
             [
                 ("context", vetted.context.to_string().into()),
                 ("round", vetted.plan.round.into()),
                 ("agreement", agreed.to_string().into()),
+                ("bytes_up", (up - engaged.bytes.0).into()),
+                ("bytes_down", (down - engaged.bytes.1).into()),
             ],
+            &agreements,
         )?;
+        self.note_checkpoint()?;
         let report = self.report(engaged, opening.report, &opening.model).await?;
         vetted.attempt.promote_model(&engaged.desk)?;
         engaged.model = opening.model;
@@ -117,19 +132,19 @@ impl Member {
     }
 
     /// Returns once t members that hold shares said `agreed`, and nobody anything else: more colluders than t may sit in a
-    /// large cohort, fewer than t sit among those that hold shares.
+    /// large cohort, fewer than t sit among those that hold shares. Returns what was said, in the order of the seats.
     async fn await_agreement(
         &mut self,
         engaged: &Engagement,
         vetted: &Vetted,
         agreed: Digest,
         kept: &mut Backlog,
-    ) -> Result<()> {
+    ) -> Result<Vec<Vec<u8>>> {
         // A member's first word counts.
-        let mut said: BTreeMap<ShareIndex, Digest> = BTreeMap::new();
-        let enough = |said: &BTreeMap<ShareIndex, Digest>| {
-            let agree = |(seat, digest): &(&ShareIndex, &Digest)| {
-                vetted.is_holder(**seat) && **digest == agreed
+        let mut said: BTreeMap<ShareIndex, Signed<Agreement>> = BTreeMap::new();
+        let enough = |said: &BTreeMap<ShareIndex, Signed<Agreement>>| {
+            let agree = |(seat, said): &(&ShareIndex, &Signed<Agreement>)| {
+                vetted.is_holder(**seat) && said.model == agreed
             };
             said.iter().filter(agree).count() >= vetted.plan.threshold
         };
@@ -140,12 +155,12 @@ impl Member {
                 && agreement.context == vetted.context
                 && let Some(seat) = vetted.plan.seat_of(&agreement.signer())
             {
-                said.entry(seat).or_insert(agreement.model);
+                said.entry(seat).or_insert(agreement);
             }
         }
-        match said.iter().find(|(_, digest)| **digest != agreed) {
+        match said.iter().find(|(_, said)| said.model != agreed) {
             Some((seat, _)) => Err(Error::Void(format!("seat {seat} opened another model"))),
-            None => Ok(()),
+            None => Ok(said.values().map(Signed::encode).collect()),
         }
     }
 
@@ -160,7 +175,8 @@ impl Member {
         let agreement = Agreement {
             context: vetted.context,
             model: agreed,
-            log_head: self.log_head(),
+            log_head: Digest::from_bytes(self.log.head()),
+            log_size: self.log.size(),
             server_checkpoint: checkpoint,
         };
         Ok(Signed::sign(agreement, self.site.key()).encode())

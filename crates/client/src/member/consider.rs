@@ -59,8 +59,10 @@ impl Member {
                 return Ok(Considered::Passed);
             }
         };
-        if let Err(error) = self.site.refresh() {
-            self.complain("certificate", &error)?;
+        match self.refresh() {
+            Err(fault @ Error::Fault(_)) => return Err(fault),
+            Err(error) => self.complain("certificate", &error)?,
+            Ok(()) => {}
         }
         if let Some(over) = self.over(&job).await?
             && !self.has_opening(&job)?
@@ -82,14 +84,16 @@ impl Member {
                 .map(|policy| policy.envelope().clone()),
         };
         let admission = Signed::sign(admission, self.site.key());
-        self.note(
+        self.note_on(
             "admission",
             [
                 ("job", job.digest().to_string().into()),
                 ("admission", admission.digest().to_string().into()),
                 ("accepted", refusal.is_none().into()),
                 ("reason", refusal.clone().unwrap_or_default().into()),
+                ("dataset", self.options.dataset.clone().into()),
             ],
+            &[&job.encode(), &admission.encode()],
         )?;
         // In an earlier life the answer was given already.
         let known = engaged
@@ -152,7 +156,7 @@ impl Member {
         let rounds = Model::read(&desk.model())?.map_or(0, |model| model.round);
         let completed = over.phase == COMPLETED;
         let outcome = outcome(job, rounds, completed, &over.reason);
-        self.conclude_job(&desk, digest, completed, &outcome)?;
+        self.conclude_job(&desk, digest, completed, &outcome, &[])?;
         Ok(Considered::Ended(outcome))
     }
 
@@ -343,7 +347,7 @@ impl Member {
             (Unit::None, _) | (_, None) => Budget::NoPrivacy,
             (_, Some(loss)) => Budget::Private(loss),
         };
-        let seen = self.log.all(LEDGER_HEAD);
+        let seen = self.log.all(LEDGER_HEAD)?;
         let seen = seen.iter().map(head_in).collect::<Result<Vec<_>>>()?;
         let path = self.site.home().ledger();
         let now = SystemTime::now();

@@ -105,19 +105,20 @@ impl Member {
                 (header, shares, charged)
             }
         };
-        self.note(
+        let policy = Digest::from_bytes(*vetted.admitted.policy_digest());
+        let body = vetted.parameters.body_bytes(vetted.length) as u64;
+        let sealed: usize = shares.iter().map(Vec::len).sum();
+        self.note_on(
             "contribution",
             [
                 ("context", vetted.context.to_string().into()),
                 ("header", header.digest().to_string().into()),
                 ("body", header.body.to_string().into()),
-                (
-                    "policy",
-                    Digest::from_bytes(*vetted.admitted.policy_digest())
-                        .to_string()
-                        .into(),
-                ),
+                ("body_bytes", body.into()),
+                ("share_bytes", (sealed as u64).into()),
+                ("policy", policy.to_string().into()),
             ],
+            &[&header.encode()],
         )?;
         let started = Instant::now();
         match self.send(vetted, &header, shares, &charged).await {

@@ -7,6 +7,7 @@ mod agree;
 mod catch_up;
 mod consider;
 mod contribute;
+mod diary;
 mod hand_over;
 mod heard;
 mod open;
@@ -25,7 +26,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use ciphertune_audit::Log;
+use ciphertune_audit::{Evidence, Log};
 use ciphertune_identity::Role;
 use ciphertune_ledger::Ledger;
 use ciphertune_round::{Context, Digest, Ended, Job, OneTimeKeyOffer, Plan, Signed, Void};
@@ -33,7 +34,6 @@ use ciphertune_wire::{
     Client, Meter,
     proto::{Event, EventKind},
 };
-use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use crate::{
@@ -161,6 +161,7 @@ impl Member {
         let disk = site.disk().clone();
         let audit = site.home().audit();
         let log = disk.appends(&audit, || Log::open(&audit))?;
+        disk.folder(Evidence::beside(&audit).folder())?;
         let meter = Meter::default();
         let mut client = site.connect(meter.clone()).await?;
         let stock = Stock::open(site.home().root().join("one-time-keys"), disk)?;
@@ -169,7 +170,7 @@ impl Member {
         observer(&Happening::Connected {
             server: site.manifest().endpoint().to_string(),
         });
-        Ok(Self {
+        let mut member = Self {
             inbox: Inbox::open(&client),
             site,
             client,
@@ -183,7 +184,9 @@ impl Member {
             cohort: None,
             answers: hand_over::Answers::default(),
             warns_at: Instant::now(),
-        })
+        };
+        member.note_start()?;
+        Ok(member)
     }
 
     async fn serve(mut self) -> Result<Outcome> {
@@ -233,7 +236,7 @@ impl Member {
     fn warn_of_ends(&mut self) {
         self.warns_at = Instant::now() + WARN_EVERY;
         // What cannot be read is said when it is needed.
-        let _ = self.site.refresh();
+        let _ = self.refresh();
         for said in self.site.credentials().warnings(SystemTime::now()) {
             self.tell(Happening::Warning { said });
         }
@@ -265,7 +268,8 @@ impl Member {
             Err(error) => {
                 self.note("attempt-left", [("context", context.to_string().into())])?;
                 self.leave(&engaged.desk, context)?;
-                self.complain("attempt", &error)
+                self.complain("attempt", &error)?;
+                self.note_checkpoint()
             }
         }
     }
@@ -348,7 +352,14 @@ impl Member {
             ended.completed,
             &ended.reason,
         );
-        self.conclude_job(&engaged.desk, ended.job, ended.completed, &outcome)?;
+        let said = ended.encode();
+        self.conclude_job(
+            &engaged.desk,
+            ended.job,
+            ended.completed,
+            &outcome,
+            &[&said],
+        )?;
         Ok(Some(outcome))
     }
 
@@ -359,21 +370,26 @@ impl Member {
         self.site.disk().commits(&path, ended).await
     }
 
-    /// Notes and tells that a job ended. `completed` is the server's word, the outcome this member's.
+    /// Notes and tells that a job ended. `completed` is the server's word, in the signed object where that was heard; the outcome
+    /// is this member's.
     fn conclude_job(
         &mut self,
         desk: &Desk,
         job: Digest,
         completed: bool,
         outcome: &Outcome,
+        said: &[&[u8]],
     ) -> Result<()> {
-        self.note(
+        self.note_on(
             "ended",
             [
                 ("job", job.to_string().into()),
                 ("completed", completed.into()),
+                ("rounds", outcome.rounds.into()),
             ],
+            said,
         )?;
+        self.note_checkpoint()?;
         desk.note_ended()?;
         self.tell(Happening::Ended {
             completed,
@@ -454,19 +470,6 @@ impl Member {
         result
     }
 
-    /// Appends to the audit log. Never a value that depends on data. What is resumed after a crash is noted again.
-    fn note<const K: usize>(&mut self, kind: &str, fields: [(&str, Value); K]) -> Result<()> {
-        let fields: Map<String, Value> = fields
-            .into_iter()
-            .map(|(name, value)| (name.to_owned(), value))
-            .collect();
-        let (log, path) = (&mut self.log, self.site.home().audit());
-        self.site
-            .disk()
-            .appends(&path, || log.append(kind, fields, SystemTime::now()))
-            .map(drop)
-    }
-
     fn tell(&mut self, happening: Happening) {
         (self.observer)(&happening);
     }
@@ -480,10 +483,6 @@ impl Member {
             reason: error.to_string(),
         });
         Ok(())
-    }
-
-    fn log_head(&self) -> Digest {
-        Digest::from_bytes(self.log.head())
     }
 }
 

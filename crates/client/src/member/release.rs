@@ -40,13 +40,14 @@ impl Member {
             roster.contributors(&vetted.plan, manifest, Some(&contributed.header))?;
         let digest = roster.digest();
         vetted.attempt.accept_roster(&digest)?;
-        self.note(
+        self.note_on(
             "roster",
             [
                 ("context", vetted.context.to_string().into()),
                 ("roster", digest.to_string().into()),
                 ("contributors", contributors.len().into()),
             ],
+            &[&roster.encode()],
         )?;
         Ok(Accepted {
             digest,
@@ -65,9 +66,16 @@ impl Member {
             context: vetted.context,
             roster: roster.digest,
         };
-        let request = PutSignedRequest {
-            envelope: Signed::sign(echo, self.site.key()).encode(),
-        };
+        let echo = Signed::sign(echo, self.site.key()).encode();
+        self.note_on(
+            "echo",
+            [
+                ("context", vetted.context.to_string().into()),
+                ("roster", roster.digest.to_string().into()),
+            ],
+            &[&echo],
+        )?;
+        let request = PutSignedRequest { envelope: echo };
         retry(|| {
             let (mut client, request) = (self.client.clone(), request.clone());
             async move { client.put_echo(request).await.map(drop) }
@@ -97,13 +105,14 @@ impl Member {
                 "this member released for another roster".into(),
             ));
         }
-        self.note(
+        self.note_on(
             "release",
             [
                 ("context", vetted.context.to_string().into()),
                 ("roster", roster.digest.to_string().into()),
                 ("release", release.digest().to_string().into()),
             ],
+            &[&release.encode()],
         )?;
         send_shares(
             &self.client,

@@ -21,7 +21,7 @@ impl Member {
         engaged: &Engagement,
         plan: &Signed<Plan>,
     ) -> Result<()> {
-        self.site.refresh()?;
+        self.refresh()?;
         let known = self.site.credentials().revocations().number();
         let begun = {
             let attempt = engaged.desk.attempt(plan.context())?;
@@ -83,13 +83,9 @@ impl Member {
         })
         .await?;
         let list = RevocationList::from_pem(&reply.into_inner().revocations)?;
+        let before = self.site.credentials().clone();
         self.site.keep_list(list)?;
-        let list = self.site.credentials().revocations();
-        let (number, digest) = (list.number(), list.digest().to_string());
-        self.note(
-            "revocation-list",
-            [("number", number.into()), ("digest", digest.into())],
-        )
+        self.note_changes(&before)
     }
 
     /// Holds the list to the age that a policy allows.

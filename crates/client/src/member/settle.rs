@@ -18,7 +18,7 @@ use crate::{
 
 impl Member {
     /// Keeps the certificate durably, then lowers the charge on it. An earlier life's certificate is the one that counts.
-    /// Without privacy nothing was charged.
+    /// Without privacy nothing was charged, and the certificate is for whoever audits.
     pub(super) async fn settle(
         &mut self,
         engaged: &Engagement,
@@ -26,9 +26,6 @@ impl Member {
         roster: &Accepted,
         heard: &Heard,
     ) -> Result<()> {
-        if engaged.reckoned.attempt.is_none() {
-            return Ok(());
-        }
         let manifest = self.site.manifest().value();
         let certificate = match vetted.attempt.certificate(manifest)? {
             Some(kept) => kept,
@@ -44,6 +41,19 @@ impl Member {
             return Err(Error::Fault(
                 "the certificate that was kept for this attempt is another one's".into(),
             ));
+        }
+        self.note_on(
+            "quorum",
+            [
+                ("context", vetted.context.to_string().into()),
+                ("roster", certificate.roster().to_string().into()),
+                ("contributors", certificate.contributors().into()),
+                ("certificate", certificate.digest().to_string().into()),
+            ],
+            &[&certificate.to_bytes()],
+        )?;
+        if engaged.reckoned.attempt.is_none() {
+            return Ok(());
         }
         let cost = if certificate.names(&self.site.fingerprint()) {
             engaged
@@ -69,7 +79,6 @@ impl Member {
                 ("context", vetted.context.to_string().into()),
                 ("roster", certificate.roster().to_string().into()),
                 ("certificate", certificate.digest().to_string().into()),
-                ("contributors", certificate.contributors().into()),
                 ("cost", settlement.cost.units().into()),
                 (LEDGER_HEAD, Digest::from_bytes(head).to_string().into()),
             ],

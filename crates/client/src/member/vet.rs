@@ -109,7 +109,7 @@ impl Member {
             .accept_plan(plan.round, plan.attempt, context)?;
         engaged.desk.note_policy_plan(&plan)?;
         let attempt = engaged.desk.attempt(context)?;
-        self.note(
+        self.note_on(
             "plan",
             [
                 ("job", engaged.digest().to_string().into()),
@@ -121,6 +121,7 @@ impl Member {
                 ("cohort", plan.seats.len().into()),
                 ("holders", plan.holders().count().into()),
             ],
+            &[&plan.encode()],
         )?;
         self.tell(Happening::Planned {
             round: plan.round,

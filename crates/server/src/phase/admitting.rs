@@ -76,17 +76,11 @@ pub(super) fn admission(machine: &mut Machine, admission: &Signed<Admission>) ->
         return Err(Refused::new(Refusal::Late, "the job has begun or ended"));
     }
     let said = Arc::new(admission.envelope().clone());
-    let mut fields = vec![
-        ("job", machine.digest.to_string()),
-        ("member", member.to_string()),
-        ("admission", admission.digest().to_string()),
-    ];
-    let (kind, answer) = match &admission.refusal {
-        Some(reason) => {
-            fields.push(("reason", reason.clone()));
-            let reason = reason.clone();
-            ("refusal", Answer::Refused { said, reason })
-        }
+    let answer = match &admission.refusal {
+        Some(reason) => Answer::Refused {
+            said,
+            reason: reason.clone(),
+        },
         None => {
             if admission.federation_policy != machine.federation.document().digest() {
                 return Err(Refused::new(
@@ -101,11 +95,24 @@ pub(super) fn admission(machine: &mut Machine, admission: &Signed<Admission>) ->
                 }
                 None => None,
             };
-            ("admission", Answer::Accepted { said, site })
+            Answer::Accepted { said, site }
         }
     };
     machine.answers.insert(member, answer);
-    let mut effects = vec![Effect::Note { kind, fields }];
+    let reason = admission.refusal.clone().unwrap_or_default();
+    let mut effects = vec![
+        note(
+            "admission",
+            [
+                ("job", machine.digest.to_string().into()),
+                ("member", member.to_string().into()),
+                ("admission", admission.digest().to_string().into()),
+                ("accepted", admission.refusal.is_none().into()),
+                ("reason", reason.into()),
+            ],
+        )
+        .on(admission.envelope()),
+    ];
     effects.extend(hopeless(machine));
     Ok(effects)
 }
@@ -133,7 +140,10 @@ fn hopeless(machine: &mut Machine) -> Vec<Effect> {
             ));
         }
     }
-    let mut effects = vec![note("hopeless", [("job", machine.digest.to_string())])];
+    let mut effects = vec![note(
+        "hopeless",
+        [("job", machine.digest.to_string().into())],
+    )];
     effects.extend(machine.end(false, &reason));
     effects
 }

@@ -38,12 +38,14 @@ pub(super) fn agreement(machine: &mut Machine, agreement: &Signed<Agreement>) ->
         note(
             "agreement",
             [
-                ("context", agreement.context.to_string()),
-                ("member", agreement.signer().to_string()),
-                ("model", agreement.model.to_string()),
-                ("log_head", agreement.log_head.to_string()),
+                ("context", agreement.context.to_string().into()),
+                ("member", agreement.signer().to_string().into()),
+                ("model", agreement.model.to_string().into()),
+                ("log_head", agreement.log_head.to_string().into()),
+                ("log_size", agreement.log_size.into()),
             ],
-        ),
+        )
+        .on(agreement.envelope()),
     ];
     let votes = votes(machine);
     if votes.len() > 1 {
@@ -96,10 +98,10 @@ fn complete(machine: &mut Machine, now: Moment) -> Option<Vec<Effect>> {
     let mut effects = vec![note(
         "complete",
         [
-            ("job", machine.digest.to_string()),
-            ("round", machine.round.to_string()),
-            ("model", model.to_string()),
-            ("agreements", members.len().to_string()),
+            ("job", machine.digest.to_string().into()),
+            ("round", machine.round.into()),
+            ("model", model.to_string().into()),
+            ("agreements", members.len().into()),
         ],
     )];
     if machine.round == machine.job.rounds {

@@ -60,12 +60,13 @@ pub(super) fn summed(
         note(
             "roster",
             [
-                ("context", context.to_string()),
-                ("roster", digest.to_string()),
-                ("contributors", contributors.to_string()),
-                ("sum", sum.to_string()),
+                ("context", context.to_string().into()),
+                ("roster", digest.to_string().into()),
+                ("contributors", contributors.into()),
+                ("sum", sum.to_string().into()),
             ],
-        ),
+        )
+        .on_announced(),
     ])
 }
 

@@ -42,12 +42,13 @@ pub(super) fn header(machine: &mut Machine, header: &Signed<Header>) -> Outcome 
         note(
             "contribution",
             [
-                ("job", job.to_string()),
-                ("context", context.to_string()),
-                ("member", header.signer().to_string()),
-                ("header", header.digest().to_string()),
+                ("job", job.to_string().into()),
+                ("context", context.to_string().into()),
+                ("member", header.signer().to_string().into()),
+                ("header", header.digest().to_string().into()),
             ],
-        ),
+        )
+        .on(header.envelope()),
     ];
     // The header is what its sender signed: a body that came before it and differs has to come again.
     if held.body.is_some_and(|body| body != header.body) {
@@ -95,9 +96,9 @@ pub(super) fn body(
         note(
             "body",
             [
-                ("context", context.to_string()),
-                ("member", member.to_string()),
-                ("body", digest.to_string()),
+                ("context", context.to_string().into()),
+                ("member", member.to_string().into()),
+                ("body", digest.to_string().into()),
             ],
         ),
     ];
@@ -122,8 +123,8 @@ pub(super) fn revoked(machine: &mut Machine, member: &Fingerprint, now: Moment) 
         note(
             "revoked",
             [
-                ("context", context.to_string()),
-                ("member", member.to_string()),
+                ("context", context.to_string().into()),
+                ("member", member.to_string().into()),
             ],
         ),
     ];

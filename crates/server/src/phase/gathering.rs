@@ -160,25 +160,26 @@ fn start(machine: &mut Machine, plan: Plan, now: Moment) -> Vec<Effect> {
         .collect();
     machine.spent.extend(keys.iter().filter_map(key_digest));
     effects.push(Effect::OpenContext { context, keys });
-    effects.push(note(
-        "plan",
-        [
-            ("job", machine.digest.to_string()),
-            ("context", context.to_string()),
-            ("round", plan.round.to_string()),
-            ("attempt", plan.attempt.to_string()),
-            ("policy", plan.policy.to_string()),
-            ("revocation_list", plan.revocation_number.to_string()),
-            ("cohort", plan.seats.len().to_string()),
-            ("holders", plan.holders().count().to_string()),
-            ("threshold", plan.threshold.to_string()),
-        ],
-    ));
     effects.push(Effect::Emit(Announcement::Own(
         EventKind::Plan,
         Plan::LABEL,
         payload,
     )));
+    let planned = note(
+        "plan",
+        [
+            ("job", machine.digest.to_string().into()),
+            ("context", context.to_string().into()),
+            ("round", plan.round.into()),
+            ("attempt", plan.attempt.into()),
+            ("policy", plan.policy.to_string().into()),
+            ("revocation_list", plan.revocation_number.into()),
+            ("cohort", plan.seats.len().into()),
+            ("holders", plan.holders().count().into()),
+            ("threshold", plan.threshold.into()),
+        ],
+    );
+    effects.push(planned.on_announced());
     machine.current = Some(Attempt::new(context, plan, &machine.agreed));
     machine.phase = Phase::Contributing {
         until: now.after(machine.job.deadlines.contribute),

@@ -7,6 +7,7 @@ use ciphertune_round::{
     ParcelRequest, Release, ShareIndex, Signed, label::Label,
 };
 use ciphertune_wire::proto::EventKind;
+use serde_json::Value;
 
 /// Something that happened to a job. Each is stored as it is: replaying the stored inputs gives the state again.
 #[derive(Clone, Debug)]
@@ -159,9 +160,20 @@ pub enum Effect {
     Note {
         /// One word.
         kind: &'static str,
-        /// Names and digests; never anything that depends on data.
-        fields: Vec<(&'static str, String)>,
+        /// Names, counts and digests; never anything that depends on data.
+        fields: Vec<(&'static str, Value)>,
+        /// The signed object that it rests on, which is kept beside the log.
+        on: Option<Object>,
     },
+}
+
+/// A signed object that an audit entry rests on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Object {
+    /// Another signed it.
+    Said(Envelope),
+    /// What the server itself announced last in this step.
+    Announced,
 }
 
 /// Which sealed shares.
@@ -184,10 +196,34 @@ pub enum Announcement {
 
 pub(crate) fn note<const K: usize>(
     kind: &'static str,
-    fields: [(&'static str, String); K],
+    fields: [(&'static str, Value); K],
 ) -> Effect {
     Effect::Note {
         kind,
         fields: fields.into(),
+        on: None,
+    }
+}
+
+impl Effect {
+    /// The same note, on an object that another signed.
+    pub(crate) fn on(self, envelope: &Envelope) -> Self {
+        self.resting_on(Object::Said(envelope.clone()))
+    }
+
+    /// The same note, on what the server announced last in this step.
+    pub(crate) fn on_announced(self) -> Self {
+        self.resting_on(Object::Announced)
+    }
+
+    fn resting_on(self, object: Object) -> Self {
+        match self {
+            Self::Note { kind, fields, .. } => Self::Note {
+                kind,
+                fields,
+                on: Some(object),
+            },
+            other => other,
+        }
     }
 }

@@ -32,7 +32,7 @@ use ciphertune_wire::{Refusal, proto::EventKind};
 
 pub use attempt::{Attempt, Held};
 pub(crate) use gathering::key_digest;
-pub use input::{Announcement, Effect, Input, ListInForce, Present, Shares};
+pub use input::{Announcement, Effect, Input, ListInForce, Object, Present, Shares};
 
 use crate::{error::Refused, federation::Federation, moment::Moment};
 use input::note;
@@ -125,10 +125,11 @@ impl Machine {
             note(
                 "job",
                 [
-                    ("job", digest.to_string()),
-                    ("researcher", job.signer().to_string()),
+                    ("job", digest.to_string().into()),
+                    ("researcher", job.signer().to_string().into()),
                 ],
-            ),
+            )
+            .on(job.envelope()),
         ];
         let machine = Self {
             federation,
@@ -336,10 +337,11 @@ impl Machine {
             note(
                 "void",
                 [
-                    ("context", context.to_string()),
-                    ("reason", bounded(reason)),
+                    ("context", context.to_string().into()),
+                    ("reason", bounded(reason).into()),
                 ],
-            ),
+            )
+            .on_announced(),
         ];
         if self.attempt < self.job.max_attempts {
             self.attempt += 1;
@@ -372,12 +374,13 @@ impl Machine {
             note(
                 "ended",
                 [
-                    ("job", self.digest.to_string()),
-                    ("completed", completed.to_string()),
-                    ("rounds", self.completed.to_string()),
-                    ("reason", reason.clone()),
+                    ("job", self.digest.to_string().into()),
+                    ("completed", completed.into()),
+                    ("rounds", self.completed.into()),
+                    ("reason", reason.clone().into()),
                 ],
-            ),
+            )
+            .on_announced(),
         ];
         if let Some(attempt) = &self.current {
             effects.push(Effect::DeleteContext(attempt.context));
@@ -398,10 +401,16 @@ impl Machine {
                 "neither the job's signer nor of a role that may stop jobs (roles.abort_job)",
             ));
         }
-        let mut effects = vec![note(
-            "abort",
-            [("job", self.digest.to_string()), ("by", by.to_string())],
-        )];
+        let mut effects = vec![
+            note(
+                "abort",
+                [
+                    ("job", self.digest.to_string().into()),
+                    ("by", by.to_string().into()),
+                ],
+            )
+            .on(abort.envelope()),
+        ];
         let reason = format!(
             "stopped by {}: {}",
             self.federation.name_of(&by),
@@ -459,7 +468,7 @@ impl Machine {
             return Vec::new();
         }
         self.patient_until = now.after(self.patience());
-        vec![note("restarted", [("job", self.digest.to_string())])]
+        vec![note("restarted", [("job", self.digest.to_string().into())])]
     }
 }
 

@@ -32,11 +32,12 @@ pub(super) fn echo(machine: &mut Machine, echo: &Signed<Echo>) -> Outcome {
         note(
             "echo",
             [
-                ("context", echo.context.to_string()),
-                ("member", echo.signer().to_string()),
-                ("roster", echo.roster.to_string()),
+                ("context", echo.context.to_string().into()),
+                ("member", echo.signer().to_string().into()),
+                ("roster", echo.roster.to_string().into()),
             ],
-        ),
+        )
+        .on(echo.envelope()),
     ])
 }
 
@@ -85,12 +86,14 @@ pub(super) fn release(machine: &mut Machine, release: &Signed<Release>, now: Mom
         note(
             "release",
             [
-                ("context", context.to_string()),
-                ("member", release.signer().to_string()),
-                ("release", release.digest().to_string()),
-                ("ledger_head", release.ledger_head.to_string()),
+                ("context", context.to_string().into()),
+                ("member", release.signer().to_string().into()),
+                ("release", release.digest().to_string().into()),
+                ("roster", release.roster.to_string().into()),
+                ("ledger_head", release.ledger_head.to_string().into()),
             ],
-        ),
+        )
+        .on(release.envelope()),
     ])
 }
 

@@ -65,9 +65,9 @@ pub(super) fn request(
     let mut effects = vec![note(
         "parcel-request",
         [
-            ("context", context.to_string()),
-            ("member", asker.to_string()),
-            ("model", request.model.to_string()),
+            ("context", context.to_string().into()),
+            ("member", asker.to_string().into()),
+            ("model", request.model.to_string().into()),
         ],
     )];
     effects.extend(call_on_the_next(machine, seat, now));
@@ -101,10 +101,10 @@ pub(super) fn parcel(machine: &mut Machine, parcel: &Signed<Parcel>) -> Outcome 
         note(
             "parcel",
             [
-                ("context", parcel.context.to_string()),
-                ("request", parcel.request.to_string()),
-                ("member", parcel.signer().to_string()),
-                ("sealed", parcel.sealed.to_string()),
+                ("context", parcel.context.to_string().into()),
+                ("request", parcel.request.to_string().into()),
+                ("member", parcel.signer().to_string().into()),
+                ("sealed", parcel.sealed.to_string().into()),
             ],
         ),
     ])
@@ -177,8 +177,8 @@ fn call_on_the_next(machine: &mut Machine, seat: ShareIndex, now: Moment) -> Vec
         note(
             "parcel-call",
             [
-                ("request", wanted.request.digest().to_string()),
-                ("member", sender.to_string()),
+                ("request", wanted.request.digest().to_string().into()),
+                ("member", sender.to_string().into()),
             ],
         ),
     ]

@@ -93,19 +93,27 @@ impl Database {
         Ok(Self { pool })
     }
 
-    /// Notes which certificate a party has: the newest that it ever showed.
-    pub async fn meet(&self, peer: &Peer) -> Result<()> {
+    /// Notes which certificate a party has: the newest that it ever showed. Returns whether it is another than before.
+    pub async fn meet(&self, peer: &Peer) -> Result<bool> {
+        const DOING: &str = "noting a certificate";
+        let party = peer.fingerprint.as_bytes().as_slice();
+        let before: Option<Vec<u8>> =
+            sqlx::query_scalar("SELECT serial FROM certificates WHERE party = ?")
+                .bind(party)
+                .fetch_optional(&self.pool)
+                .await
+                .map_err(|error| fault(DOING, error))?;
         sqlx::query(
             "INSERT INTO certificates (party, serial, issued) VALUES (?, ?, ?) ON CONFLICT (party) DO UPDATE
              SET serial = excluded.serial, issued = excluded.issued WHERE excluded.issued >= certificates.issued",
         )
-        .bind(peer.fingerprint.as_bytes().as_slice())
+        .bind(party)
         .bind(peer.serial.as_bytes())
         .bind(i64::try_from(peer.issued_at).unwrap_or(i64::MAX))
         .execute(&self.pool)
         .await
-        .map(drop)
-        .map_err(|error| fault("noting a certificate", error))
+        .map_err(|error| fault(DOING, error))?;
+        Ok(before.as_deref() != Some(peer.serial.as_bytes()))
     }
 
     /// The newest certificate of each party that was met.

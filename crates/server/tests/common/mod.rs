@@ -582,6 +582,7 @@ impl Member<'_> {
             context: plan.context(),
             model: Digest::sha256(model),
             log_head: Digest::sha256(b"log"),
+            log_size: 1,
             server_checkpoint: Vec::new(),
         };
         let envelope = Signed::sign(agreement, self.key()).encode();

@@ -1,6 +1,7 @@
 //! `ciphertune audit`: an auditor's commands.
 
 use std::{
+    collections::VecDeque,
     fs::File,
     io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
@@ -8,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use ciphertune_audit::Proof;
+use ciphertune_audit::{Proof, Reader};
 use ciphertune_client::{Error, Result};
 use ciphertune_round::Digest;
 use clap::{Args, Subcommand};
@@ -105,16 +106,21 @@ fn head(log: &Path, common: &Common) -> Result<()> {
 
 impl Tail {
     fn run(self, common: &Common) -> Result<()> {
-        let lines = ciphertune_audit::lines(&self.log).map_err(refused)?;
-        let told = lines.len().saturating_sub(self.entries);
-        for line in lines.iter().skip(told) {
-            tell(line, common)?;
+        let mut reader = Reader::open(&self.log).map_err(refused)?;
+        let mut last = VecDeque::new();
+        while reader.next().map_err(refused)?.is_some() {
+            last.push_back(reader.line().to_vec());
+            if last.len() > self.entries {
+                last.pop_front();
+            }
         }
-        if !self.follow {
-            return Ok(());
+        for line in last {
+            tell(&line, common)?;
         }
-        let read = lines.iter().map(|line| line.len() as u64 + 1).sum();
-        self.follow(read, common)
+        match self.follow {
+            true => self.follow(reader.bytes(), common),
+            false => Ok(()),
+        }
     }
 
     /// Tells each whole line behind the first `read` bytes. A log only grows: one that shrinks was changed.
@@ -189,16 +195,20 @@ fn shortened(text: &str) -> String {
 }
 
 fn show(log: &Path, entry: u64, common: &Common) -> Result<()> {
-    let lines = ciphertune_audit::lines(log).map_err(refused)?;
-    let place = usize::try_from(entry).unwrap_or(usize::MAX);
-    let line = lines.get(place).ok_or_else(|| {
+    let mut reader = Reader::open(log).map_err(refused)?;
+    let mut line = None;
+    while let Some(record) = reader.next().map_err(refused)? {
+        if record.sequence == entry {
+            line = Some(String::from_utf8_lossy(reader.line()).into_owned());
+        }
+    }
+    let line = line.ok_or_else(|| {
         Error::Misuse(format!(
             "{}: there is no entry {entry}: it has {}, counted from 0",
             log.display(),
-            lines.len()
+            reader.size()
         ))
     })?;
-    let line = String::from_utf8_lossy(line);
     if common.json {
         return output::say(&line);
     }

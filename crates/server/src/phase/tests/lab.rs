@@ -262,6 +262,7 @@ impl Lab {
             context: self.context(),
             model: Digest::sha256(model),
             log_head: Digest::sha256(b"log"),
+            log_size: 1,
             server_checkpoint: Vec::new(),
         };
         Input::Agreement(Signed::sign(agreement, &self.members[member]))

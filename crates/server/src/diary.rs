@@ -1,0 +1,175 @@
+//! What the server writes into its audit log, and the signed objects that it keeps beside it.
+
+use std::path::Path;
+
+use ciphertune_audit::{Evidence, Log, Note};
+use ciphertune_identity::{Credentials, Peer, Validity, file};
+use ciphertune_round::Signer;
+use serde_json::{Map, Value};
+
+use crate::{
+    error::{Result, fault},
+    federation::Federation,
+    moment::Moment,
+};
+
+const WRITING: &str = "writing the audit log";
+
+/// The audit log, which whoever has it open locks: two servers never share a folder.
+pub struct Diary {
+    log: Log,
+    evidence: Evidence,
+    /// What was last noted to be in force.
+    noted: Option<Credentials>,
+}
+
+impl Diary {
+    /// Opens the log in `data`, or starts it.
+    pub fn open(data: &Path) -> Result<Self> {
+        let path = data.join("audit.jsonl");
+        let log = Log::open(&path).map_err(|error| fault("opening the audit log", error))?;
+        let evidence = Evidence::beside(&path);
+        std::fs::create_dir_all(evidence.folder())
+            .and_then(|()| file::sync_entry(evidence.folder()))
+            .map_err(|error| fault("creating the folder of the evidence", error))?;
+        Ok(Self {
+            log,
+            evidence,
+            noted: None,
+        })
+    }
+
+    /// Appends an entry.
+    pub fn append(&mut self, kind: &str, fields: Map<String, Value>, now: Moment) -> Result<()> {
+        self.log
+            .append(kind, fields, now.to_system())
+            .map(drop)
+            .map_err(|error| fault(WRITING, error))
+    }
+
+    /// The fields of an entry that rests on these objects, which are on the disk when this returns.
+    pub fn resting_on(
+        &self,
+        fields: Vec<(&'static str, Value)>,
+        objects: &[&[u8]],
+    ) -> Result<Map<String, Value>> {
+        let mut fields: Map<String, Value> = fields
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect();
+        if !objects.is_empty() {
+            let names = objects.iter().map(|object| self.keep(object));
+            let names = names.collect::<Result<Vec<String>>>()?;
+            fields.insert(Evidence::FIELD.into(), names.into());
+        }
+        Ok(fields)
+    }
+
+    fn keep(&self, object: &[u8]) -> Result<String> {
+        let name = Evidence::name_of(object);
+        let place = self.evidence.place_of(&name);
+        if !place.exists() {
+            let temporary = place.with_extension("new");
+            file::replace(&place, &temporary, object, 0o600)
+                .map_err(|error| fault("keeping evidence", error))?;
+        }
+        Ok(name)
+    }
+
+    /// Notes who this is, and what holds from here on.
+    pub fn note_start(
+        &mut self,
+        credentials: &Credentials,
+        federation: &Federation,
+        now: Moment,
+    ) -> Result<()> {
+        let torn = self.log.torn_bytes();
+        if torn > 0 {
+            self.note("repaired", vec![("torn_bytes", torn.into())], &[], now)?;
+        }
+        let peer = credentials.certificate().peer();
+        let manifest = federation.manifest();
+        let fields = vec![
+            ("role", peer.role.to_string().into()),
+            ("name", peer.name.to_string().into()),
+            ("federation", peer.federation.to_string().into()),
+            ("party", peer.fingerprint.to_string().into()),
+            ("manifest", manifest.digest().to_string().into()),
+            ("version", env!("CARGO_PKG_VERSION").into()),
+        ];
+        let authority = credentials.authority().pem().as_bytes();
+        self.note("started", fields, &[authority, &manifest.encode()], now)?;
+        self.note_credentials(credentials, now)?;
+        let policy = federation.document();
+        let digests = vec![Value::from(policy.digest().to_string())];
+        let fields = vec![("policies", digests.into())];
+        self.note("policy", fields, &[&policy.encode()], now)
+    }
+
+    /// Notes what is new of the certificate and the revocation list in force.
+    pub fn note_credentials(&mut self, credentials: &Credentials, now: Moment) -> Result<()> {
+        let certificate = credentials.certificate();
+        let is_new = |it: &Credentials| it.certificate() != certificate;
+        if self.noted.as_ref().is_none_or(is_new) {
+            let validity = certificate.validity();
+            let fields = vec![
+                ("serial", certificate.peer().serial.to_string().into()),
+                ("not_before", validity.start().to_string().into()),
+                ("not_after", validity.end().to_string().into()),
+            ];
+            self.note("certificate", fields, &[certificate.pem().as_bytes()], now)?;
+        }
+        let list = credentials.revocations();
+        let is_new = |it: &Credentials| it.revocations() != list;
+        if self.noted.as_ref().is_none_or(is_new) {
+            let fields = vec![
+                ("number", list.number().into()),
+                ("digest", list.digest().to_string().into()),
+            ];
+            self.note("revocation-list", fields, &[list.pem().as_bytes()], now)?;
+        }
+        self.noted = Some(credentials.clone());
+        Ok(())
+    }
+
+    /// Notes which certificate a party showed, other than the one before.
+    pub fn note_met(&mut self, peer: &Peer, now: Moment) -> Result<()> {
+        let instant = |seconds| Validity::instant(seconds).to_string();
+        let fields = vec![
+            ("party", peer.fingerprint.to_string().into()),
+            ("role", peer.role.to_string().into()),
+            ("name", peer.name.to_string().into()),
+            ("serial", peer.serial.to_string().into()),
+            ("not_before", instant(peer.issued_at).into()),
+            ("not_after", instant(peer.ends_at).into()),
+        ];
+        self.note("met", fields, &[], now)
+    }
+
+    /// The log as it stands, signed by its owner.
+    pub fn checkpoint(&self, key: &dyn Signer) -> Result<Note> {
+        const DOING: &str = "making a checkpoint";
+        let credentials = self.noted.as_ref();
+        let name = credentials.map(|it| it.certificate().peer().log_name());
+        let checkpoint = self.log.checkpoint(&name.unwrap_or_default());
+        let checkpoint = checkpoint.map_err(|error| fault(DOING, error))?;
+        Ok(Note::sign(checkpoint, key))
+    }
+
+    /// Signs the log as it stands, into the log itself: whoever rewrites what is before needs the key.
+    pub fn note_checkpoint(&mut self, key: &dyn Signer, now: Moment) -> Result<()> {
+        let note = self.checkpoint(key)?.to_text();
+        self.note("checkpoint", vec![("note", note.into())], &[], now)
+    }
+
+    fn note(
+        &mut self,
+        kind: &str,
+        fields: Vec<(&'static str, Value)>,
+        objects: &[&[u8]],
+        now: Moment,
+    ) -> Result<()> {
+        let fields = self.resting_on(fields, objects)?;
+        self.append(kind, fields, now)
+    }
+}
