@@ -366,7 +366,7 @@ impl Federation {
     }
 
     fn serve_with(&self, listener: TcpListener, clock: ciphertune_server::Clock) -> Server {
-        let data = self.folder.path().join("server-data");
+        let data = self.data();
         let config = ciphertune_server::Config {
             credentials: self.credentials.subscribe(),
             key: self.server.key(),
@@ -430,6 +430,21 @@ impl Federation {
     pub fn hand_over(&self, list: &RevocationList) {
         let credentials = self.server.credentials(&self.authority, list);
         self.credentials.send_replace(credentials);
+    }
+
+    /// The server's folder.
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("server-data")
+    }
+
+    /// The researcher's key, for lies in its name.
+    pub fn researcher_key(&self) -> ciphertune_identity::SigningKey {
+        self.researcher.key()
+    }
+
+    /// A copy of a member's ledger.
+    pub async fn copy_of_ledger(&self, member: usize) -> TempDir {
+        copy_of_ledger(&self.members[member].home.ledger()).await
     }
 
     /// The server's key, for lies in its name.

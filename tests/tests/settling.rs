@@ -259,7 +259,7 @@ async fn a_round_with_more_contributors_than_it_takes_costs_less() {
     let mut members: Vec<_> = (0..3)
         .map(|member| federation.join(Vectors::of(member, DIMENSION)))
         .collect();
-    let (_, digest) = federation.submit_job(job.clone()).await;
+    let _submitted = federation.submit_job(job.clone()).await;
     for run in &mut members {
         let outcome = run.end().await.unwrap();
         assert!(outcome.completed, "{}: {:?}", outcome.reason, run.voided());

@@ -27,6 +27,12 @@ impl Frontier {
         self.subtrees.push(root);
     }
 
+    /// Becomes the same as another, in the memory that it has.
+    pub(crate) fn copy_from(&mut self, other: &Self) {
+        self.size = other.size;
+        self.subtrees.clone_from(&other.subtrees);
+    }
+
     /// How many leaves there are.
     pub(crate) fn size(&self) -> u64 {
         self.size

@@ -19,6 +19,7 @@ pub struct Reader {
     lines: BufReader<File>,
     line: Vec<u8>,
     frontier: Frontier,
+    before: Frontier,
     last_time: u64,
     bytes: u64,
     unfinished: u64,
@@ -41,6 +42,7 @@ impl Reader {
             lines: BufReader::with_capacity(1 << 16, file),
             line: Vec::new(),
             frontier: Frontier::default(),
+            before: Frontier::default(),
             last_time: 0,
             bytes: 0,
             unfinished: 0,
@@ -80,6 +82,7 @@ impl Reader {
                 record.when()
             )));
         }
+        self.before.copy_from(&self.frontier);
         self.frontier.push(record.leaf);
         self.last_time = record.time;
         self.bytes += self.line.len() as u64 + 1;
@@ -102,6 +105,12 @@ impl Reader {
     #[must_use]
     pub fn root(&self) -> Hash {
         self.frontier.root()
+    }
+
+    /// The root before the entry that was read last: what a checkpoint in that entry is about.
+    #[must_use]
+    pub fn root_before(&self) -> Hash {
+        self.before.root()
     }
 
     /// When the last of them was written, in milliseconds after 1970; 0 before the first.

@@ -23,10 +23,12 @@ pub mod outlook;
 pub mod quorum;
 pub mod report;
 pub mod researcher;
+mod rules;
 pub mod site;
 pub mod stock;
 pub mod transfer;
 pub mod tuned;
 pub mod tuning;
+pub mod verify;
 
 pub use error::{Error, Result};

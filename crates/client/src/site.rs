@@ -23,7 +23,7 @@ const SITE_POLICY: &str = "site.policy";
 /// How often a run looks whether its certificate or revocation list was replaced at home.
 const LOOK: Duration = Duration::from_secs(2);
 
-const NO_PARTY: &str = "signed by somebody who is not in the manifest";
+pub(crate) const NO_PARTY: &str = "signed by somebody who is not in the manifest";
 
 /// A role of a certificate as policies name it.
 pub fn role(role: Role) -> policy::Role {
@@ -230,9 +230,7 @@ impl Site {
 
     /// A party's name, for people.
     pub fn name_of(&self, fingerprint: &Fingerprint) -> String {
-        self.manifest
-            .party(fingerprint)
-            .map_or_else(|| fingerprint.to_string(), |party| party.name.to_string())
+        name_in(&self.manifest, fingerprint)
     }
 
     /// A party's role, as policies name it.
@@ -296,6 +294,13 @@ impl Site {
     pub fn verify_as<T: Object>(&self, bytes: &[u8], role: Role) -> Result<Signed<T>> {
         verify_as(&self.manifest, Envelope::decode(bytes)?, role)
     }
+}
+
+/// A party's name in a manifest, for people.
+pub(crate) fn name_in(manifest: &Manifest, party: &Fingerprint) -> String {
+    manifest
+        .party(party)
+        .map_or_else(|| party.to_string(), |party| party.name.to_string())
 }
 
 /// Verifies an envelope with its signer's key from the manifest, where the signer must hold `role`.

@@ -18,6 +18,7 @@ use crate::{
     inbox::{Backlog, Inbox, kind},
     model::{self, Model},
     report::Happening,
+    rules,
     transfer::{Wanted, fetch, retry},
 };
 
@@ -62,8 +63,8 @@ impl Member {
         engaged: &mut Engagement,
         plan: &Signed<Plan>,
     ) -> Result<()> {
-        plan.check_against(&engaged.job, &self.members())?;
-        self.check_cohort(plan)?;
+        plan.check_against(&engaged.job, &rules::members(self.site.manifest()))?;
+        rules::check_cohort(plan, self.site.manifest())?;
         self.check_policies(engaged, plan, true)?;
         let agreed_in = self.agreed_in(engaged, plan).await?;
         self.tell(Happening::CatchingUp {
@@ -137,7 +138,7 @@ impl Member {
         plan: &Signed<Plan>,
         past: &mut Inbox,
     ) -> Result<Context> {
-        let (here, members) = (plan.encode(), self.members());
+        let (here, members) = (plan.encode(), rules::members(self.site.manifest()));
         let (mut round, mut model) = (engaged.model.round + 1, engaged.model.agreed);
         let mut agreed_in = None;
         // The plans of `round` that start from `model`, by attempt.
@@ -199,7 +200,7 @@ impl Member {
     /// Holds the plan of a missed round to what this member would have held it to, and its threshold to the colluders that
     /// it assumes among those that hold shares: an honest one is among those who agreed.
     fn check_missed(&self, engaged: &Engagement, plan: &Plan, missed: &Signed<Plan>) -> Result<()> {
-        self.check_cohort(missed)?;
+        rules::check_cohort(missed, self.site.manifest())?;
         let seated = missed.seat_of(&self.site.fingerprint()).is_some();
         self.check_policies(engaged, missed, seated)?;
         let colluders = plan.colluders.max(self.site.policy()?.colluders() as usize);

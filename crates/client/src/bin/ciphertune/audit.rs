@@ -1,5 +1,8 @@
 //! `ciphertune audit`: an auditor's commands.
 
+mod report;
+mod verify;
+
 use std::{
     collections::VecDeque,
     fs::File,
@@ -26,6 +29,11 @@ const PROOF_BYTES: u64 = 1 << 20;
 /// Subcommands of `ciphertune audit`.
 #[derive(Subcommand)]
 pub enum Command {
+    /// Recompute everything, offline, from the folders of any number of nodes: chains, signatures, certificates, policies, plans,
+    /// rosters, releases, charges, ledgers, and each log against the others. Says what is wrong first, where, and since when.
+    Verify(verify::Verify),
+    /// One job as a page and as JSON: who took part, what was trained, what left, what it cost, digests, refusals, the verdict.
+    Report(report::Report),
     /// Read a whole log: every line well-formed and in sequence; prints its Merkle root.
     Head {
         /// The log, `audit.jsonl` in a party's home.
@@ -76,6 +84,8 @@ pub struct Tail {
 impl Command {
     pub fn run(self, common: &Common) -> Result<ExitCode> {
         match self {
+            Self::Verify(verify) => return verify.run(common),
+            Self::Report(report) => return report.run(common),
             Self::Head { log } => head(&log, common)?,
             Self::Tail(tail) => tail.run(common)?,
             Self::Show { log, entry } => show(&log, entry, common)?,

@@ -1,0 +1,162 @@
+//! `ciphertune audit verify`: everything recomputed from the folders of any number of nodes.
+
+use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
+
+use ciphertune_client::{
+    Result,
+    verify::{Audit, Node, Spending},
+};
+use ciphertune_round::{Digest, Fingerprint};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::{Common, output};
+
+/// Findings that are told one by one, without --json.
+const TOLD: usize = 20;
+
+/// Flags of `ciphertune audit verify`.
+#[derive(Args)]
+pub struct Verify {
+    #[command(flatten)]
+    nodes: Nodes,
+}
+
+/// What is audited.
+#[derive(Args)]
+pub struct Nodes {
+    /// Members' homes, a server's data folder, or copies of them: each with its audit.jsonl, evidence/ and, a member's, ledger.sqlite.
+    #[arg(required = true, value_name = "DIR")]
+    folders: Vec<PathBuf>,
+    /// The fingerprint of the authority's key, as you have it from elsewhere: else whoever made the folders chose the authority too.
+    #[arg(long, value_name = "HEX")]
+    authority: Option<String>,
+}
+
+impl Nodes {
+    /// Audits them, with a bar where somebody watches.
+    pub async fn audit(&self, common: &Common) -> Result<Audit> {
+        let authority = self
+            .authority
+            .as_deref()
+            .map(str::trim)
+            .map(Digest::from_hex);
+        let authority = authority.transpose()?.map(Fingerprint::from_digest);
+        let size = |folder: &PathBuf| {
+            let log = std::fs::metadata(folder.join("audit.jsonl"));
+            log.map_or(0, |log| log.len())
+        };
+        let sizes: Vec<u64> = self.folders.iter().map(size).collect();
+        let bar = ProgressBar::new(sizes.iter().sum());
+        if common.json || !std::io::stderr().is_terminal() {
+            bar.set_draw_target(ProgressDrawTarget::hidden());
+        }
+        if let Ok(style) =
+            ProgressStyle::with_template("reading {wide_bar} {bytes} of {total_bytes}")
+        {
+            bar.set_style(style);
+        }
+        let mut progress = |place, bytes| {
+            let before: u64 = sizes.iter().take(place).sum();
+            bar.set_position(before + bytes);
+        };
+        let audit = Audit::of(&self.folders, authority, &mut progress).await;
+        bar.finish_and_clear();
+        audit
+    }
+}
+
+impl Verify {
+    pub fn run(self, common: &Common) -> Result<ExitCode> {
+        output::on_runtime(async {
+            let audit = self.nodes.audit(common).await?;
+            if common.json {
+                output::json(&audit.verdict())?;
+            } else {
+                tell(&audit)?;
+            }
+            Ok(match audit.holds() {
+                true => ExitCode::SUCCESS,
+                false => ExitCode::from(1),
+            })
+        })
+    }
+}
+
+fn tell(audit: &Audit) -> Result<()> {
+    for node in &audit.nodes {
+        output::say(&of_node(node))?;
+    }
+    for spending in &audit.spending {
+        output::say(&of_spending(spending))?;
+    }
+    match (&audit.authority, audit.authority_is_expected) {
+        (Some(authority), true) => output::say(&format!("authority  {authority}, as you gave it"))?,
+        (Some(authority), false) => output::say(&format!(
+            "authority  {authority}, as the folders say: hold it to what you have from elsewhere (--authority HEX)"
+        ))?,
+        (None, _) => {}
+    }
+    let verdict = audit.verdict();
+    let counted = format!(
+        "{}, {}, {} with a model",
+        count(verdict.jobs, "job"),
+        count(verdict.attempts, "attempt"),
+        count(verdict.rounds, "round"),
+    );
+    let Some((first, others)) = audit.findings.split_first() else {
+        return output::say(&format!("\nverified: {counted}; everything holds"));
+    };
+    output::say(&format!("\nNOT VERIFIED: {counted}\nfirst wrong: {first}"))?;
+    for finding in others.iter().take(TOLD) {
+        output::say(&format!("also: {finding}"))?;
+    }
+    match others.len().saturating_sub(TOLD) {
+        0 => Ok(()),
+        more => output::say(&format!("and {more} more (--json has all)")),
+    }
+}
+
+fn of_node(node: &Node) -> String {
+    let times = match (&node.from, &node.until) {
+        (Some(from), Some(until)) => format!("{from} to {until}"),
+        _ => "no time".into(),
+    };
+    format!(
+        "{}\n  {}, {times}, root {}\n  signed by its owner up to entry {}, {}; {} of it known to others",
+        node.name,
+        count(node.entries, "entry"),
+        node.root,
+        node.signed_entries,
+        count(node.checkpoints, "checkpoint"),
+        count(node.known_to_others, "head"),
+    )
+}
+
+fn of_spending(spending: &Spending) -> String {
+    let cost = match (spending.epsilon, spending.epsilon_budget, spending.delta) {
+        (Some(epsilon), Some(budget), Some(delta)) => {
+            format!("epsilon {epsilon:.4} reckoned anew of {budget} promised, delta {delta:e}")
+        }
+        _ => "no privacy budget".into(),
+    };
+    let without = match spending.without_privacy {
+        true => "; it was used without privacy too",
+        false => "",
+    };
+    format!(
+        "budget  {}, dataset {}: {}, {cost}{without}",
+        spending.node,
+        spending.dataset,
+        count(spending.attempts, "attempt"),
+    )
+}
+
+/// A number with its noun.
+pub fn count(number: u64, noun: &str) -> String {
+    match (number, noun.strip_suffix('y')) {
+        (1, _) => format!("1 {noun}"),
+        (_, Some(stem)) => format!("{number} {stem}ies"),
+        _ => format!("{number} {noun}s"),
+    }
+}

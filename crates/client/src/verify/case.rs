@@ -1,0 +1,190 @@
+//! What the logs say, brought together: jobs, attempts, and what each log's owner has told others of it.
+
+use std::collections::{BTreeMap, HashMap};
+
+use ciphertune_identity::{AuthorityCertificate, Manifest};
+use ciphertune_round::{Context, Digest, Fingerprint, Job, Signed};
+use serde::Serialize;
+
+use super::finding::{Finding, Rule};
+use crate::mechanism::Reckoned;
+
+/// Most findings that are kept: beyond, nothing is learnt.
+const FINDINGS: usize = 1_000;
+
+/// All that is known so far.
+pub(super) struct Case {
+    /// The authority that everything is held to.
+    pub authority: Option<AuthorityCertificate>,
+    /// Its fingerprint, where the auditor brought it.
+    pub expected_authority: Option<Fingerprint>,
+    /// The newest manifest.
+    pub manifest: Option<Signed<Manifest>>,
+    /// Whose folders are at hand.
+    pub parties: Vec<Option<Fingerprint>>,
+    /// Jobs by digest.
+    pub jobs: BTreeMap<Digest, JobFacts>,
+    /// Attempts by context.
+    pub attempts: HashMap<Context, AttemptFacts>,
+    /// The one context of each round and attempt.
+    pub plans: HashMap<(Digest, u32, u32), Context>,
+    /// Heads of logs that others have signed for: whose log, how many entries.
+    pub claims: BTreeMap<Fingerprint, BTreeMap<u64, Claim>>,
+    /// Heads of ledgers that members have signed.
+    pub ledger_heads: HashMap<Fingerprint, Vec<[u8; 32]>>,
+    /// What does not hold.
+    pub findings: Vec<(u64, Finding)>,
+}
+
+/// A job, and how it went.
+pub(super) struct JobFacts {
+    /// As its researcher signed it.
+    pub job: Signed<Job>,
+    /// Its mechanism; why it has none.
+    pub reckoned: Result<Reckoned, String>,
+    /// Name of the signed job among the evidence.
+    pub evidence: String,
+    /// When it was first heard of, in milliseconds after 1970.
+    pub time: u64,
+    /// The policies of its last plan: name, digest, who signed it.
+    pub policies: Vec<(String, Digest, Fingerprint)>,
+    /// Who answered it; why not, where that was the answer.
+    pub answers: BTreeMap<Fingerprint, Option<String>>,
+    /// How it ended: completed or not, rounds, the server's words.
+    pub ended: Option<(bool, u32, String)>,
+    /// Refusals that are in the logs.
+    pub refusals: Vec<Refusal>,
+}
+
+/// An attempt, as the logs tell it.
+pub(super) struct AttemptFacts {
+    pub job: Digest,
+    pub round: u32,
+    pub attempt: u32,
+    /// When its plan was first logged, in milliseconds after 1970.
+    pub time: u64,
+    /// Name of the signed plan among the evidence of the node that logged it first.
+    pub plan: String,
+    pub policy: Digest,
+    pub parameters: String,
+    pub threshold: usize,
+    pub min_contributors: usize,
+    pub colluders: usize,
+    pub cohort: usize,
+    /// The roster, and who was first to log it.
+    pub roster: Option<RosterFacts>,
+    /// Why it is void.
+    pub void: Option<String>,
+    /// The keyed digest of the model that was agreed on.
+    pub agreed: Option<Digest>,
+    /// What each node's own log says of it, by the node's place.
+    pub views: BTreeMap<usize, View>,
+    /// What the server's log says that members sent, of members whose folders are at hand.
+    pub received: BTreeMap<Fingerprint, (Digest, u64)>,
+}
+
+/// Somebody's no, or what it could not take.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Refusal {
+    /// Whose, by name.
+    pub by: String,
+    /// When, UTC.
+    pub time: String,
+    /// Why, in words.
+    pub reason: String,
+}
+
+/// The roster of an attempt.
+pub(super) struct RosterFacts {
+    /// Name of the signed roster among the evidence.
+    pub evidence: String,
+    pub digest: Digest,
+    pub sum: Digest,
+    /// Contributors' headers.
+    pub contributors: Vec<(Fingerprint, Digest)>,
+}
+
+/// What one node's log says of an attempt.
+#[derive(Default)]
+pub(super) struct View {
+    pub plan_time: u64,
+    pub header: Option<Digest>,
+    pub header_time: u64,
+    pub body_bytes: u64,
+    pub share_bytes: u64,
+    pub charged: bool,
+    pub roster: Option<Digest>,
+    /// The roster that enough members echoed, and the digest of the certificate that says so.
+    pub quorum: Option<(Digest, Digest)>,
+    pub settled: bool,
+    pub echoes: usize,
+    pub releases: usize,
+    pub agreements: BTreeMap<Fingerprint, Digest>,
+    pub agreed: bool,
+    pub bytes_up: u64,
+    pub bytes_down: u64,
+}
+
+/// A head of somebody's log, as it was shown or signed.
+#[derive(Clone)]
+pub(super) struct Claim {
+    pub root: [u8; 32],
+    /// Who says so, and where.
+    pub by: String,
+}
+
+impl Case {
+    /// Adds a finding, at a time by which the first is found.
+    pub fn find(&mut self, time: u64, finding: Finding) {
+        if self.findings.len() < FINDINGS {
+            self.findings.push((time, finding));
+        }
+    }
+
+    /// What a log's owner has said, or shown, that the log was; another root of as many entries is a fork.
+    pub fn claim(
+        &mut self,
+        owner: Fingerprint,
+        size: u64,
+        root: [u8; 32],
+        by: String,
+    ) -> Result<(), (Rule, String)> {
+        let claims = self.claims.entry(owner).or_default();
+        match claims.get(&size) {
+            None => {
+                claims.insert(size, Claim { root, by });
+                Ok(())
+            }
+            Some(claim) if claim.root == root => Ok(()),
+            Some(claim) => Err((
+                Rule::Fork,
+                format!(
+                    "two histories of one log: at {size} entries its root is {} after {}, and {} after {by}",
+                    Digest::from_bytes(claim.root).short(),
+                    claim.by,
+                    Digest::from_bytes(root).short()
+                ),
+            )),
+        }
+    }
+
+    /// Whether a party's folder is at hand.
+    pub fn has(&self, party: &Fingerprint) -> bool {
+        self.place_of(party).is_some()
+    }
+
+    /// The place of a party's folder.
+    pub fn place_of(&self, party: &Fingerprint) -> Option<usize> {
+        self.parties
+            .iter()
+            .position(|one| one.as_ref() == Some(party))
+    }
+
+    /// A party's name, for people.
+    pub fn name_of(&self, party: &Fingerprint) -> String {
+        match &self.manifest {
+            Some(manifest) => crate::site::name_in(manifest, party),
+            None => party.to_string(),
+        }
+    }
+}

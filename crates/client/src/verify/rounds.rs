@@ -1,0 +1,751 @@
+//! The entries of jobs and their rounds: each object signed by whom it may be, and inside what was signed before it.
+
+use std::collections::BTreeMap;
+
+use ciphertune_audit::{Note, Record};
+use ciphertune_identity::Role;
+use ciphertune_ledger::Cost;
+use ciphertune_policy::{Instant, Policy, Unit};
+use ciphertune_round::{
+    Abort, Admission, Agreement, Context, Digest, Echo, Ended, Fingerprint, Header, Job, Plan,
+    Release, Roster, Signed, Void,
+};
+
+use super::{
+    case::{AttemptFacts, JobFacts, Refusal, RosterFacts, View},
+    finding::{Breaks, Check, Rule, Wrong, demand},
+    node::{Examiner, context, digest, same},
+};
+use crate::{
+    mechanism::Reckoned,
+    quorum::Certificate,
+    rules::{self, Rules},
+};
+
+impl Examiner<'_> {
+    pub(super) fn of_a_job(&mut self, record: &Record, objects: &[Vec<u8>]) -> Check {
+        match (record.kind.as_str(), objects) {
+            ("job", [job]) => self.job(record, job).map(drop),
+            ("admission", [job, admission]) if !self.is_server() => {
+                self.job(record, job)?;
+                self.admission(record, admission)
+            }
+            ("admission", [admission]) if self.is_server() => self.admission(record, admission),
+            ("plan", [plan]) => self.planned(record, plan),
+            ("charge", []) => self.charge(record),
+            ("contribution", [header]) => self.contribution(record, header),
+            ("roster", [roster]) => self.roster(record, roster),
+            ("echo", [echo]) => self.echo(record, echo),
+            ("quorum", [certificate]) => self.quorum(record, certificate),
+            ("settle", []) => self.settle(record),
+            ("release", [release]) => self.release(record, release),
+            ("opened", []) => self.opened(record),
+            ("agreement", [agreement]) => self.agreement(record, agreement).map(drop),
+            ("agreed", agreements) => self.agreed(record, agreements),
+            ("complete", []) => self.complete(record),
+            ("void", [void]) => self.void(record, void),
+            ("abort", [abort]) => self.abort(record, abort),
+            ("ended", objects) => self.ended(record, objects.first().map(Vec::as_slice)),
+            ("refused", []) => {
+                self.refused(record);
+                Ok(())
+            }
+            // What decides nothing.
+            (
+                "reserve" | "body" | "revoked" | "restarted" | "hopeless" | "attempt-left"
+                | "repaired" | "parcel" | "parcel-request" | "parcel-call" | "caught-up"
+                | "wrong-parcel" | "unopened-share" | "lying-check-value",
+                _,
+            ) => Ok(()),
+            (kind, objects) => Err(Wrong(
+                Rule::Chain,
+                format!(
+                    "no node writes an entry {kind:?} that rests on {} objects: it was inserted or edited",
+                    objects.len()
+                ),
+            )),
+        }
+    }
+
+    fn job(&mut self, record: &Record, bytes: &[u8]) -> Check<Digest> {
+        let manifest = self.manifest()?;
+        let job = Signed::<Job>::decode(bytes, manifest.value()).breaks(Rule::Signature)?;
+        let found = job.digest();
+        same(record, "job", &found)?;
+        let reckoned = Reckoned::of(&job, job.min_contributors, job.colluders);
+        self.case.jobs.entry(found).or_insert_with(|| JobFacts {
+            reckoned: reckoned.map_err(|error| error.to_string()),
+            job,
+            evidence: record.evidence().next().unwrap_or_default().to_owned(),
+            time: record.time,
+            policies: Vec::new(),
+            answers: BTreeMap::new(),
+            ended: None,
+            refusals: Vec::new(),
+        });
+        Ok(found)
+    }
+
+    fn admission(&mut self, record: &Record, bytes: &[u8]) -> Check {
+        let admission = self.signed::<Admission>(bytes, Role::Member)?;
+        same(record, "job", &admission.job)?;
+        same(record, "admission", &admission.digest())?;
+        self.check_sender(record, &admission.signer())?;
+        let accepted = record.fields.get("accepted").and_then(|it| it.as_bool());
+        demand(
+            accepted == Some(admission.refusal.is_none()),
+            Rule::Evidence,
+            || "the entry says another answer than was signed".into(),
+        )?;
+        let (job, who) = (admission.job, admission.signer());
+        let (name, refusal) = (self.case.name_of(&who), admission.refusal.clone());
+        let facts = self.case.jobs.get_mut(&job);
+        let facts = facts.ok_or_else(|| unknown("job", &job))?;
+        if let Some(reason) = &refusal
+            && !facts.answers.contains_key(&who)
+        {
+            facts.refusals.push(Refusal {
+                by: name,
+                time: record.when(),
+                reason: reason.clone(),
+            });
+        }
+        facts.answers.insert(who, refusal);
+        Ok(())
+    }
+
+    /// Whose object an entry may be about: a member's own in its log, the one that is named in the server's.
+    fn check_sender(&self, record: &Record, signer: &Fingerprint) -> Check {
+        if !self.is_server() {
+            demand(
+                self.in_force.party == Some(*signer),
+                Rule::Signature,
+                || format!("signed by {}, in another's log", self.case.name_of(signer)),
+            )?;
+            return self.check_own(record);
+        }
+        let named = digest(record, "member").map(Fingerprint::from_digest)?;
+        demand(named == *signer, Rule::Evidence, || {
+            format!("it was signed by {}", self.case.name_of(signer))
+        })?;
+        self.check_own(record)?;
+        self.check_other(signer, record)
+    }
+
+    fn planned(&mut self, record: &Record, bytes: &[u8]) -> Check {
+        self.check_own(record)?;
+        let plan = self.signed::<Plan>(bytes, Role::Server)?;
+        let found = plan.context();
+        same(record, "context", &found.digest())?;
+        same(record, "job", &plan.job)?;
+        let place = (plan.job, plan.round, plan.attempt);
+        let of_round = (record.number("round"), record.number("attempt"));
+        demand(
+            of_round == (Some(plan.round.into()), Some(plan.attempt.into())),
+            Rule::Evidence,
+            || {
+                format!(
+                    "the plan is of round {}, attempt {}",
+                    plan.round, plan.attempt
+                )
+            },
+        )?;
+        let first = *self.case.plans.entry(place).or_insert(found);
+        let only = demand(first == found, Rule::Plan, || {
+            format!(
+                "a second plan for round {}, attempt {}: {} and {}",
+                plan.round,
+                plan.attempt,
+                first.digest().short(),
+                found.digest().short()
+            )
+        });
+        let name = record.evidence().next().unwrap_or_default().to_owned();
+        self.case
+            .attempts
+            .entry(found)
+            .or_insert_with(|| AttemptFacts {
+                job: plan.job,
+                round: plan.round,
+                attempt: plan.attempt,
+                time: record.time,
+                plan: name,
+                policy: plan.policy,
+                parameters: plan.parameters.clone(),
+                threshold: plan.threshold,
+                min_contributors: plan.min_contributors,
+                colluders: plan.colluders,
+                cohort: plan.seats.len(),
+                roster: None,
+                void: None,
+                agreed: None,
+                views: BTreeMap::new(),
+                received: BTreeMap::new(),
+            });
+        let view = self.view(&found)?;
+        if view.plan_time == 0 {
+            view.plan_time = record.time;
+        }
+        self.hold(plan.clone());
+        self.check_plan(record, &plan).and(only)
+    }
+
+    /// What a member asks of a plan before it takes part.
+    fn check_plan(&mut self, record: &Record, plan: &Signed<Plan>) -> Check {
+        let manifest = self.manifest()?.clone();
+        let facts = self.case.jobs.get(&plan.job);
+        let job = facts.ok_or_else(|| unknown("job", &plan.job))?.job.clone();
+        plan.check_against(&job, &rules::members(&manifest))
+            .breaks(Rule::Plan)?;
+        rules::check_cohort(plan, &manifest).breaks(Rule::Plan)?;
+        plan.parameters().breaks(Rule::Plan)?;
+        plan.one_time_keys(manifest.value())
+            .breaks(Rule::Signature)?;
+        Reckoned::demand_enough_noise(&job, plan.min_contributors, plan.colluders)
+            .breaks(Rule::Plan)?;
+        if self.is_server() {
+            let due = self.completed.get(&plan.job).copied().unwrap_or(0) + 1;
+            demand(plan.round == due, Rule::Plan, || {
+                format!("a plan for round {} where round {due} is due", plan.round)
+            })?;
+        }
+        let earlier = self.rules.remove(&plan.job);
+        let rules = match earlier {
+            Some((noted, rules)) if rules.are_those_of(plan) => {
+                rules.check_named_by(plan).breaks(Rule::Policy)?;
+                self.rules.insert(plan.job, (noted, rules));
+                return self.check_admitted(record, &job, plan);
+            }
+            Some((noted, _)) => {
+                let rules = Rules::of(plan, &manifest).breaks(Rule::Policy)?;
+                rules
+                    .demand_no_weaker_than(&noted, plan)
+                    .breaks(Rule::Policy)?;
+                rules
+            }
+            None => Rules::of(plan, &manifest).breaks(Rule::Policy)?,
+        };
+        self.check_own_policies(plan, &rules)?;
+        let documents = rules.documents().iter().map(|document| {
+            let policy = Policy::parse(&document.toml).ok();
+            let name = policy.as_ref().and_then(|policy| policy.names().next());
+            let name = name.unwrap_or_default().to_owned();
+            (name, document.digest(), document.signer())
+        });
+        if let Some(facts) = self.case.jobs.get_mut(&plan.job) {
+            facts.policies = documents.collect();
+        }
+        self.rules.insert(plan.job, (plan.value().clone(), rules));
+        self.check_admitted(record, &job, plan)
+    }
+
+    /// The policies that this node says it holds are among the plan's.
+    fn check_own_policies(&self, plan: &Signed<Plan>, rules: &Rules) -> Check {
+        let Some((federation, site)) = self.in_force.policies.split_first() else {
+            return Err(Wrong(
+                Rule::Policy,
+                "the log names no policy before it".into(),
+            ));
+        };
+        let carries = |own: &Signed<_>| {
+            let mut documents = rules.documents().iter();
+            documents.any(|it| rules::is(it.envelope(), Signed::envelope(own)))
+        };
+        let first = rules.documents().first();
+        demand(
+            first.is_some_and(|it| rules::is(it.envelope(), federation.envelope())),
+            Rule::Policy,
+            || "the plan's federation policy is another than this node holds".into(),
+        )?;
+        let seated = self
+            .in_force
+            .party
+            .is_some_and(|own| plan.seat_of(&own).is_some());
+        demand(!seated || site.iter().all(carries), Rule::Policy, || {
+            "this node's own policy is not among the plan's".into()
+        })
+    }
+
+    fn check_admitted(&self, record: &Record, job: &Signed<Job>, plan: &Signed<Plan>) -> Check {
+        let Some((_, rules)) = self.rules.get(&plan.job) else {
+            return Ok(());
+        };
+        let now = Instant::from_seconds(record.time / 1000).unwrap_or(Instant::EPOCH);
+        let manifest = self.manifest()?;
+        rules.admit(job, plan, manifest, now).breaks(Rule::Plan)?;
+        let at = |seconds: u64| Instant::from_seconds(seconds).unwrap_or(Instant::EPOCH);
+        if let Some(list) = &self.in_force.list {
+            let issued = at(list.validity().not_before());
+            (rules.policy().admit_revocation_list(issued, now)).breaks(Rule::Revocation)?;
+            demand(
+                list.number() != plan.revocation_number || list.digest() == plan.revocations,
+                Rule::Revocation,
+                || {
+                    format!(
+                        "the plan names another revocation list {}",
+                        plan.revocation_number
+                    )
+                },
+            )?;
+            demand(
+                !self.is_server() || list.number() == plan.revocation_number,
+                Rule::Revocation,
+                || {
+                    format!(
+                        "the plan is made under revocation list {}, and list {} is in force",
+                        plan.revocation_number,
+                        list.number()
+                    )
+                },
+            )?;
+        }
+        if let Some(certificate) = self
+            .in_force
+            .certificate
+            .as_ref()
+            .filter(|_| !self.is_server())
+        {
+            let issued = at(certificate.validity().not_before());
+            (rules.policy().admit_certificate(issued, now)).breaks(Rule::Certificate)?;
+        }
+        Ok(())
+    }
+
+    /// What this node's log says of an attempt.
+    fn view(&mut self, context: &Context) -> Check<&mut View> {
+        let place = self.place;
+        let attempt = self.case.attempts.get_mut(context);
+        let attempt = attempt.ok_or_else(|| unknown("attempt", &context.digest()))?;
+        Ok(attempt.views.entry(place).or_default())
+    }
+
+    fn attempt(&self, context: &Context) -> Check<&AttemptFacts> {
+        let attempt = self.case.attempts.get(context);
+        attempt.ok_or_else(|| unknown("attempt", &context.digest()))
+    }
+
+    fn reckoned(&self, context: &Context) -> Check<(&JobFacts, &Reckoned)> {
+        let job = self.attempt(context)?.job;
+        let facts = self.case.jobs.get(&job);
+        let facts = facts.ok_or_else(|| unknown("job", &job))?;
+        match &facts.reckoned {
+            Ok(reckoned) => Ok((facts, reckoned)),
+            Err(said) => Err(Wrong(Rule::Plan, said.clone())),
+        }
+    }
+
+    fn charge(&mut self, record: &Record) -> Check {
+        let context = context(record)?;
+        let (_, reckoned) = self.reckoned(&context)?;
+        let expected = reckoned.attempt_cost().breaks(Rule::Charge)?;
+        check_cost(record, &expected)?;
+        self.note_ledger_head(record)?;
+        self.view(&context)?.charged = true;
+        Ok(())
+    }
+
+    fn settle(&mut self, record: &Record) -> Check {
+        let context = context(record)?;
+        let own = self.in_force.party;
+        let colluders = self.attempt(&context)?.colluders;
+        let Some((roster, certificate)) = self.view(&context)?.quorum else {
+            let said = "a charge is lowered on a roster that no certificate is of";
+            return Err(Wrong(Rule::Charge, said.into()));
+        };
+        same(record, "roster", &roster)?;
+        same(record, "certificate", &certificate)?;
+        let facts = self.attempt(&context)?.roster.as_ref();
+        let contributors = facts.map(|it| &it.contributors).into_iter().flatten();
+        let count = contributors.clone().count();
+        let named = contributors.clone().any(|(who, _)| Some(*who) == own);
+        let (_, reckoned) = self.reckoned(&context)?;
+        let expected = match named {
+            true => reckoned.cost_with(count, colluders).breaks(Rule::Charge)?,
+            false => Cost::ZERO,
+        };
+        check_cost(record, &expected)?;
+        self.note_ledger_head(record)?;
+        self.view(&context)?.settled = true;
+        Ok(())
+    }
+
+    fn note_ledger_head(&mut self, record: &Record) -> Check {
+        let head = *digest(record, crate::budget::LEDGER_HEAD)?.as_bytes();
+        if let Some(own) = self.in_force.party {
+            self.case.ledger_heads.entry(own).or_default().push(head);
+        }
+        Ok(())
+    }
+
+    fn contribution(&mut self, record: &Record, bytes: &[u8]) -> Check {
+        let context = context(record)?;
+        let header = self.signed::<Header>(bytes, Role::Member)?;
+        same(record, "header", &header.digest())?;
+        same(record, "context", &header.context.digest())?;
+        self.check_sender(record, &header.signer())?;
+        let (found, sender) = (header.digest(), header.signer());
+        self.attempt(&context)?;
+        if self.is_server() {
+            if self.case.has(&sender)
+                && let Some(attempt) = self.case.attempts.get_mut(&context)
+            {
+                attempt.received.insert(sender, (found, record.time));
+            }
+            return Ok(());
+        }
+        let (facts, _) = self.reckoned(&context)?;
+        let private = facts.job.mechanism.unit != Unit::None;
+        let (body, shares) = (record.number("body_bytes"), record.number("share_bytes"));
+        let view = self.view(&context)?;
+        demand(
+            view.header.is_none_or(|it| it == found),
+            Rule::Roster,
+            || "a second, different contribution in one attempt".into(),
+        )?;
+        view.header = Some(found);
+        if view.header_time == 0 {
+            view.header_time = record.time;
+        }
+        view.body_bytes = body.unwrap_or(0);
+        view.share_bytes = shares.unwrap_or(0);
+        demand(view.charged || !private, Rule::Charge, || {
+            "it left without a charge before it".into()
+        })
+    }
+
+    fn roster(&mut self, record: &Record, bytes: &[u8]) -> Check {
+        let context = context(record)?;
+        self.check_own(record)?;
+        let roster = self.signed::<Roster>(bytes, Role::Server)?;
+        let found = roster.digest();
+        same(record, "roster", &found)?;
+        let plan = self.plan(&context)?;
+        let keyring = self.manifest()?;
+        let contributors = roster.contributors(&plan, keyring.value(), None);
+        let contributors = contributors.breaks(Rule::Roster)?;
+        let contributors: Vec<_> = contributors
+            .iter()
+            .map(|one| (one.header.signer(), one.header.digest()))
+            .collect();
+        let name = record.evidence().next().unwrap_or_default().to_owned();
+        self.view(&context)?.roster = Some(found);
+        let own = self.in_force.party;
+        let header = self.view(&context)?.header;
+        let named = contributors.iter().find(|(who, _)| Some(*who) == own);
+        demand(
+            named.is_none_or(|(_, digest)| Some(*digest) == header),
+            Rule::Roster,
+            || "the roster names another header of this member than it sent".into(),
+        )?;
+        let first = self
+            .case
+            .attempts
+            .get_mut(&context)
+            .map(|it| &mut it.roster);
+        let first = first.ok_or_else(|| unknown("attempt", &context.digest()))?;
+        let first = first.get_or_insert(RosterFacts {
+            digest: found,
+            sum: roster.sum,
+            contributors,
+            evidence: name,
+        });
+        demand(first.digest == found, Rule::Roster, || {
+            format!(
+                "two rosters of one attempt: {} here, {} in another log",
+                found.short(),
+                first.digest.short()
+            )
+        })
+    }
+
+    fn echo(&mut self, record: &Record, bytes: &[u8]) -> Check {
+        let context = context(record)?;
+        let echo = self.signed::<Echo>(bytes, Role::Member)?;
+        same(record, "roster", &echo.roster)?;
+        same(record, "context", &echo.context.digest())?;
+        self.check_sender(record, &echo.signer())?;
+        let holds = self.plan(&context)?.is_holder(&echo.signer());
+        let view = self.view(&context)?;
+        check_roster(view.roster, echo.roster)?;
+        view.echoes += usize::from(holds);
+        Ok(())
+    }
+
+    fn quorum(&mut self, record: &Record, bytes: &[u8]) -> Check {
+        let found = context(record)?;
+        let manifest = self.manifest()?;
+        let certificate = Certificate::parse(bytes, manifest).breaks(Rule::Roster)?;
+        same(record, "context", &certificate.context().digest())?;
+        same(record, "roster", &certificate.roster())?;
+        same(record, "certificate", &certificate.digest())?;
+        let view = self.view(&found)?;
+        check_roster(view.roster, certificate.roster())?;
+        view.quorum = Some((certificate.roster(), certificate.digest()));
+        Ok(())
+    }
+
+    /// Only for a roster that t members that hold shares have echoed.
+    fn release(&mut self, record: &Record, bytes: &[u8]) -> Check {
+        let context = context(record)?;
+        let release = self.signed::<Release>(bytes, Role::Member)?;
+        same(record, "release", &release.digest())?;
+        same(record, "roster", &release.roster)?;
+        same(record, "context", &release.context.digest())?;
+        let sender = release.signer();
+        self.check_sender(record, &sender)?;
+        let (threshold, is_server) = (self.attempt(&context)?.threshold, self.is_server());
+        let view = self.view(&context)?;
+        check_roster(view.roster, release.roster)?;
+        let enough = match is_server {
+            true => view.echoes >= threshold,
+            false => view
+                .quorum
+                .is_some_and(|(roster, _)| roster == release.roster),
+        };
+        demand(enough, Rule::Release, || {
+            format!("released before {threshold} members that hold shares had echoed the roster")
+        })?;
+        view.releases += 1;
+        if release.ledger_head != Digest::from_bytes([0; 32]) {
+            let heads = self.case.ledger_heads.entry(sender).or_default();
+            heads.push(*release.ledger_head.as_bytes());
+        }
+        Ok(())
+    }
+
+    fn opened(&mut self, record: &Record) -> Check {
+        let context = context(record)?;
+        let roster = digest(record, "roster")?;
+        let view = self.view(&context)?;
+        check_roster(view.roster, roster)?;
+        demand(
+            view.quorum
+                .is_some_and(|(certified, _)| certified == roster),
+            Rule::Release,
+            || "a sum was opened whose roster no certificate is of".into(),
+        )
+    }
+
+    fn agreement(&mut self, record: &Record, bytes: &[u8]) -> Check<Fingerprint> {
+        let context = context(record)?;
+        let agreement = self.signed::<Agreement>(bytes, Role::Member)?;
+        same(record, "context", &agreement.context.digest())?;
+        let signer = agreement.signer();
+        if record.kind == "agreement" {
+            self.check_sender(record, &signer)?;
+            let model = if self.is_server() {
+                "model"
+            } else {
+                "agreement"
+            };
+            same(record, model, &agreement.model)?;
+        }
+        let said = self
+            .view(&context)?
+            .agreements
+            .insert(signer, agreement.model);
+        demand(
+            said.is_none_or(|said| said == agreement.model),
+            Rule::Agreement,
+            || "one member agreed on two models".into(),
+        )?;
+        let by = format!(
+            "{} in the agreement of {}",
+            self.case.name_of(&signer),
+            context.digest().short()
+        );
+        let root = *agreement.log_head.as_bytes();
+        (self
+            .case
+            .claim(signer, agreement.log_size, root, by.clone()))
+        .map_err(|(rule, said)| Wrong(rule, said))?;
+        self.server_checkpoint(&agreement.server_checkpoint, &by)?;
+        Ok(signer)
+    }
+
+    /// The server's checkpoint that a member was shown.
+    fn server_checkpoint(&mut self, note: &[u8], by: &str) -> Check {
+        let text = std::str::from_utf8(note).breaks(Rule::Checkpoint)?;
+        let note = Note::parse(text).breaks(Rule::Checkpoint)?;
+        let manifest = self.manifest()?;
+        let server = manifest
+            .server()
+            .ok_or_else(|| Wrong(Rule::Certificate, "the manifest names no server".into()))?;
+        let (key, party) = (server.key, server.fingerprint());
+        let checkpoint = note.verify(&key).breaks(Rule::Checkpoint)?.clone();
+        let by = format!("the server, as shown to {by}");
+        (self
+            .case
+            .claim(party, checkpoint.size(), *checkpoint.root(), by))
+        .map_err(|(rule, said)| Wrong(rule, said))
+    }
+
+    fn agreed(&mut self, record: &Record, agreements: &[Vec<u8>]) -> Check {
+        let context = context(record)?;
+        let model = digest(record, "agreement")?;
+        let plan = self.plan(&context)?;
+        for agreement in agreements {
+            self.agreement(record, agreement)?;
+        }
+        let (up, down) = (record.number("bytes_up"), record.number("bytes_down"));
+        let view = self.view(&context)?;
+        view.agreed = true;
+        view.bytes_up = up.unwrap_or(0);
+        view.bytes_down = down.unwrap_or(0);
+        check_agreed(&view.agreements, &plan, model)?;
+        self.note_agreed(&context, model)
+    }
+
+    fn note_agreed(&mut self, context: &Context, model: Digest) -> Check {
+        let Some(attempt) = self.case.attempts.get_mut(context) else {
+            return Ok(());
+        };
+        let first = *attempt.agreed.get_or_insert(model);
+        demand(first == model, Rule::Agreement, || {
+            format!(
+                "another model was agreed on than another log says: {} and {}",
+                model.short(),
+                first.short()
+            )
+        })
+    }
+
+    /// The server's word that a round is over.
+    fn complete(&mut self, record: &Record) -> Check {
+        let job = digest(record, "job")?;
+        let round = record.number("round").and_then(|it| u32::try_from(it).ok());
+        let round = round.ok_or_else(|| Wrong(Rule::Chain, "no round in the entry".into()))?;
+        let model = digest(record, "model")?;
+        self.completed.insert(job, round);
+        let place = self.place;
+        let attempts = (1..).map_while(|it| self.case.plans.get(&(job, round, it)));
+        let context = attempts.last().copied();
+        let context = context.ok_or_else(|| unknown("attempt of job", &job))?;
+        let plan = self.plan(&context)?;
+        let attempt = self.attempt(&context)?;
+        let view = attempt.views.get(&place);
+        let (releases, agreements) = match view {
+            Some(view) => (view.releases, &view.agreements),
+            None => return Err(unknown("attempt", &context.digest())),
+        };
+        demand(releases >= attempt.threshold, Rule::Missing, || {
+            format!(
+                "the round is complete, and {releases} releases are in the log where it takes {}",
+                attempt.threshold
+            )
+        })?;
+        check_agreed(agreements, &plan, model)?;
+        self.note_agreed(&context, model)
+    }
+
+    fn void(&mut self, record: &Record, bytes: &[u8]) -> Check {
+        let context = context(record)?;
+        let void = self.signed::<Void>(bytes, Role::Server)?;
+        same(record, "context", &void.context.digest())?;
+        if let Some(attempt) = self.case.attempts.get_mut(&context) {
+            attempt.void = Some(void.reason.clone());
+        }
+        Ok(())
+    }
+
+    fn abort(&mut self, record: &Record, bytes: &[u8]) -> Check {
+        let manifest = self.manifest()?;
+        let abort = Signed::<Abort>::decode(bytes, manifest.value()).breaks(Rule::Signature)?;
+        same(record, "job", &abort.job)?;
+        same(
+            record,
+            "by",
+            &Digest::from_bytes(*abort.signer().as_bytes()),
+        )
+    }
+
+    fn ended(&mut self, record: &Record, bytes: Option<&[u8]>) -> Check {
+        let job = digest(record, "job")?;
+        // A member that was away when it ended has heard of it otherwise; so has a server whose federation changed.
+        let Some(bytes) = bytes else {
+            return Ok(());
+        };
+        let ended = self.signed::<Ended>(bytes, Role::Server)?;
+        same(record, "job", &ended.job)?;
+        let said = (ended.completed, ended.rounds, ended.reason.clone());
+        let Some(facts) = self.case.jobs.get_mut(&job) else {
+            return Ok(());
+        };
+        let first = facts.ended.get_or_insert_with(|| said.clone());
+        demand(*first == said, Rule::Missing, || {
+            "the job's end is another than another log says".into()
+        })
+    }
+
+    fn refused(&mut self, record: &Record) {
+        let reason = record.text("reason").unwrap_or_default();
+        let what = record.text("what").unwrap_or_default();
+        let said = Refusal {
+            by: self.name.clone(),
+            time: record.when(),
+            reason: format!("{what}: {reason}"),
+        };
+        // To the job that was heard of last: an entry of what is no job's names none.
+        let job = digest(record, "job").ok();
+        let facts = match job {
+            Some(job) => self.case.jobs.get_mut(&job),
+            None => self.case.jobs.values_mut().max_by_key(|facts| facts.time),
+        };
+        if let Some(facts) = facts {
+            facts.refusals.push(said);
+        }
+    }
+}
+
+fn unknown(what: &str, which: &Digest) -> Wrong {
+    Wrong(
+        Rule::Missing,
+        format!("the {what} {} is in no entry before", which.short()),
+    )
+}
+
+fn check_roster(accepted: Option<Digest>, named: Digest) -> Check {
+    match accepted {
+        Some(accepted) if accepted == named => Ok(()),
+        Some(accepted) => Err(Wrong(
+            Rule::Roster,
+            format!(
+                "it is for the roster {}, and the log has {}",
+                named.short(),
+                accepted.short()
+            ),
+        )),
+        None => Err(Wrong(
+            Rule::Missing,
+            format!("the roster {} is in no entry before", named.short()),
+        )),
+    }
+}
+
+fn check_cost(record: &Record, expected: &Cost) -> Check {
+    let said = record.fields.get("cost").and_then(|it| it.as_array());
+    let said = said.into_iter().flatten().map(|units| units.as_u64());
+    let same = said.eq(expected.units().iter().map(|units| Some(*units)));
+    demand(same, Rule::Charge, || {
+        "the cost is not what the job's mechanism and the roster give".into()
+    })
+}
+
+/// t members that hold shares agreed on one model, and nobody on another.
+fn check_agreed(
+    agreements: &BTreeMap<Fingerprint, Digest>,
+    plan: &Signed<Plan>,
+    model: Digest,
+) -> Check {
+    let others = agreements.values().filter(|said| **said != model).count();
+    demand(others == 0, Rule::Agreement, || {
+        format!("{others} members agreed on another model")
+    })?;
+    let holders = agreements.keys().filter(|who| plan.is_holder(who)).count();
+    demand(holders >= plan.threshold, Rule::Agreement, || {
+        format!(
+            "{holders} members that hold shares agreed, and it takes {}",
+            plan.threshold
+        )
+    })
+}

@@ -1,0 +1,668 @@
+//! An auditor recomputes everything from the folders of all nodes: runs that were honest hold, and each way to rewrite history is
+//! found, named, and placed.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use ciphertune_audit::{Checkpoint, Note};
+use ciphertune_client::verify::Rule;
+use ciphertune_identity::{SigningKey, Validity};
+use ciphertune_policy::{Instant, Policy};
+use ciphertune_round::{Agreement, Digest, Header, Job, Plan, Roster, Signed};
+use ciphertune_tests::{
+    federation::{Federation, INSTITUTION, LABORATORY, RECORD, Wish, changed, until},
+    forge::Copies,
+    learner::{Gate, Vectors},
+};
+use serde_json::{Value, json};
+
+const DIMENSION: usize = 200;
+const MEMBERS: usize = 3;
+
+/// A federation that ran one job of two rounds, and copies of what its nodes keep.
+async fn ran(policy: &str, sites: &[Option<&str>]) -> (Federation, Copies) {
+    let mut federation = Federation::found_with(policy, sites).await;
+    let server = federation.serve();
+    let mut members: Vec<_> = (0..MEMBERS)
+        .map(|member| federation.join(Vectors::of(member, DIMENSION)))
+        .collect();
+    let wish = Wish {
+        rounds: 2,
+        ..Wish::of(MEMBERS, DIMENSION)
+    };
+    federation.submit(&wish).await;
+    for member in &mut members {
+        let outcome = member.end().await.unwrap();
+        assert!(outcome.completed, "{}", outcome.reason);
+    }
+    server.stop().await;
+    let copies = Copies::of(&federation, MEMBERS).await;
+    (federation, copies)
+}
+
+async fn institution() -> (Federation, Copies) {
+    ran(INSTITUTION, &[None; MEMBERS]).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_honest_run_holds_and_its_epsilon_is_what_the_ledgers_say() {
+    let (federation, copies) = institution().await;
+    let audit = copies.audit(&copies.folders()).await;
+    assert!(audit.holds(), "{:#?}", audit.findings);
+    let verdict = audit.verdict();
+    assert_eq!((verdict.jobs, verdict.attempts, verdict.rounds), (1, 2, 2));
+    for node in &verdict.nodes {
+        // One a round; a member's job ends after its last round, the server's with it.
+        let expected = if node.name.starts_with("server") {
+            2
+        } else {
+            3
+        };
+        assert_eq!(node.checkpoints, expected, "{}", node.name);
+        assert!(node.known_to_others >= 2, "{}", node.name);
+        assert!(node.signed_entries + 1 == node.entries);
+    }
+    for member in 0..MEMBERS {
+        let spent = federation.standing(member).await.unwrap().spent;
+        assert_ne!(spent, ciphertune_ledger::Cost::ZERO);
+        let spending = &verdict.spending[member];
+        assert_eq!(spending.attempts, 2);
+        let epsilon = spending.epsilon.unwrap();
+        assert!(epsilon > 0.0 && epsilon < spending.epsilon_budget.unwrap());
+        assert_eq!(spending.jobs.len(), 1);
+    }
+    // Each folder holds by itself, too.
+    for folder in copies.folders() {
+        let audit = copies.audit(&[folder]).await;
+        assert!(audit.holds(), "{:#?}", audit.findings);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn runs_without_privacy_at_record_level_and_after_a_stop_hold() {
+    let (_federation, copies) = ran(LABORATORY, &[None; MEMBERS]).await;
+    let audit = copies.audit(&copies.folders()).await;
+    assert!(audit.holds(), "{:#?}", audit.findings);
+
+    // A member stops in the first attempt, which is void, and comes back for the second.
+    let mut federation = Federation::found(MEMBERS, RECORD).await;
+    let server = federation.serve();
+    let gate = Gate::default();
+    let mut stopped = federation.join(Vectors::of(0, DIMENSION).behind(&gate));
+    let mut members: Vec<_> = (1..MEMBERS)
+        .map(|member| federation.join(Vectors::of(member, DIMENSION)))
+        .collect();
+    federation
+        .submit(&Wish::of_batches(MEMBERS, DIMENSION))
+        .await;
+    until(|| gate.is_reached()).await;
+    stopped.drop_out().await;
+    gate.open();
+    members.push(federation.join(Vectors::of(0, DIMENSION)));
+    for member in &mut members {
+        assert!(member.end().await.unwrap().completed);
+    }
+    server.stop().await;
+    let copies = Copies::of(&federation, MEMBERS).await;
+    let audit = copies.audit(&copies.folders()).await;
+    assert!(audit.holds(), "{:#?}", audit.findings);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_line_that_was_edited_deleted_moved_inserted_or_back_dated_is_found_where_it_is() {
+    let (_federation, copies) = institution().await;
+    let server = copies.server();
+    let place = copies.place_of(0, "contribution");
+    // Edited: what decides nothing in itself, so that only the tree tells.
+    let reserve = copies.place_of(0, "reserve");
+    let honest = copies.lines(0);
+    copies.tamper(0, true, |lines| {
+        lines[reserve]["fields"]["attempts"] = json!(1)
+    });
+    // Others signed for a shorter beginning of it than its own first checkpoint is of.
+    let found = copies.first_wrong().await;
+    assert_eq!(found.rule, Rule::Fork, "{found}");
+    let found = copies
+        .finds(Rule::Checkpoint, "one of them was edited")
+        .await;
+    assert_eq!(found.node, "member hospital-1");
+    let checkpoint = copies.place_of(0, "checkpoint") as u64;
+    assert_eq!(found.entry, Some(checkpoint), "{found}");
+    assert!(
+        found
+            .since
+            .is_some_and(|since| since.contains("no checkpoint before"))
+    );
+    copies.write(0, &honest);
+
+    // After a checkpoint that holds, that is what is known.
+    let second = copies
+        .lines(0)
+        .iter()
+        .rposition(|line| line["kind"] == "opened")
+        .unwrap();
+    copies.tamper(0, true, |lines| {
+        lines[second]["fields"]["blocks"] = json!(77)
+    });
+    let found = copies
+        .finds(Rule::Checkpoint, "one of them was edited")
+        .await;
+    let since = found.since.unwrap();
+    assert!(
+        since.contains(&format!("first {checkpoint} entries")),
+        "{since}"
+    );
+    copies.write(0, &honest);
+
+    // Deleted.
+    copies.tamper(0, false, |lines| drop(lines.remove(place)));
+    let found = copies.first_wrong().await;
+    assert_eq!(
+        (found.rule, found.entry),
+        (Rule::Chain, Some(place as u64)),
+        "{found}"
+    );
+    assert!(found.detail.contains("is missing"), "{found}");
+    copies.write(0, &honest);
+    copies.tamper(0, true, |lines| drop(lines.remove(place)));
+    copies
+        .finds(Rule::Checkpoint, "edited, deleted, inserted or moved")
+        .await;
+    copies.finds(Rule::Missing, "its own log has none").await;
+    copies.write(0, &honest);
+
+    // Moved.
+    copies.tamper(0, false, |lines| lines.swap(place, place + 1));
+    let found = copies.first_wrong().await;
+    assert_eq!(
+        (found.rule, found.entry),
+        (Rule::Chain, Some(place as u64)),
+        "{found}"
+    );
+    copies.write(0, &honest);
+
+    // Inserted.
+    copies.tamper(server, true, |lines| lines.insert(5, lines[4].clone()));
+    let found = copies
+        .finds(Rule::Checkpoint, "one of them was edited")
+        .await;
+    assert_eq!(found.node, "server server");
+    let honest_server = copies.lines(server);
+    copies.tamper(server, true, |lines| {
+        lines.remove(5);
+        let mut odd = lines[4].clone();
+        odd["kind"] = json!("excuse");
+        lines.insert(5, odd);
+    });
+    let found = copies.first_wrong().await;
+    assert_eq!((found.rule, found.entry), (Rule::Chain, Some(5)), "{found}");
+    copies.write(server, &honest_server);
+    copies.tamper(server, true, |lines| drop(lines.remove(5)));
+    assert!(
+        copies.audit(&copies.folders()).await.holds(),
+        "honest again"
+    );
+
+    // Back-dated: one line, and then all of them by their owner.
+    copies.tamper(0, false, |lines| {
+        lines[place]["time"] = json!("2020-01-01T00:00:00.000Z")
+    });
+    let found = copies.first_wrong().await;
+    assert_eq!(
+        (found.rule, found.entry),
+        (Rule::Chain, Some(place as u64)),
+        "{found}"
+    );
+    assert!(found.detail.contains("back-dated"), "{found}");
+    copies.write(0, &honest);
+    copies.rewrite(0, |lines| {
+        for line in lines {
+            let time = line["time"].as_str().unwrap().replacen("20", "21", 1);
+            line["time"] = json!(time);
+        }
+    });
+    copies.finds(Rule::Certificate, "at the time").await;
+
+    // By an hour, which no certificate tells: the server had it before.
+    copies.write(0, &honest);
+    copies.rewrite(0, |lines| {
+        for line in lines {
+            let time = line["time"].as_str().unwrap();
+            let (second, millis) = time.split_once('.').unwrap();
+            let second: Instant = format!("{second}Z").parse().unwrap();
+            let later = Instant::from_seconds(second.seconds() + 3600).unwrap();
+            let later = later.to_string();
+            let later = later.strip_suffix('Z').unwrap();
+            line["time"] = json!(format!("{later}.{millis}"));
+        }
+    });
+    copies
+        .finds(Rule::Time, "minutes after the server had it")
+        .await;
+
+    // Cut off at its end, where no checkpoint of its own tells: others signed for more.
+    copies.write(0, &honest[..place]);
+    let found = copies.finds(Rule::Fork, "its end was cut off").await;
+    assert_eq!(found.node, "member hospital-1");
+
+    // A last line without its end is what a crash leaves: no alarm.
+    copies.write(0, &honest);
+    let path = copies.node(0).join("audit.jsonl");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes.extend(br#"{"sequence":99,"ti"#);
+    std::fs::write(&path, bytes).unwrap();
+    assert!(copies.audit(&copies.folders()).await.holds());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_its_owner_wrote_anew_and_signed_again_is_not_what_others_signed_for() {
+    let (_federation, copies) = institution().await;
+    let honest = copies.lines(0);
+    // A member's.
+    let reserve = copies.place_of(0, "reserve");
+    copies.rewrite(0, |lines| lines[reserve]["fields"]["attempts"] = json!(1));
+    let audit = copies.audit(&copies.folders()).await;
+    assert!(
+        audit.findings.iter().all(|it| it.rule == Rule::Fork),
+        "{:#?}",
+        audit.findings
+    );
+    let found = copies.first_wrong().await;
+    assert_eq!(found.node, "member hospital-1");
+    assert!(found.detail.contains("are not those that"), "{found}");
+    // Its own folder tells as well: it holds agreements that it signed before.
+    assert!(!copies.audit(&[copies.node(0)]).await.holds());
+    copies.write(0, &honest);
+
+    // The server's.
+    let server = copies.server();
+    let body = copies.place_of(server, "body");
+    let honest = copies.lines(server);
+    copies.rewrite(server, |lines| {
+        lines[body]["fields"]["body"] = json!("00".repeat(32))
+    });
+    let found = copies.first_wrong().await;
+    assert_eq!(
+        (found.rule, found.node.as_str()),
+        (Rule::Fork, "server server"),
+        "{found}"
+    );
+    copies.write(server, &honest);
+
+    // Signed by another key than the owner's.
+    copies.tamper(0, true, |lines| {
+        let place = lines
+            .iter()
+            .position(|line| line["kind"] == "checkpoint")
+            .unwrap();
+        let note = Note::parse(lines[place]["fields"]["note"].as_str().unwrap()).unwrap();
+        let forged = Note::sign(note.unverified().clone(), &SigningKey::generate().unwrap());
+        lines[place]["fields"]["note"] = json!(forged.to_text());
+    });
+    let found = copies.first_wrong().await;
+    assert_eq!(found.rule, Rule::Checkpoint);
+    assert!(
+        found.detail.contains("not signed by the log's owner"),
+        "{found}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_shows_two_members_two_histories_is_found_without_its_log() {
+    let (_federation, copies) = institution().await;
+    let server_key = copies.key(copies.server());
+    let of_another: Agreement = copies.said(1, &copies.lines(1)[copies.place_of(1, "agreement")]);
+    let shown = Note::parse(std::str::from_utf8(&of_another.server_checkpoint).unwrap()).unwrap();
+    let shown = shown.unverified();
+    // The member whom it lies to keeps what it was shown.
+    copies.rewrite(0, |lines| {
+        let place = lines
+            .iter()
+            .position(|line| line["kind"] == "agreement")
+            .unwrap();
+        let honest: Agreement = copies.said(0, &lines[place]);
+        let (origin, size) = (shown.origin().to_owned(), shown.size());
+        let other = Checkpoint::new(&origin, size, [9; 32]).unwrap();
+        let lie = Agreement {
+            server_checkpoint: Note::sign(other, server_key).to_text().into_bytes(),
+            ..honest
+        };
+        copies.put(
+            0,
+            &mut lines[place],
+            None,
+            &Signed::sign(lie, copies.key(0)),
+        );
+    });
+    let members = &copies.folders()[..MEMBERS];
+    let audit = copies.audit(members).await;
+    let mut forks = audit.findings.iter().filter(|it| it.rule == Rule::Fork);
+    let fork = forks.find(|it| it.detail.contains("two histories of one log"));
+    let fork = fork.unwrap();
+    assert!(
+        fork.detail.contains("the server, as shown to hospital-"),
+        "{fork}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ledger_that_was_rolled_back_and_a_charge_that_is_missing_are_found() {
+    let (_federation, copies) = institution().await;
+    // Rolled back: the file of before the job.
+    let ledger = copies.node(1).join("ledger.sqlite");
+    let now = std::fs::read(&ledger).unwrap();
+    for part in ["ledger.sqlite", "ledger.sqlite-wal", "ledger.sqlite-shm"] {
+        let _ = std::fs::remove_file(copies.node(1).join(part));
+    }
+    let found = copies.first_wrong().await;
+    assert_eq!(
+        (found.rule, found.node.as_str()),
+        (Rule::Ledger, "member hospital-2"),
+        "{found}"
+    );
+    std::fs::write(&ledger, &now).unwrap();
+
+    // A charge is missing from the log, as its owner might write it.
+    let honest = copies.lines(2);
+    copies.rewrite(2, |lines| lines.retain(|line| line["kind"] != "charge"));
+    let found = copies.first_wrong().await;
+    assert_eq!(
+        (found.rule, found.node.as_str()),
+        (Rule::Charge, "member hospital-3"),
+        "{found}"
+    );
+    assert!(
+        found.detail.contains("without a charge before it"),
+        "{found}"
+    );
+    copies.write(2, &honest);
+
+    // Another price.
+    copies.rewrite(2, |lines| {
+        let charge = lines
+            .iter()
+            .position(|line| line["kind"] == "charge")
+            .unwrap();
+        lines[charge]["fields"]["cost"][0] = json!(1);
+    });
+    let found = copies.first_wrong().await;
+    assert_eq!(found.rule, Rule::Charge, "{found}");
+    copies.write(2, &honest);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_roster_below_the_minimum_is_found_in_whosever_log_it_is() {
+    let (_federation, copies) = institution().await;
+    let server = copies.server();
+    let lines = copies.lines(server);
+    let place = copies.place_of(server, "roster");
+    let honest: Roster = copies.said(server, &lines[place]);
+    let small = Roster {
+        headers: honest.headers[..1].to_vec(),
+        ..honest
+    };
+    let small = Signed::sign(small, copies.key(server));
+    for node in 0..=MEMBERS {
+        copies.rewrite(node, |lines| {
+            let place = lines
+                .iter()
+                .position(|line| line["kind"] == "roster")
+                .unwrap();
+            lines[place]["fields"]["contributors"] = json!(1);
+            copies.put(node, &mut lines[place], Some("roster"), &small);
+        });
+    }
+    let found = copies.first_wrong().await;
+    assert_eq!(found.rule, Rule::Roster, "{found}");
+    assert!(
+        found
+            .detail
+            .contains("names 1 contributors, the plan wants at least 2"),
+        "{found}"
+    );
+
+    // A second roster of one attempt, in one log.
+    let (_federation, copies) = institution().await;
+    let other = Roster {
+        sum: Digest::sha256(b"another"),
+        ..copies.said::<Roster>(0, &copies.lines(0)[copies.place_of(0, "roster")])
+    };
+    let other = Signed::sign(other, copies.key(copies.server()));
+    copies.rewrite(0, |lines| {
+        let place = lines
+            .iter()
+            .position(|line| line["kind"] == "roster")
+            .unwrap();
+        copies.put(0, &mut lines[place], Some("roster"), &other);
+    });
+    copies
+        .finds(Rule::Roster, "two rosters of one attempt")
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_expired_certificate_is_found_in_the_members_log_and_in_the_servers() {
+    let (federation, copies) = institution().await;
+    let begun = federation.authority().certificate().validity().not_before();
+    let begun = UNIX_EPOCH + Duration::from_secs(begun);
+    let validity = Validity::between(begun, begun + Duration::from_secs(1)).unwrap();
+    let own = &federation.member(1).certificate;
+    let expired = federation.authority().renew(own, validity).unwrap();
+    copies.rewrite(1, |lines| {
+        let place = lines
+            .iter()
+            .position(|line| line["kind"] == "certificate")
+            .unwrap();
+        let name = copies.keep(1, expired.pem().as_bytes());
+        lines[place]["fields"]["serial"] = json!(expired.peer().serial.to_string());
+        lines[place]["fields"]["evidence"] = json!([name]);
+    });
+    let found = copies.first_wrong().await;
+    assert_eq!(
+        (found.rule, found.node.as_str()),
+        (Rule::Certificate, "member hospital-2"),
+        "{found}"
+    );
+    assert!(found.detail.contains("and not at the time"), "{found}");
+
+    let (_federation, copies) = institution().await;
+    copies.rewrite(copies.server(), |lines| {
+        let met = lines
+            .iter_mut()
+            .find(|line| line["kind"] == "met" && line["fields"]["name"] == "hospital-2");
+        met.unwrap()["fields"]["not_after"] = json!("2021-01-01T00:00:00Z");
+    });
+    let found = copies.first_wrong().await;
+    assert_eq!(
+        (found.rule, found.node.as_str()),
+        (Rule::Certificate, "server server"),
+        "{found}"
+    );
+    assert!(found.detail.contains("hospital-2"), "{found}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_that_got_weaker_between_two_rounds_is_found() {
+    // One site wants at least three contributors.
+    let site = changed(INSTITUTION, "min_contributors = 2", "min_contributors = 3");
+    let federation_policy = changed(INSTITUTION, "min_contributors = 2", "min_contributors = 2");
+    let (_federation, copies) = ran_strict(&federation_policy, &site).await;
+    let server = copies.server();
+    let key = copies.key(server);
+    copies.rewrite(server, |lines| {
+        let second = lines
+            .iter()
+            .rposition(|line| line["kind"] == "plan")
+            .unwrap();
+        let honest: Plan = copies.said(server, &lines[second]);
+        assert_eq!((honest.round, honest.policies.len()), (2, 2));
+        let policies = honest.policies[..1].to_vec();
+        let policy = Policy::parse(&federation_policy).unwrap().digest();
+        let weaker = Plan {
+            policies,
+            policy: Digest::from_bytes(policy),
+            ..honest
+        };
+        let weaker = Signed::sign(weaker, key);
+        lines[second]["fields"]["context"] = json!(weaker.context().to_string());
+        copies.put(server, &mut lines[second], None, &weaker);
+    });
+    let found = copies.first_wrong().await;
+    assert_eq!(
+        (found.rule, found.node.as_str()),
+        (Rule::Policy, "server server"),
+        "{found}"
+    );
+    assert!(
+        found.detail.contains("weaker than that of round 1"),
+        "{found}"
+    );
+}
+
+/// A run in which one site has a policy of its own, and the job asks for three contributors.
+async fn ran_strict(policy: &str, site: &str) -> (Federation, Copies) {
+    let mut federation = Federation::found_with(policy, &[None, Some(site), None]).await;
+    let server = federation.serve();
+    let mut members: Vec<_> = (0..MEMBERS)
+        .map(|member| federation.join(Vectors::of(member, DIMENSION)))
+        .collect();
+    let wish = Wish {
+        rounds: 2,
+        ..Wish::of(MEMBERS, DIMENSION)
+    };
+    federation.submit_job(wish.job(site).unwrap()).await;
+    for member in &mut members {
+        let outcome = member.end().await.unwrap();
+        assert!(outcome.completed, "{}", outcome.reason);
+    }
+    server.stop().await;
+    let copies = Copies::of(&federation, MEMBERS).await;
+    (federation, copies)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plan_outside_its_job_and_a_job_outside_the_policy_are_found() {
+    let (federation, copies) = institution().await;
+    let server = copies.server();
+    let honest = copies.lines(server);
+    let place = copies.place_of(server, "plan");
+    let plan: Plan = copies.said(server, &honest[place]);
+    let put = |lines: &mut Vec<Value>, plan: Plan| {
+        let plan = Signed::sign(plan, copies.key(server));
+        lines[place]["fields"]["context"] = json!(plan.context().to_string());
+        lines[place]["fields"]["job"] = json!(plan.job.to_string());
+        copies.put(server, &mut lines[place], None, &plan);
+    };
+    copies.rewrite(server, |lines| {
+        put(
+            lines,
+            Plan {
+                min_contributors: 1,
+                ..plan.clone()
+            },
+        );
+    });
+    let found = copies.first_wrong().await;
+    assert_eq!(
+        (found.rule, found.entry),
+        (Rule::Plan, Some(place as u64)),
+        "{found}"
+    );
+    copies.write(server, &honest);
+
+    // More rounds than the policy allows.
+    let submitted = copies.place_of(server, "job");
+    let job: Job = copies.said(server, &honest[submitted]);
+    copies.rewrite(server, |lines| {
+        let long = Signed::sign(Job { rounds: 11, ..job }, &federation.researcher_key());
+        put(
+            lines,
+            Plan {
+                job: long.digest(),
+                ..plan
+            },
+        );
+        copies.put(server, &mut lines[submitted], Some("job"), &long);
+        lines.retain(|line| line["kind"] != "admission");
+    });
+    let found = copies.finds(Rule::Plan, "privacy.rounds").await;
+    assert!(found.detail.contains("11"), "{found}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_and_a_member_that_say_different_things_are_found() {
+    let (_federation, copies) = institution().await;
+    // The member signed another contribution than the server has.
+    copies.rewrite(0, |lines| {
+        let place = lines
+            .iter()
+            .position(|line| line["kind"] == "contribution")
+            .unwrap();
+        let honest: Header = copies.said(0, &lines[place]);
+        let other = Header {
+            body: Digest::sha256(b"another"),
+            ..honest
+        };
+        copies.put(
+            0,
+            &mut lines[place],
+            Some("header"),
+            &Signed::sign(other, copies.key(0)),
+        );
+    });
+    copies
+        .finds(
+            Rule::Roster,
+            "the roster names another header of this member",
+        )
+        .await;
+    copies
+        .finds(Rule::Roster, "the server has the contribution")
+        .await;
+
+    // The server's log knows nothing of a round that a member took part in.
+    let (_federation, copies) = institution().await;
+    let server = copies.server();
+    let kinds = [
+        "plan",
+        "contribution",
+        "body",
+        "roster",
+        "echo",
+        "release",
+        "agreement",
+        "complete",
+    ];
+    copies.rewrite(server, |lines| {
+        let last = lines
+            .iter()
+            .rposition(|line| line["kind"] == "plan")
+            .unwrap();
+        let mut place = 0;
+        lines.retain(|line| {
+            place += 1;
+            place <= last || !kinds.contains(&line["kind"].as_str().unwrap())
+        });
+    });
+    copies
+        .finds(Rule::Missing, "the server's log has not")
+        .await;
+
+    // An object was changed, and one is missing.
+    let (_federation, copies) = institution().await;
+    let lines = copies.lines(0);
+    let place = copies.place_of(0, "release");
+    let name = lines[place]["fields"]["evidence"][0].as_str().unwrap();
+    let path = copies.node(0).join("evidence").join(name);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[40] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let found = copies.first_wrong().await;
+    assert_eq!(
+        (found.rule, found.entry),
+        (Rule::Evidence, Some(place as u64)),
+        "{found}"
+    );
+    std::fs::remove_file(&path).unwrap();
+    let found = copies.first_wrong().await;
+    assert!(found.detail.contains("missing"), "{found}");
+}
