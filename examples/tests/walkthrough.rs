@@ -98,8 +98,20 @@ fn the_walk_through_ends_with_a_model_and_a_revoked_member() {
         "- west",
         "\"reason\":\"key-compromise\"",
         "cert.pem: OK",
+        "everything holds",
     ] {
         assert!(said.contains(expected), "{expected}: {said}");
     }
     assert!(desk.join("tuned/ciphertune.json").exists());
+    // What only a run can know is on the page: each roster, and the model that was agreed on.
+    let report = fs::read_to_string(desk.join("job.json")).unwrap();
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    let page = fs::read_to_string(desk.join("job.html")).unwrap();
+    let rounds = report["rounds"].as_array().unwrap();
+    assert_eq!(rounds.len(), 2);
+    for round in rounds {
+        for digest in ["roster", "agreed", "context", "policy"] {
+            assert!(page.contains(round[digest].as_str().unwrap()), "{digest}");
+        }
+    }
 }

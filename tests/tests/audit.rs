@@ -666,3 +666,61 @@ async fn a_server_and_a_member_that_say_different_things_are_found() {
     let found = copies.first_wrong().await;
     assert!(found.detail.contains("missing"), "{found}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_report_says_what_only_the_run_can_know_and_escapes_what_others_wrote() {
+    let (federation, copies) = institution().await;
+    let audit = copies.audit(&copies.folders()).await;
+    let (digest, _) = audit.jobs().next().unwrap();
+    let report = audit.report(&digest.to_string()[..8]).unwrap();
+    let page = report.to_html().unwrap();
+    let json = serde_json::to_value(&report).unwrap();
+    assert!(page.contains("Verified.") && json["verdict"]["holds"] == true);
+    // Nothing of the page is elsewhere.
+    for outside in ["http://", "https://", "src=", "@import", "<script"] {
+        assert!(!page.contains(outside), "{outside}");
+    }
+    for member in 0..MEMBERS {
+        for roster in federation.log(member, "roster") {
+            assert!(page.contains(roster["roster"].as_str().unwrap()));
+        }
+        let facts = &json["members"][member];
+        assert_eq!(
+            (&facts["rounds"], &facts["answer"]),
+            (&json!(2), &json!("accepted"))
+        );
+        let sent: u64 = federation
+            .log(member, "contribution")
+            .iter()
+            .map(|it| it["body_bytes"].as_u64().unwrap() + it["share_bytes"].as_u64().unwrap())
+            .sum();
+        assert_eq!(facts["sealed_bytes"], json!(sent));
+        assert!(facts["bytes_up"].as_u64().unwrap() > sent);
+        let epsilon = audit.spending[member].epsilon.unwrap();
+        assert_eq!(facts["budgets"][0]["epsilon_of_job"], json!(epsilon));
+        assert!(page.contains(&format!("{epsilon:.4}")));
+    }
+    assert!(json["encryption"]["standard_classical"].as_u64().unwrap() >= 128);
+    // By its name, too; an unknown one is answered with those that there are.
+    assert!(audit.report("plain vectors").is_ok());
+    let said = audit.report("another").err().unwrap().to_string();
+    assert!(said.contains(&digest.to_string()), "{said}");
+
+    // A name with markup in it, as a researcher might choose, and a run that does not hold.
+    let server = copies.server();
+    let place = copies.place_of(server, "job");
+    let job: Job = copies.said(server, &copies.lines(server)[place]);
+    copies.rewrite(server, |lines| {
+        let name = "<script>alert(1)</script>".to_owned();
+        let renamed = Signed::sign(Job { name, ..job }, &federation.researcher_key());
+        copies.put(server, &mut lines[place], Some("job"), &renamed);
+    });
+    let audit = copies.audit(&copies.folders()).await;
+    let page = audit
+        .report("<script>alert(1)</script>")
+        .unwrap()
+        .to_html()
+        .unwrap();
+    assert!(!page.contains("<script") && page.contains("&lt;script&gt;"));
+    assert!(page.contains("Not verified.") && page.contains("What does not hold"));
+}

@@ -26,6 +26,9 @@ use crate::{
 /// Jobs that run side by side.
 const JOBS: usize = 64;
 
+/// Refusals that one run notes in the audit log.
+const REFUSALS: usize = 1_000;
+
 /// All jobs of a server.
 pub struct Coordinator {
     federation: Arc<Federation>,
@@ -45,6 +48,8 @@ pub struct Coordinator {
 struct Jobs {
     running: HashMap<Digest, Machine>,
     diary: Diary,
+    /// Refusals that this run has noted.
+    refusals: usize,
 }
 
 impl Coordinator {
@@ -66,6 +71,7 @@ impl Coordinator {
             jobs: Mutex::new(Jobs {
                 running: HashMap::new(),
                 diary,
+                refusals: 0,
             }),
             presence: Presence::new(Arc::clone(&poke)),
             federation: Arc::new(federation),
@@ -180,7 +186,15 @@ impl Coordinator {
             );
         }
         let now = self.now();
-        let (machine, effects) = Machine::submit(Arc::clone(&self.federation), job, now)?;
+        let researcher = job.signer();
+        let submitted = Machine::submit(Arc::clone(&self.federation), job, now);
+        let (machine, effects) = match submitted {
+            Ok(submitted) => submitted,
+            Err(refused) => {
+                self.note_refused(&mut jobs, "job", &digest, Some(researcher), &refused);
+                return Err(refused.into());
+            }
+        };
         self.apply(&mut jobs.diary, &machine, None, effects, now)
             .await?;
         jobs.running.insert(digest, machine);
@@ -192,7 +206,12 @@ impl Coordinator {
         let (this, job) = (Arc::clone(self), *job);
         to_its_end(async move {
             let mut jobs = this.jobs.lock().await;
-            this.step(&mut jobs, &job, &input).await?;
+            let stepped = this.step(&mut jobs, &job, &input).await;
+            if let Err(Error::Refused(refused)) = &stepped {
+                let (what, signer) = (input.name(), input.signer());
+                this.note_refused(&mut jobs, what, &job, signer, refused);
+            }
+            stepped?;
             this.poll(&mut jobs, &job).await
         })
         .await
@@ -242,6 +261,30 @@ impl Coordinator {
         let mut jobs = self.jobs.lock().await;
         let now = self.now();
         jobs.diary.note_credentials(&self.gate.credentials(), now)
+    }
+
+    /// Notes that a party's signed object contradicts what it may say, as long as there is room for such: what comes late or is of
+    /// nobody's job tells nothing, and nobody fills the log.
+    fn note_refused(
+        &self,
+        jobs: &mut Jobs,
+        what: &str,
+        job: &Digest,
+        by: Option<Fingerprint>,
+        refused: &Refused,
+    ) {
+        let tells = matches!(
+            refused.code,
+            Refusal::Malformed | Refusal::Role | Refusal::Conflict
+        );
+        let (Some(by), true) = (by, tells && jobs.refusals < REFUSALS) else {
+            return;
+        };
+        jobs.refusals += 1;
+        let noted = (jobs.diary).note_refused(what, job, &by, &refused.detail, self.now());
+        if let Err(error) = noted {
+            tracing::error!(%error, "a refusal is not in the audit log");
+        }
     }
 
     /// Notes which certificate a party showed.

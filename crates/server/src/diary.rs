@@ -4,7 +4,7 @@ use std::path::Path;
 
 use ciphertune_audit::{Evidence, Log, Note};
 use ciphertune_identity::{Credentials, Peer, Validity, file};
-use ciphertune_round::Signer;
+use ciphertune_round::{Digest, Fingerprint, Signer};
 use serde_json::{Map, Value};
 
 use crate::{
@@ -14,6 +14,9 @@ use crate::{
 };
 
 const WRITING: &str = "writing the audit log";
+
+/// Characters of a refusal's reason that are noted.
+const REASON: usize = 1_000;
 
 /// The audit log, which whoever has it open locks: two servers never share a folder.
 pub struct Diary {
@@ -144,6 +147,25 @@ impl Diary {
             ("not_after", instant(peer.ends_at).into()),
         ];
         self.note("met", fields, &[], now)
+    }
+
+    /// Notes why a party's object about a job was not taken.
+    pub fn note_refused(
+        &mut self,
+        what: &str,
+        job: &Digest,
+        by: &Fingerprint,
+        reason: &str,
+        now: Moment,
+    ) -> Result<()> {
+        let reason: String = reason.chars().take(REASON).collect();
+        let fields = vec![
+            ("what", what.into()),
+            ("job", job.to_string().into()),
+            ("by", by.to_string().into()),
+            ("reason", reason.into()),
+        ];
+        self.note("refused", fields, &[], now)
     }
 
     /// The log as it stands, signed by its owner.

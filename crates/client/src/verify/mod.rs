@@ -17,7 +17,7 @@ mod rounds;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use ciphertune_identity::Role;
@@ -73,7 +73,7 @@ pub struct Verdict {
 }
 
 impl Audit {
-    /// Audits the folders: members' homes, a server's data folder, or copies of them. `authority` is its fingerprint as the auditor has it
+    /// Audits the folders: members' homes, a server's data folder or the folder that it stands in, or copies of them. `authority` is its fingerprint as the auditor has it
     /// from elsewhere. `progress` hears how many bytes of which folder's log are read.
     ///
     /// # Errors
@@ -86,6 +86,7 @@ impl Audit {
         if folders.is_empty() {
             return Err(Error::Misuse("no folder to audit".into()));
         }
+        let folders: Vec<PathBuf> = folders.iter().map(|it| log_folder(it)).collect();
         let parties: Vec<_> = folders.iter().map(|it| node::party_of(it)).collect();
         for (place, party) in parties.iter().enumerate() {
             let earlier = parties.iter().take(place).position(|it| it == party);
@@ -175,5 +176,14 @@ impl Audit {
     pub fn jobs(&self) -> impl Iterator<Item = (Digest, &str)> {
         let jobs = self.case.jobs.iter();
         jobs.map(|(digest, facts)| (*digest, facts.job.name.as_str()))
+    }
+}
+
+/// Where a node's log is: in the folder, or in `data/` of a server's.
+fn log_folder(folder: &Path) -> PathBuf {
+    let data = folder.join("data");
+    match !folder.join("audit.jsonl").exists() && data.join("audit.jsonl").exists() {
+        true => data,
+        false => folder.to_owned(),
     }
 }

@@ -236,6 +236,7 @@ impl Report {
         });
         environment.add_filter("places", |number: f64| format!("{number:.4}"));
         environment.add_filter("thousands", thousands);
+        environment.add_filter("plain", plain);
         let page = environment.get_template("report.html").map_err(fault)?;
         page.render(Serde(self)).map_err(fault)
     }
@@ -425,6 +426,16 @@ fn round(
         releases: most(|view| view.releases),
         agreed: attempt.agreed.map(|it| it.to_string()),
         void: attempt.void.clone(),
+    }
+}
+
+/// 8 and 1e-5, not 8.0 and 0.00001.
+fn plain(number: f64) -> String {
+    if number != 0.0 && number.abs() < 1e-3 {
+        format!("{number:e}")
+    } else {
+        let rounded = (number * 1e4).round() / 1e4;
+        rounded.to_string()
     }
 }
 

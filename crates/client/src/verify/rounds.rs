@@ -683,7 +683,10 @@ impl Examiner<'_> {
         let said = Refusal {
             by: self.name.clone(),
             time: record.when(),
-            reason: format!("{what}: {reason}"),
+            reason: match digest(record, "by").map(Fingerprint::from_digest) {
+                Ok(by) => format!("{what} of {}: {reason}", self.case.name_of(&by)),
+                Err(_) => format!("{what}: {reason}"),
+            },
         };
         // To the job that was heard of last: an entry of what is no job's names none.
         let job = digest(record, "job").ok();

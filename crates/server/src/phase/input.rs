@@ -70,6 +70,38 @@ pub enum Input {
     Restarted,
 }
 
+impl Input {
+    /// What kind of signed object came; empty for what nobody signed.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Admission(_) => "admission",
+            Self::Header(_) => "contribution",
+            Self::Echo(_) => "echo",
+            Self::Release(_) => "release",
+            Self::Agreement(_) => "agreement",
+            Self::ParcelRequest(_) => "parcel request",
+            Self::Parcel(_) => "parcel",
+            Self::Abort(_) => "abort",
+            _ => "",
+        }
+    }
+
+    /// Who signed it.
+    pub(crate) fn signer(&self) -> Option<Fingerprint> {
+        match self {
+            Self::Admission(it) => Some(it.signer()),
+            Self::Header(it) => Some(it.signer()),
+            Self::Echo(it) => Some(it.signer()),
+            Self::Release(it) => Some(it.signer()),
+            Self::Agreement(it) => Some(it.signer()),
+            Self::ParcelRequest(it) => Some(it.signer()),
+            Self::Parcel(it) => Some(it.signer()),
+            Self::Abort(it) => Some(it.signer()),
+            _ => None,
+        }
+    }
+}
+
 /// The authority's revocation list that the server holds callers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListInForce {

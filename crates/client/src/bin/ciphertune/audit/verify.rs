@@ -25,7 +25,8 @@ pub struct Verify {
 /// What is audited.
 #[derive(Args)]
 pub struct Nodes {
-    /// Members' homes, a server's data folder, or copies of them: each with its audit.jsonl, evidence/ and, a member's, ledger.sqlite.
+    /// Members' homes, a server's data folder or the folder that it stands in, or copies: each with its audit.jsonl, evidence/ and, a
+    /// member's, ledger.sqlite.
     #[arg(required = true, value_name = "DIR")]
     folders: Vec<PathBuf>,
     /// The fingerprint of the authority's key, as you have it from elsewhere: else whoever made the folders chose the authority too.
