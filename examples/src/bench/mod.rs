@@ -4,9 +4,10 @@
 //! block's time goes), [`memory`] (what each party holds, in processes of their own), [`samples`] and [`report`]. Beside it
 //! [`mod@sockets`], a round of a whole federation, whose members send [`vectors`], [`mod@committee`]: who holds the shares of
 //! keys, and what that costs as a cohort grows, [`mod@account`], the privacy accountants, [`mod@privatise`], clipping and noise, [`mod@step`], a
-//! training step record by record, and [`mod@tune`], a training step beside PyTorch's.
+//! training step record by record, [`mod@audit`], an audit of a long log, and [`mod@tune`], a training step beside PyTorch's.
 
 pub mod account;
+pub mod audit;
 pub mod committee;
 pub mod memory;
 pub mod options;
@@ -26,8 +27,8 @@ use std::fmt::Display;
 
 use crate::Result;
 use options::{
-    AccountOptions, CommitteeOptions, PrivatiseOptions, SealOptions, SocketOptions, StepOptions,
-    TuneOptions,
+    AccountOptions, AuditOptions, CommitteeOptions, PrivatiseOptions, SealOptions, SocketOptions,
+    StepOptions, TuneOptions,
 };
 
 /// `bench seal`: measures and tells.
@@ -83,6 +84,13 @@ pub fn account(options: &AccountOptions) -> Result<()> {
 /// `bench privatise`: measures and tells.
 pub fn privatise(options: &PrivatiseOptions) -> Result<()> {
     let measured = privatise::measure(options)?;
+    tell(options.json, measured.to_json(), &measured.to_table());
+    Ok(())
+}
+
+/// `bench audit`: measures and tells.
+pub fn audit(options: &AuditOptions) -> Result<()> {
+    let measured = audit::measure(options)?;
     tell(options.json, measured.to_json(), &measured.to_table());
     Ok(())
 }

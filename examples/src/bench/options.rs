@@ -49,6 +49,12 @@ pub enum Command {
     Privatise(PrivatiseOptions),
     /// What hiding single records costs a training step.
     Step(StepOptions),
+    /// What an auditor's computer needs for a long log.
+    ///
+    /// A server's log of whole rounds, every object signed and beside it, a checkpoint a round; and one whose entries rest on
+    /// nothing, a checkpoint every hundred, where the chain is all there is. Writing them takes longer than verifying: every entry is
+    /// synced (TMPDIR=/dev/shm is quicker).
+    Audit(AuditOptions),
     /// A p-tuning step, beside PyTorch + PEFT on the same model and tokens.
     ///
     /// Forward, loss on the answers alone, backward through the frozen backbone to the encoder's gradient, and a step of
@@ -59,6 +65,9 @@ pub enum Command {
     /// Takes p-tuning steps when it is told to.
     #[command(hide = true)]
     TuneWorker(TuneWorker),
+    /// Verifies a log in a process of its own.
+    #[command(hide = true)]
+    AuditWorker(AuditWorker),
     /// One party in a process of its own, its bodies in files.
     #[command(hide = true)]
     Child(Child),
@@ -170,6 +179,35 @@ pub struct AccountOptions {
     /// One JSON object on standard output instead of words.
     #[arg(long)]
     pub json: bool,
+}
+
+/// `bench audit`.
+#[derive(Args, Clone, Debug)]
+pub struct AuditOptions {
+    /// Entries of each log, about.
+    #[arg(
+        long,
+        value_name = "N,N,...",
+        value_delimiter = ',',
+        default_value = "10000,100000"
+    )]
+    pub entries: Vec<usize>,
+    /// Members of the federation: so many contribute to every round.
+    #[arg(long, value_name = "N", default_value_t = 19)]
+    pub members: usize,
+    /// Samples of each; the median is what is told.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    pub repeats: u32,
+    /// One JSON object on standard output instead of words.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `bench audit-worker`.
+#[derive(Args, Clone, Debug)]
+pub struct AuditWorker {
+    /// The node's folder.
+    pub folder: PathBuf,
 }
 
 /// `bench step`.

@@ -20,6 +20,8 @@ fn main() -> ExitCode {
         Command::Account(options) => bench::account(&options),
         Command::Privatise(options) => bench::privatise(&options),
         Command::Step(options) => bench::step(&options),
+        Command::Audit(options) => bench::audit(&options),
+        Command::AuditWorker(worker) => bench::audit::play(&worker),
         Command::Tune(options) => bench::tune(&options),
         Command::TuneWorker(worker) => bench::tune::worker::play(&worker),
         Command::Child(child) => bench::memory::play(&child),

@@ -14,6 +14,7 @@ mod ledgers;
 mod node;
 mod report;
 mod rounds;
+mod seen;
 
 use std::{
     collections::{BTreeMap, HashMap},

@@ -18,14 +18,15 @@ use serde::Serialize;
 use super::{
     case::Case,
     finding::{Breaks, Check, Finding, Rule, Wrong, demand},
+    seen::{self, Seen, SeenBy},
 };
-use crate::{
-    rules::Rules,
-    site::{verify_as, verify_policy},
-};
+use crate::{rules::Rules, site::verify_policy};
 
 /// Plans that are held in memory: rounds come one after the other.
 const PLANS: usize = 4;
+
+/// Entries that are read, with their objects, before the first of them is looked at.
+const AHEAD: usize = 256;
 
 /// What was read of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -70,9 +71,12 @@ pub(super) struct Examiner<'a> {
     pub(super) met: HashMap<Fingerprint, Met>,
     /// The job's strictest plan so far, and its rules, by job.
     pub(super) rules: HashMap<Digest, (Plan, Rules)>,
-    /// The server's count of rounds, by job.
-    pub(super) completed: HashMap<Digest, u32>,
+    /// The server's last round that ended with a model, and the model's digest, by job.
+    pub(super) completed: HashMap<Digest, (u32, Digest)>,
     plans: VecDeque<(Context, Signed<Plan>)>,
+    seen: Seen,
+    /// The server's note that was verified last: many members are shown the same.
+    pub(super) shown: Option<Note>,
     checkpoints: u64,
     signed: Option<(u64, String)>,
 }
@@ -119,6 +123,8 @@ impl<'a> Examiner<'a> {
             rules: HashMap::new(),
             completed: HashMap::new(),
             plans: VecDeque::new(),
+            seen: Seen::default(),
+            shown: None,
             checkpoints: 0,
             signed: None,
         }
@@ -149,24 +155,27 @@ impl<'a> Examiner<'a> {
                 return node;
             }
         };
-        loop {
-            match reader.next() {
-                Ok(None) => {
-                    node.is_whole = true;
-                    break;
-                }
-                Ok(Some(record)) => {
-                    let when = record.when();
-                    node.from.get_or_insert_with(|| when.clone());
-                    node.until = Some(when);
-                    self.entry(&record, &reader);
-                    progress(reader.bytes());
-                }
-                Err(error) => {
-                    let (size, time) = (reader.size(), reader.last_time());
-                    self.find(Rule::Chain, Some((size, None)), time, error.to_string());
-                    break;
-                }
+        let broken = loop {
+            let (records, roots, end) = ahead(&mut reader);
+            let manifest = self.in_force.manifest.as_ref().map(Signed::value);
+            let loaded = seen::load(&self.evidence, manifest, &records, &mut self.seen);
+            for ((record, root), objects) in records.iter().zip(roots).zip(loaded) {
+                let when = record.when();
+                node.from.get_or_insert_with(|| when.clone());
+                node.until = Some(when);
+                self.entry(record, &root, objects);
+            }
+            progress(reader.bytes());
+            match end {
+                Some(end) => break end,
+                None => continue,
+            }
+        };
+        match broken {
+            Ok(()) => node.is_whole = true,
+            Err(error) => {
+                let (size, time) = (reader.size(), reader.last_time());
+                self.find(Rule::Chain, Some((size, None)), time, error.to_string());
             }
         }
         if reader.size() == 0 {
@@ -191,8 +200,8 @@ impl<'a> Examiner<'a> {
         node
     }
 
-    fn entry(&mut self, record: &Record, reader: &Reader) {
-        let checked = self.objects(record).and_then(|objects| {
+    fn entry(&mut self, record: &Record, root: &[u8; 32], objects: Check<Vec<Vec<u8>>>) {
+        let checked = objects.and_then(|objects| {
             let first = record.sequence == 0;
             demand(!first || record.kind == "started", Rule::Chain, || {
                 "the first entry does not say whose log it is".into()
@@ -203,7 +212,7 @@ impl<'a> Examiner<'a> {
                 "revocation-list" => self.revocation_list(record, &objects),
                 "policy" => self.policy(record, &objects),
                 "met" => self.met(record),
-                "checkpoint" => self.checkpoint(record, reader),
+                "checkpoint" => self.checkpoint(record, root),
                 _ => self.of_a_job(record, &objects),
             }
         });
@@ -211,14 +220,6 @@ impl<'a> Examiner<'a> {
             let at = (record.sequence, Some(record.when()));
             self.find(rule, Some(at), record.time, detail);
         }
-    }
-
-    /// The objects that an entry rests on, each held to its name.
-    fn objects(&self, record: &Record) -> Check<Vec<Vec<u8>>> {
-        record
-            .evidence()
-            .map(|name| self.evidence.get(name).breaks(Rule::Evidence))
-            .collect()
     }
 
     pub(super) fn find(
@@ -400,7 +401,7 @@ impl<'a> Examiner<'a> {
         self.check_other(&party, record)
     }
 
-    fn checkpoint(&mut self, record: &Record, reader: &Reader) -> Check {
+    fn checkpoint(&mut self, record: &Record, root: &[u8; 32]) -> Check {
         let text = record.text("note").unwrap_or_default();
         let note = Note::parse(text).breaks(Rule::Checkpoint)?;
         let party = self.in_force.party.ok_or_else(no_start)?;
@@ -413,7 +414,7 @@ impl<'a> Examiner<'a> {
             || format!("it is of the log {}", checkpoint.origin()),
         )?;
         demand(
-            checkpoint.size() == record.sequence && *checkpoint.root() == reader.root_before(),
+            checkpoint.size() == record.sequence && checkpoint.root() == root,
             Rule::Checkpoint,
             || {
                 format!(
@@ -430,6 +431,12 @@ impl<'a> Examiner<'a> {
     /// The manifest that holds.
     pub(super) fn manifest(&self) -> Check<&Signed<Manifest>> {
         self.in_force.manifest.as_ref().ok_or_else(no_start)
+    }
+
+    /// The keys of the manifest that holds, without verifying anew what was.
+    pub(super) fn keyring(&self) -> Check<SeenBy<'_>> {
+        let (manifest, seen) = (self.manifest()?.value(), &self.seen);
+        Ok(SeenBy { manifest, seen })
     }
 
     /// Whether this is the server's log.
@@ -492,7 +499,18 @@ impl<'a> Examiner<'a> {
     /// A signed object of a party with this role.
     pub(super) fn signed<T: Object>(&self, bytes: &[u8], role: Role) -> Check<Signed<T>> {
         let envelope = Envelope::decode(bytes).breaks(Rule::Evidence)?;
-        verify_as(self.manifest()?, envelope, role).breaks(Rule::Signature)
+        let manifest = self.manifest()?;
+        let signed = Signed::<T>::verify(envelope, &self.keyring()?).breaks(Rule::Signature)?;
+        let has_role = manifest.party_as(&signed.signer(), role).is_some();
+        demand(has_role, Rule::Signature, || {
+            format!(
+                "{} was signed by {}, who is not {}",
+                T::LABEL,
+                self.case.name_of(&signed.signer()),
+                role.with_article()
+            )
+        })?;
+        Ok(signed)
     }
 
     /// The plan of a context that was logged before.
@@ -520,6 +538,33 @@ impl<'a> Examiner<'a> {
             self.plans.pop_front();
         }
     }
+}
+
+/// The next entries, each with the root before it where it is a checkpoint, and how the log ends if it does there.
+fn ahead(
+    reader: &mut Reader,
+) -> (
+    Vec<Record>,
+    Vec<[u8; 32]>,
+    Option<ciphertune_audit::Result<()>>,
+) {
+    let (mut records, mut roots) = (Vec::with_capacity(AHEAD), Vec::with_capacity(AHEAD));
+    while records.len() < AHEAD {
+        match reader.next() {
+            Ok(None) => return (records, roots, Some(Ok(()))),
+            Err(error) => return (records, roots, Some(Err(error))),
+            Ok(Some(record)) => {
+                let is_checkpoint = record.kind == "checkpoint";
+                roots.push(if is_checkpoint {
+                    reader.root_before()
+                } else {
+                    [0; 32]
+                });
+                records.push(record);
+            }
+        }
+    }
+    (records, roots, None)
 }
 
 fn no_start() -> Wrong {

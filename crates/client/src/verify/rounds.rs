@@ -199,14 +199,18 @@ impl Examiner<'_> {
             .breaks(Rule::Plan)?;
         rules::check_cohort(plan, &manifest).breaks(Rule::Plan)?;
         plan.parameters().breaks(Rule::Plan)?;
-        plan.one_time_keys(manifest.value())
+        plan.one_time_keys(&self.keyring()?)
             .breaks(Rule::Signature)?;
         Reckoned::demand_enough_noise(&job, plan.min_contributors, plan.colluders)
             .breaks(Rule::Plan)?;
         if self.is_server() {
-            let due = self.completed.get(&plan.job).copied().unwrap_or(0) + 1;
-            demand(plan.round == due, Rule::Plan, || {
-                format!("a plan for round {} where round {due} is due", plan.round)
+            let (last, model) =
+                (self.completed.get(&plan.job).copied()).unwrap_or((0, job.initial_model));
+            demand(plan.round == last + 1, Rule::Plan, || {
+                format!("a plan for round {} after round {last}", plan.round)
+            })?;
+            demand(plan.model == model, Rule::Plan, || {
+                "the plan starts from another model than was agreed on".into()
             })?;
         }
         let earlier = self.rules.remove(&plan.job);
@@ -420,8 +424,7 @@ impl Examiner<'_> {
         let found = roster.digest();
         same(record, "roster", &found)?;
         let plan = self.plan(&context)?;
-        let keyring = self.manifest()?;
-        let contributors = roster.contributors(&plan, keyring.value(), None);
+        let contributors = roster.contributors(&plan, &self.keyring()?, None);
         let contributors = contributors.breaks(Rule::Roster)?;
         let contributors: Vec<_> = contributors
             .iter()
@@ -567,12 +570,15 @@ impl Examiner<'_> {
     fn server_checkpoint(&mut self, note: &[u8], by: &str) -> Check {
         let text = std::str::from_utf8(note).breaks(Rule::Checkpoint)?;
         let note = Note::parse(text).breaks(Rule::Checkpoint)?;
-        let manifest = self.manifest()?;
-        let server = manifest
-            .server()
+        let server = self.manifest()?.server();
+        let server = server
             .ok_or_else(|| Wrong(Rule::Certificate, "the manifest names no server".into()))?;
         let (key, party) = (server.key, server.fingerprint());
-        let checkpoint = note.verify(&key).breaks(Rule::Checkpoint)?.clone();
+        if self.shown.as_ref() != Some(&note) {
+            note.verify(&key).breaks(Rule::Checkpoint)?;
+            self.shown = Some(note.clone());
+        }
+        let checkpoint = note.unverified();
         let by = format!("the server, as shown to {by}");
         (self
             .case
@@ -616,7 +622,7 @@ impl Examiner<'_> {
         let round = record.number("round").and_then(|it| u32::try_from(it).ok());
         let round = round.ok_or_else(|| Wrong(Rule::Chain, "no round in the entry".into()))?;
         let model = digest(record, "model")?;
-        self.completed.insert(job, round);
+        self.completed.insert(job, (round, model));
         let place = self.place;
         let attempts = (1..).map_while(|it| self.case.plans.get(&(job, round, it)));
         let context = attempts.last().copied();
