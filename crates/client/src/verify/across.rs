@@ -23,16 +23,20 @@ impl Case {
         let Ok(mut reader) = Reader::open(folder.join("audit.jsonl")) else {
             return;
         };
-        let mut held: Option<(u64, String)> = None;
+        let mut held: Option<(u64, Claim)> = None;
         let mut claims = claims.into_iter().peekable();
         loop {
             while let Some((size, claim)) = claims.next_if(|(size, _)| *size == reader.size()) {
                 node.known_to_others += 1;
                 if reader.root() != claim.root {
-                    let said = contradicts(size, &claim);
+                    let said = format!(
+                        "the first {size} entries are not those that {} signed for (root {})",
+                        self.whose(&claim),
+                        Digest::from_bytes(claim.root).short()
+                    );
                     return self.forked(node, reader.last_time(), size, held.as_ref(), said);
                 }
-                held = Some((size, claim.by));
+                held = Some((size, claim));
             }
             match reader.next() {
                 Ok(Some(_)) => {}
@@ -43,7 +47,7 @@ impl Case {
             let said = format!(
                 "the log has {} entries, and {} signed for {size}: its end was cut off",
                 reader.size(),
-                claim.by
+                self.whose(&claim)
             );
             self.forked(node, reader.last_time(), size, held.as_ref(), said);
         }
@@ -54,11 +58,14 @@ impl Case {
         node: &Node,
         time: u64,
         size: u64,
-        held: Option<&(u64, String)>,
+        held: Option<&(u64, Claim)>,
         detail: String,
     ) {
         let since = match held {
-            Some((good, by)) => format!("its first {good} entries are as {by} signed for"),
+            Some((good, claim)) => {
+                let whose = self.whose(claim);
+                format!("its first {good} entries are as {whose} signed for")
+            }
             None => "nothing before is signed for by another".into(),
         };
         let finding = Finding {
@@ -81,7 +88,8 @@ impl Case {
                 let party = self.parties.get(place).copied().flatten();
                 let asked = node.is_whole && Some(place) != server;
                 if let Some(party) = party.filter(|_| asked) {
-                    let said = of_member(attempt, place, &party, server);
+                    let said =
+                        of_member(attempt, place, (&party, self.number_if_met(&party)), server);
                     found
                         .extend(said.map(|(rule, said)| (attempt.time, rule, node, context, said)));
                 }
@@ -117,15 +125,15 @@ fn attempt_of<'a>(case: &'a Case, context: &Context) -> Option<&'a AttemptFacts>
 fn of_member(
     attempt: &AttemptFacts,
     place: usize,
-    party: &Fingerprint,
+    (party, number): (&Fingerprint, Option<u32>),
     server: Option<usize>,
 ) -> Option<(Rule, String)> {
     let view = attempt.views.get(&place);
     let own = view.and_then(|view| view.header);
-    let in_roster = attempt.roster.as_ref().and_then(|roster| {
-        let named = roster.contributors.iter().find(|(who, _)| who == party);
-        named.map(|(_, header)| *header)
-    });
+    let roster = attempt.roster.as_ref();
+    let in_roster = roster
+        .and_then(|roster| roster.headers.get(&number?))
+        .copied();
     let received = attempt.received.get(party);
     let theirs = in_roster.or(received.map(|(header, _)| *header));
     match (theirs, own) {
@@ -165,14 +173,6 @@ fn of_member(
         ));
     }
     None
-}
-
-fn contradicts(size: u64, claim: &Claim) -> String {
-    format!(
-        "the first {size} entries are not those that {} signed for (root {})",
-        claim.by,
-        Digest::from_bytes(claim.root).short()
-    )
 }
 
 fn finding(

@@ -6,7 +6,7 @@ use ciphertune_identity::{AuthorityCertificate, Manifest};
 use ciphertune_round::{Context, Digest, Fingerprint, Job, Signed};
 use serde::Serialize;
 
-use super::finding::{Finding, Rule};
+use super::finding::{Check, Finding, Rule, demand};
 use crate::mechanism::Reckoned;
 
 /// Most findings that are kept: beyond, nothing is learnt.
@@ -22,6 +22,8 @@ pub(super) struct Case {
     pub manifest: Option<Signed<Manifest>>,
     /// Whose folders are at hand.
     pub parties: Vec<Option<Fingerprint>>,
+    /// Parties by number.
+    pub numbered: Vec<Fingerprint>,
     /// Jobs by digest.
     pub jobs: BTreeMap<Digest, JobFacts>,
     /// Attempts by context.
@@ -100,8 +102,10 @@ pub(super) struct RosterFacts {
     pub evidence: String,
     pub digest: Digest,
     pub sum: Digest,
-    /// Contributors' headers.
-    pub contributors: Vec<(Fingerprint, Digest)>,
+    /// Contributors, by their [`Case::number_of`].
+    pub contributors: Vec<u32>,
+    /// Headers of those whose folders are at hand.
+    pub headers: BTreeMap<u32, Digest>,
 }
 
 /// What one node's log says of an attempt.
@@ -119,18 +123,23 @@ pub(super) struct View {
     pub settled: bool,
     pub echoes: usize,
     pub releases: usize,
-    pub agreements: BTreeMap<Fingerprint, Digest>,
+    /// Who has agreed on what so far, until enough have.
+    pub agreements: BTreeMap<u32, Digest>,
     pub agreed: bool,
     pub bytes_up: u64,
     pub bytes_down: u64,
 }
 
 /// A head of somebody's log, as it was shown or signed.
-#[derive(Clone)]
+#[derive(Clone, Copy)]
 pub(super) struct Claim {
     pub root: [u8; 32],
-    /// Who says so, and where.
-    pub by: String,
+    /// In whose agreement it is.
+    pub signer: u32,
+    /// Of which attempt.
+    pub context: Context,
+    /// Whether it is what the server showed the signer, rather than the signer's own.
+    pub is_shown: bool,
 }
 
 impl Case {
@@ -142,30 +151,46 @@ impl Case {
     }
 
     /// What a log's owner has said, or shown, that the log was; another root of as many entries is a fork.
-    pub fn claim(
-        &mut self,
-        owner: Fingerprint,
-        size: u64,
-        root: [u8; 32],
-        by: String,
-    ) -> Result<(), (Rule, String)> {
-        let claims = self.claims.entry(owner).or_default();
-        match claims.get(&size) {
-            None => {
-                claims.insert(size, Claim { root, by });
-                Ok(())
-            }
-            Some(claim) if claim.root == root => Ok(()),
-            Some(claim) => Err((
-                Rule::Fork,
-                format!(
-                    "two histories of one log: at {size} entries its root is {} after {}, and {} after {by}",
-                    Digest::from_bytes(claim.root).short(),
-                    claim.by,
-                    Digest::from_bytes(root).short()
-                ),
-            )),
+    pub fn claim(&mut self, owner: Fingerprint, size: u64, claim: Claim) -> Check {
+        let first = *(self.claims.entry(owner).or_default())
+            .entry(size)
+            .or_insert(claim);
+        demand(first.root == claim.root, Rule::Fork, || {
+            format!(
+                "two histories of one log: at {size} entries its root is {} after {}, and {} after {}",
+                Digest::from_bytes(first.root).short(),
+                self.whose(&first),
+                Digest::from_bytes(claim.root).short(),
+                self.whose(&claim)
+            )
+        })
+    }
+
+    /// Who says it, and where.
+    pub fn whose(&self, claim: &Claim) -> String {
+        let signer = self.numbered.get(claim.signer as usize);
+        let name = signer.map_or_else(String::new, |signer| self.name_of(signer));
+        let context = claim.context.digest().short();
+        match claim.is_shown {
+            true => format!("the server, as shown to {name} in the agreement of {context}"),
+            false => format!("{name} in the agreement of {context}"),
         }
+    }
+
+    /// A small number for a party: there are few, and they are in every attempt.
+    pub fn number_of(&mut self, party: &Fingerprint) -> u32 {
+        let place = self.numbered.iter().position(|one| one == party);
+        let place = place.unwrap_or_else(|| {
+            self.numbered.push(*party);
+            self.numbered.len() - 1
+        });
+        place as u32
+    }
+
+    /// The same of a party that was met.
+    pub fn number_if_met(&self, party: &Fingerprint) -> Option<u32> {
+        let place = self.numbered.iter().position(|one| one == party);
+        place.map(|place| place as u32)
     }
 
     /// Whether a party's folder is at hand.

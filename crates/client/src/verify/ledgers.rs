@@ -183,7 +183,8 @@ impl Case {
             Kind::Charge => reckoned.attempt_cost().ok(),
             Kind::Settle { .. } => {
                 let roster = attempt.roster.as_ref()?;
-                let named = roster.contributors.iter().any(|(who, _)| who == party);
+                let own = self.number_if_met(party);
+                let named = roster.contributors.iter().any(|who| Some(*who) == own);
                 match named {
                     true => reckoned
                         .cost_with(roster.contributors.len(), attempt.colluders)

@@ -104,6 +104,7 @@ impl Audit {
             expected_authority: authority,
             manifest: None,
             parties,
+            numbered: Vec::new(),
             jobs: BTreeMap::new(),
             attempts: HashMap::new(),
             plans: HashMap::new(),

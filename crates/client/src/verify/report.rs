@@ -172,6 +172,10 @@ impl Report {
             .collect();
         attempts.sort_by_key(|(_, it)| (it.round, it.attempt));
         let name_of = |party: &Fingerprint| case.name_of(party);
+        let numbered = |who: u32| {
+            let party = case.numbered.get(who as usize);
+            party.map(name_of).unwrap_or_default()
+        };
         let members = manifest.members().map(|party| {
             let fingerprint = party.fingerprint();
             member(audit, facts, &digest, &fingerprint, &attempts)
@@ -209,7 +213,7 @@ impl Report {
                 .collect(),
             rounds: attempts
                 .iter()
-                .map(|(context, attempt)| round(context, attempt, &name_of))
+                .map(|(context, attempt)| round(context, attempt, &numbered))
                 .collect(),
             refusals,
         })
@@ -325,11 +329,11 @@ fn member(
     attempts: &[(&Context, &AttemptFacts)],
 ) -> MemberFacts {
     let case = &audit.case;
-    let place = case.place_of(party);
+    let (place, number) = (case.place_of(party), case.number_if_met(party));
     let views = || attempts.iter().filter_map(|(_, it)| it.views.get(&place?));
     let is_in = |attempt: &AttemptFacts| {
         let roster = attempt.roster.as_ref();
-        roster.is_some_and(|it| it.contributors.iter().any(|(who, _)| who == party))
+        roster.is_some_and(|it| it.contributors.iter().any(|who| Some(*who) == number))
     };
     let node = place.and_then(|place| audit.nodes.get(place));
     let spent = audit
@@ -390,11 +394,7 @@ fn encryption(facts: &JobFacts, attempt: &AttemptFacts) -> Option<Encryption> {
     })
 }
 
-fn round(
-    context: &Context,
-    attempt: &AttemptFacts,
-    name_of: &dyn Fn(&Fingerprint) -> String,
-) -> RoundFacts {
+fn round(context: &Context, attempt: &AttemptFacts, name_of: &dyn Fn(u32) -> String) -> RoundFacts {
     let roster = attempt.roster.as_ref();
     // Of all logs the one that knows most: a member's has its own alone.
     let most = |count: fn(&super::case::View) -> usize| {
@@ -415,12 +415,7 @@ fn round(
         roster_evidence: roster.map(|it| it.evidence.clone()),
         sum: roster.map(|it| it.sum.to_string()),
         contributors: roster
-            .map(|it| {
-                it.contributors
-                    .iter()
-                    .map(|(who, _)| name_of(who))
-                    .collect()
-            })
+            .map(|it| it.contributors.iter().map(|who| name_of(*who)).collect())
             .unwrap_or_default(),
         echoes: most(|view| view.echoes),
         releases: most(|view| view.releases),

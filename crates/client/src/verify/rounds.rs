@@ -12,7 +12,7 @@ use ciphertune_round::{
 };
 
 use super::{
-    case::{AttemptFacts, JobFacts, Refusal, RosterFacts, View},
+    case::{AttemptFacts, Claim, JobFacts, Refusal, RosterFacts, View},
     finding::{Breaks, Check, Rule, Wrong, demand},
     node::{Examiner, context, digest, same},
 };
@@ -40,7 +40,7 @@ impl Examiner<'_> {
             ("settle", []) => self.settle(record),
             ("release", [release]) => self.release(record, release),
             ("opened", []) => self.opened(record),
-            ("agreement", [agreement]) => self.agreement(record, agreement).map(drop),
+            ("agreement", [agreement]) => self.agreement(record, agreement),
             ("agreed", agreements) => self.agreed(record, agreements),
             ("complete", []) => self.complete(record),
             ("void", [void]) => self.void(record, void),
@@ -359,9 +359,12 @@ impl Examiner<'_> {
         same(record, "roster", &roster)?;
         same(record, "certificate", &certificate)?;
         let facts = self.attempt(&context)?.roster.as_ref();
-        let contributors = facts.map(|it| &it.contributors).into_iter().flatten();
-        let count = contributors.clone().count();
-        let named = contributors.clone().any(|(who, _)| Some(*who) == own);
+        let contributors = facts.map_or(&[][..], |it| &it.contributors);
+        let own = own.and_then(|own| self.case.number_if_met(&own));
+        let (count, named) = (
+            contributors.len(),
+            contributors.iter().any(|who| Some(*who) == own),
+        );
         let (_, reckoned) = self.reckoned(&context)?;
         let expected = match named {
             true => reckoned.cost_with(count, colluders).breaks(Rule::Charge)?,
@@ -431,6 +434,8 @@ impl Examiner<'_> {
             .map(|one| (one.header.signer(), one.header.digest()))
             .collect();
         let name = record.evidence().next().unwrap_or_default().to_owned();
+        let at_hand = contributors.iter().filter(|(who, _)| self.case.has(who));
+        let headers: Vec<(Fingerprint, Digest)> = at_hand.copied().collect();
         self.view(&context)?.roster = Some(found);
         let own = self.in_force.party;
         let header = self.view(&context)?.header;
@@ -440,6 +445,12 @@ impl Examiner<'_> {
             Rule::Roster,
             || "the roster names another header of this member than it sent".into(),
         )?;
+        let numbers = contributors.iter().map(|(who, _)| self.case.number_of(who));
+        let numbers = numbers.collect();
+        let headers = headers
+            .iter()
+            .map(|(who, header)| (self.case.number_of(who), *header));
+        let headers = headers.collect();
         let first = self
             .case
             .attempts
@@ -449,7 +460,8 @@ impl Examiner<'_> {
         let first = first.get_or_insert(RosterFacts {
             digest: found,
             sum: roster.sum,
-            contributors,
+            contributors: numbers,
+            headers,
             evidence: name,
         });
         demand(first.digest == found, Rule::Roster, || {
@@ -529,7 +541,7 @@ impl Examiner<'_> {
         )
     }
 
-    fn agreement(&mut self, record: &Record, bytes: &[u8]) -> Check<Fingerprint> {
+    fn agreement(&mut self, record: &Record, bytes: &[u8]) -> Check {
         let context = context(record)?;
         let agreement = self.signed::<Agreement>(bytes, Role::Member)?;
         same(record, "context", &agreement.context.digest())?;
@@ -543,31 +555,31 @@ impl Examiner<'_> {
             };
             same(record, model, &agreement.model)?;
         }
-        let said = self
-            .view(&context)?
-            .agreements
-            .insert(signer, agreement.model);
+        let number = self.case.number_of(&signer);
+        if let Some(agreed) = self.attempt(&context)?.agreed {
+            demand(agreed == agreement.model, Rule::Agreement, || {
+                format!("{} agreed on another model", self.case.name_of(&signer))
+            })?;
+        }
+        let agreements = &mut self.view(&context)?.agreements;
+        let said = agreements.insert(number, agreement.model);
         demand(
             said.is_none_or(|said| said == agreement.model),
             Rule::Agreement,
             || "one member agreed on two models".into(),
         )?;
-        let by = format!(
-            "{} in the agreement of {}",
-            self.case.name_of(&signer),
-            context.digest().short()
-        );
-        let root = *agreement.log_head.as_bytes();
-        (self
-            .case
-            .claim(signer, agreement.log_size, root, by.clone()))
-        .map_err(|(rule, said)| Wrong(rule, said))?;
-        self.server_checkpoint(&agreement.server_checkpoint, &by)?;
-        Ok(signer)
+        let claim = Claim {
+            root: *agreement.log_head.as_bytes(),
+            signer: number,
+            context,
+            is_shown: false,
+        };
+        self.case.claim(signer, agreement.log_size, claim)?;
+        self.server_checkpoint(&agreement.server_checkpoint, claim)
     }
 
     /// The server's checkpoint that a member was shown.
-    fn server_checkpoint(&mut self, note: &[u8], by: &str) -> Check {
+    fn server_checkpoint(&mut self, note: &[u8], beside: Claim) -> Check {
         let text = std::str::from_utf8(note).breaks(Rule::Checkpoint)?;
         let note = Note::parse(text).breaks(Rule::Checkpoint)?;
         let server = self.manifest()?.server();
@@ -579,11 +591,12 @@ impl Examiner<'_> {
             self.shown = Some(note.clone());
         }
         let checkpoint = note.unverified();
-        let by = format!("the server, as shown to {by}");
-        (self
-            .case
-            .claim(party, checkpoint.size(), *checkpoint.root(), by))
-        .map_err(|(rule, said)| Wrong(rule, said))
+        let claim = Claim {
+            root: *checkpoint.root(),
+            is_shown: true,
+            ..beside
+        };
+        self.case.claim(party, checkpoint.size(), claim)
     }
 
     fn agreed(&mut self, record: &Record, agreements: &[Vec<u8>]) -> Check {
@@ -598,7 +611,8 @@ impl Examiner<'_> {
         view.agreed = true;
         view.bytes_up = up.unwrap_or(0);
         view.bytes_down = down.unwrap_or(0);
-        check_agreed(&view.agreements, &plan, model)?;
+        let agreements = std::mem::take(&mut view.agreements);
+        self.check_agreed(&agreements, &plan, model)?;
         self.note_agreed(&context, model)
     }
 
@@ -623,25 +637,42 @@ impl Examiner<'_> {
         let round = round.ok_or_else(|| Wrong(Rule::Chain, "no round in the entry".into()))?;
         let model = digest(record, "model")?;
         self.completed.insert(job, (round, model));
-        let place = self.place;
         let attempts = (1..).map_while(|it| self.case.plans.get(&(job, round, it)));
         let context = attempts.last().copied();
         let context = context.ok_or_else(|| unknown("attempt of job", &job))?;
         let plan = self.plan(&context)?;
-        let attempt = self.attempt(&context)?;
-        let view = attempt.views.get(&place);
-        let (releases, agreements) = match view {
-            Some(view) => (view.releases, &view.agreements),
-            None => return Err(unknown("attempt", &context.digest())),
-        };
-        demand(releases >= attempt.threshold, Rule::Missing, || {
+        let threshold = self.attempt(&context)?.threshold;
+        let view = self.view(&context)?;
+        let (releases, agreements) = (view.releases, std::mem::take(&mut view.agreements));
+        demand(releases >= threshold, Rule::Missing, || {
             format!(
-                "the round is complete, and {releases} releases are in the log where it takes {}",
-                attempt.threshold
+                "the round is complete, and {releases} releases are in the log where it takes {threshold}"
             )
         })?;
-        check_agreed(agreements, &plan, model)?;
+        self.check_agreed(&agreements, &plan, model)?;
         self.note_agreed(&context, model)
+    }
+
+    /// t members that hold shares agreed on one model, and nobody on another.
+    fn check_agreed(
+        &self,
+        agreements: &BTreeMap<u32, Digest>,
+        plan: &Signed<Plan>,
+        model: Digest,
+    ) -> Check {
+        let others = agreements.values().filter(|said| **said != model).count();
+        demand(others == 0, Rule::Agreement, || {
+            format!("{others} members agreed on another model")
+        })?;
+        let who = agreements.keys();
+        let who = who.filter_map(|who| self.case.numbered.get(*who as usize));
+        let holders = who.filter(|who| plan.is_holder(who)).count();
+        demand(holders >= plan.threshold, Rule::Agreement, || {
+            format!(
+                "{holders} members that hold shares agreed, and it takes {}",
+                plan.threshold
+            )
+        })
     }
 
     fn void(&mut self, record: &Record, bytes: &[u8]) -> Check {
@@ -737,24 +768,5 @@ fn check_cost(record: &Record, expected: &Cost) -> Check {
     let same = said.eq(expected.units().iter().map(|units| Some(*units)));
     demand(same, Rule::Charge, || {
         "the cost is not what the job's mechanism and the roster give".into()
-    })
-}
-
-/// t members that hold shares agreed on one model, and nobody on another.
-fn check_agreed(
-    agreements: &BTreeMap<Fingerprint, Digest>,
-    plan: &Signed<Plan>,
-    model: Digest,
-) -> Check {
-    let others = agreements.values().filter(|said| **said != model).count();
-    demand(others == 0, Rule::Agreement, || {
-        format!("{others} members agreed on another model")
-    })?;
-    let holders = agreements.keys().filter(|who| plan.is_holder(who)).count();
-    demand(holders >= plan.threshold, Rule::Agreement, || {
-        format!(
-            "{holders} members that hold shares agreed, and it takes {}",
-            plan.threshold
-        )
     })
 }
