@@ -50,6 +50,12 @@ impl Evidence {
         self.folder.join(name)
     }
 
+    /// Where an object stands, or would, of a name that a stranger gave; `None` for what is no name.
+    #[must_use]
+    pub fn place_of_any(&self, name: &str) -> Option<PathBuf> {
+        is_name(name).then(|| self.place_of(name))
+    }
+
     /// Reads an object, and holds it to its name.
     ///
     /// # Errors

@@ -358,7 +358,8 @@ fn check_successor(
         return Ok(());
     }
     let before = read_manifest(home, &authority)?;
-    if before.digest() != manifest.digest() {
+    let is_same_manifest = before.digest() == manifest.digest();
+    if !is_same_manifest {
         manifest.check_succeeds(&before)?;
     }
     let Some(document) = read_policy(home, FEDERATION_POLICY, &before)? else {
@@ -368,6 +369,13 @@ fn check_successor(
         Policy::parse(&document.toml)?,
         Policy::parse(&federation.toml)?,
     );
+    if is_same_manifest && !before.may_be_replaced() && before != after {
+        return Err(Error::Refused(format!(
+            "the kit's federation policy is another than this home's, which says that nobody puts another in its place until there is \
+             another manifest (roles.change_policy = []): have the authority issue one, or ask who made the kit; this home's is {}",
+            home.policy().join(FEDERATION_POLICY).display()
+        )));
+    }
     if after.is_as_strict_as(&before) {
         return Ok(());
     }

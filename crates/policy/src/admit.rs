@@ -325,6 +325,19 @@ impl Policy {
         )
     }
 
+    /// Whether a party of this role may get the server's audit log.
+    ///
+    /// # Errors
+    /// [`Violation`] with the roles that may.
+    pub fn admit_log_reader(&self, role: Role) -> Result<(), Violation> {
+        Violation::unless(
+            self.roles.read_log.contains(&role),
+            "roles.read_log",
+            format_args!("a request for the audit log by {}", role.with_article()),
+            &listed(&self.roles.read_log, "nobody's"),
+        )
+    }
+
     fn check_privacy(&self, proposal: &Proposal, rules: &mut Rules) {
         if let Some(promise) = &self.privacy {
             rules.check(

@@ -83,6 +83,7 @@ impl Policy {
         for (section, settings) in [
             ("identity", self.identity_json()),
             ("roles", self.roles_json()),
+            ("audit", self.audit_json()),
             ("time", self.time_json()),
         ] {
             if !settings.is_empty() {
@@ -109,6 +110,12 @@ impl Policy {
         let all = [
             ("submit_job", &self.roles.submit_job, default.submit_job),
             ("abort_job", &self.roles.abort_job, default.abort_job),
+            ("read_log", &self.roles.read_log, default.read_log),
+            (
+                "change_policy",
+                &self.roles.change_policy,
+                default.change_policy,
+            ),
         ];
         all.into_iter()
             .filter(|(_, roles, default)| *roles != default)
@@ -117,6 +124,12 @@ impl Policy {
                 (name, Json::List(words))
             })
             .collect()
+    }
+
+    fn audit_json(&self) -> BTreeMap<&'static str, Json> {
+        let days = self.retention_days;
+        let written = days.map(|days| ("retention_days", Json::Text(days.to_string())));
+        written.into_iter().collect()
     }
 
     fn time_json(&self) -> BTreeMap<&'static str, Json> {

@@ -120,7 +120,7 @@ fn compared(path: &str, both: [&Policy; 2]) -> Option<Compared> {
         }
         "aggregation.colluders" => larger(aggregations.map(|it| Some(it.colluders)), ""),
         "aggregation.threshold" => larger(aggregations.map(|it| it.threshold), "what follows"),
-        "aggregation.committee" => committees(aggregations.map(|it| it.committee)),
+        "aggregation.committee" => none_or_larger(aggregations.map(|it| it.committee), "none"),
         "aggregation.min_cohort" => larger(aggregations.map(|it| Some(it.min_cohort)), ""),
         "model.backbones" => lists(both.map(|it| &it.backbones)),
         "model.encoders" => lists(both.map(|it| &it.encoders)),
@@ -135,6 +135,9 @@ fn compared(path: &str, both: [&Policy; 2]) -> Option<Compared> {
         }
         "roles.submit_job" => words(both.map(|it| &it.roles.submit_job), "nobody"),
         "roles.abort_job" => words(both.map(|it| &it.roles.abort_job), "nobody"),
+        "roles.read_log" => words(both.map(|it| &it.roles.read_log), "nobody"),
+        "roles.change_policy" => words(both.map(|it| &it.roles.change_policy), "nobody"),
+        "audit.retention_days" => none_or_larger(both.map(|it| it.retention_days), "for ever"),
         "time.valid_from" => larger(both.map(|it| it.time.valid_from), "no earliest time"),
         "time.valid_until" => smaller(both.map(|it| it.time.valid_until), "no end"),
         _ => return None,
@@ -154,9 +157,9 @@ fn smaller<T: Ord + fmt::Display>(both: [Option<T>; 2], none: &str) -> Compared 
     })
 }
 
-/// A share for everybody is stricter than a committee, and the larger one than the smaller.
-fn committees(both: [Option<u32>; 2]) -> Compared {
-    scale(both, "none", |from, to| match (from, to) {
+/// None is stricter than any, as a share for everybody than a committee, and the larger than the smaller.
+fn none_or_larger(both: [Option<u32>; 2], none: &str) -> Compared {
+    scale(both, none, |from, to| match (from, to) {
         (Some(from), Some(to)) => from.cmp(to),
         (from, to) => from.is_none().cmp(&to.is_none()),
     })

@@ -21,6 +21,7 @@ impl Policy {
         self.explain_views(&mut text);
         self.explain_drop_outs(&mut text);
         self.explain_jobs(&mut text);
+        self.explain_records(&mut text);
         self.explain_times(&mut text);
         text.0
     }
@@ -180,6 +181,31 @@ impl Policy {
                     Allowed::Only(_) => format!("only {}", allowed.items().join(", ")),
                 }
             ));
+        }
+    }
+
+    fn explain_records(&self, text: &mut Text) {
+        text.heading("What is kept, and who may change this");
+        match self.retention_days {
+            None => text.say(format_args!(
+                "Every node keeps its audit log and the signed objects that it rests on for ever."
+            )),
+            Some(days) => text.say(format_args!(
+                "Every node keeps its audit log for ever, and the signed objects that it rests on for {days} days after their job \
+                 ended: what an auditor can recompute ends there."
+            )),
+        }
+        text.say(format_args!(
+            "The server's log may be asked for over the network by {}.",
+            either(&self.roles.read_log)
+        ));
+        match self.may_be_replaced() {
+            true => text.say(format_args!(
+                "An officer may sign another policy in this one's place; a weaker one only into homes where it was moved away by hand."
+            )),
+            false => text.say(format_args!(
+                "Nobody may put another federation policy in this one's place until there is another manifest."
+            )),
         }
     }
 

@@ -63,6 +63,7 @@ impl Policy {
             datasets: common("dataset", &self.datasets, &other.datasets)?,
             max_age_days: self.max_age_days.stricter_of(&other.max_age_days),
             roles: self.roles.stricter_of(&other.roles),
+            retention_days: none_or_larger(self.retention_days, other.retention_days),
             time: self.time.stricter_of(&other.time).ok_or_else(|| {
                 Error::Refused(format!(
                     "{} and {} never hold at the same time ({} against {}): their officers must sign policies whose \
@@ -111,10 +112,15 @@ impl Aggregation {
             min_contributors: self.min_contributors.max(other.min_contributors),
             colluders: self.colluders.max(other.colluders),
             threshold: self.threshold.max(other.threshold),
-            committee: self.committee.zip(other.committee).map(|(a, b)| a.max(b)),
+            committee: none_or_larger(self.committee, other.committee),
             min_cohort: self.min_cohort.max(other.min_cohort),
         }
     }
+}
+
+/// The larger of two, where none is stricter than any.
+fn none_or_larger(a: Option<u32>, b: Option<u32>) -> Option<u32> {
+    a.zip(b).map(|(a, b)| a.max(b))
 }
 
 /// The smaller of two limits, where any limit is less than none.
@@ -139,6 +145,8 @@ impl Roles {
         Self {
             submit_job: &self.submit_job & &other.submit_job,
             abort_job: &self.abort_job & &other.abort_job,
+            read_log: &self.read_log & &other.read_log,
+            change_policy: &self.change_policy & &other.change_policy,
         }
     }
 }

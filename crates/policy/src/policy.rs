@@ -33,6 +33,8 @@ pub struct Policy {
     pub(crate) metrics: BTreeSet<Metric>,
     pub(crate) max_age_days: MaxAge,
     pub(crate) roles: Roles,
+    /// Days that evidence is kept; `None`: for ever.
+    pub(crate) retention_days: Option<u32>,
     pub(crate) time: Time,
 }
 
@@ -48,6 +50,8 @@ pub(crate) struct MaxAge {
 pub(crate) struct Roles {
     pub(crate) submit_job: BTreeSet<Role>,
     pub(crate) abort_job: BTreeSet<Role>,
+    pub(crate) read_log: BTreeSet<Role>,
+    pub(crate) change_policy: BTreeSet<Role>,
 }
 
 impl Default for Roles {
@@ -55,6 +59,8 @@ impl Default for Roles {
         Self {
             submit_job: BTreeSet::from([Role::Researcher]),
             abort_job: BTreeSet::from([Role::Member]),
+            read_log: BTreeSet::from([Role::Auditor]),
+            change_policy: BTreeSet::from([Role::Officer]),
         }
     }
 }
@@ -229,6 +235,24 @@ impl Policy {
     #[must_use]
     pub fn may_abort(&self) -> &BTreeSet<Role> {
         &self.roles.abort_job
+    }
+
+    /// Who may get the server's audit log.
+    #[must_use]
+    pub fn may_read_log(&self) -> &BTreeSet<Role> {
+        &self.roles.read_log
+    }
+
+    /// Whether officers may put another federation policy in this one's place, under the same manifest.
+    #[must_use]
+    pub fn may_be_replaced(&self) -> bool {
+        self.roles.change_policy.contains(&Role::Officer)
+    }
+
+    /// How many days after a job's end what its audit log rests on is kept, at least; `None`: for ever.
+    #[must_use]
+    pub fn retention_days(&self) -> Option<u32> {
+        self.retention_days
     }
 
     /// When it begins to hold.

@@ -11,7 +11,7 @@ use crate::policy::{
     Aggregation, Loss, MAX_DAYS, MAX_MEMBERS, MAX_ROUNDS, MaxAge, Policy, Privacy, Roles, Time,
 };
 use crate::schema;
-use crate::setting::{Metric, Unit};
+use crate::setting::{Metric, Role, Unit};
 
 impl Policy {
     /// Reads a policy document, TOML, schema version 1 (`policies/README.md` explains every key).
@@ -113,12 +113,14 @@ impl Policy {
             ),
         };
         let roles = Roles::read(document);
+        let retention_days = document.count("audit", "retention_days", 1..=MAX_DAYS);
         let time = Time::read(document);
         Some(Self {
             max_sampling_rate,
             datasets: datasets?,
             max_age_days,
             roles,
+            retention_days,
             time,
             names: BTreeSet::from([name?]),
             privacy: privacy?,
@@ -174,8 +176,22 @@ impl Roles {
         Self {
             submit_job: read_words(document, "roles", "submit_job").unwrap_or(least.submit_job),
             abort_job: read_words(document, "roles", "abort_job").unwrap_or(least.abort_job),
+            read_log: read_words(document, "roles", "read_log").unwrap_or(least.read_log),
+            change_policy: read_changers(document).unwrap_or(least.change_policy),
         }
     }
+}
+
+fn read_changers(document: &mut Document<'_>) -> Option<BTreeSet<Role>> {
+    let roles: BTreeSet<Role> = read_words(document, "roles", "change_policy")?;
+    if let Some(role) = roles.iter().find(|role| **role != Role::Officer) {
+        let what = format!(
+            "{} signs no policy: write [\"officer\"], or [] for nobody",
+            role.with_article()
+        );
+        document.complain("roles", "change_policy", &what);
+    }
+    Some(roles)
 }
 
 impl Time {

@@ -107,6 +107,9 @@ macro_rules! keys {
     };
 }
 
+/// Who can sign policies at all.
+const CHANGERS: &[&str] = &["officer"];
+
 /// About a rule that is no key.
 const DRAFT_ANEW: &str =
     "draft the job anew: this is the protocol's own rule, which no policy loosens";
@@ -206,6 +209,17 @@ keys! {
         "abort_job": Kind::Words(Role::WORDS), Presence::Optional("`[\"member\"]`"),
             "who may stop a job beside the party that signed it, which always may; held by the server, to the federation's policy alone",
             stricter "what both list", remedy "ask the party that signed the job, or one with one of these roles";
+        "read_log": Kind::Words(Role::WORDS), Presence::Optional("`[\"auditor\"]`"),
+            "who may get the server's audit log and its evidence over the network (`ciphertune audit fetch`); held by the server, to the federation's policy alone",
+            stricter "what both list", remedy "ask for the log with a certificate of one of these roles";
+        "change_policy": Kind::Words(CHANGERS), Presence::Optional("`[\"officer\"]`"),
+            "who may sign a federation policy in the place of this one; `[]`: nobody, and every home keeps this one until there is another manifest",
+            stricter "what both list", remedy "have the authority issue another manifest (`ciphertune identity issue-manifest`), and the kits with it";
+    }
+    "audit" {
+        "retention_days": Kind::Count(1, MAX_DAYS), Presence::Optional("for ever"),
+            "the signed objects that an audit log rests on are kept for so many days after their job ended, at least; then `ciphertune audit prune` may remove them. The log itself is never shortened",
+            stricter "left out; else the larger", remedy "keep them until then";
     }
     "time" {
         "valid_from": Kind::Instant, Presence::Optional("no earliest time"),

@@ -332,6 +332,10 @@ max_revocation_list_age_days = 7
 [roles]
 submit_job = ["researcher", "officer"]
 abort_job = []
+read_log = []
+change_policy = []
+[audit]
+retention_days = 400
 [time]
 valid_from = "2027-01-01T00:00:00Z"
 valid_until = "2027-12-31T23:59:59Z"
@@ -358,6 +362,8 @@ fn optional_keys_are_read_and_in_the_digest_and_their_defaults_are_not() {
         (Some(90), Some(7))
     );
     assert!(policy.may_submit().contains(&Role::Officer) && policy.may_abort().is_empty());
+    assert!(policy.may_read_log().is_empty() && !policy.may_be_replaced());
+    assert_eq!(policy.retention_days(), Some(400));
     assert_eq!(
         (policy.valid_from(), policy.valid_until()),
         (
@@ -370,14 +376,15 @@ fn optional_keys_are_read_and_in_the_digest_and_their_defaults_are_not() {
         r#""identity":{"max_certificate_age_days":"90","max_revocation_list_age_days":"7"}"#,
         r#""datasets":["ward 7"]"#,
         r#""max_sampling_rate":"0.1""#,
-        r#""roles":{"abort_job":[],"submit_job":["officer","researcher"]}"#,
+        r#""roles":{"abort_job":[],"change_policy":[],"read_log":[],"submit_job":["officer","researcher"]}"#,
+        r#""audit":{"retention_days":"400"}"#,
         r#""time":{"valid_from":"2027-01-01T00:00:00Z","valid_until":"2027-12-31T23:59:59Z"}"#,
     ] {
         assert!(json.contains(part), "{json} has no {part}");
     }
     // What says what its absence says changes nothing: older files keep their digests.
     let defaults = format!(
-        "{GOOD}[roles]\nsubmit_job = [\"researcher\"]\nabort_job = [\"member\"]\n[identity]\n[time]\nvalid_from = \"1970-01-01T00:00:00Z\"\n"
+        "{GOOD}[roles]\nsubmit_job = [\"researcher\"]\nabort_job = [\"member\"]\nread_log = [\"auditor\"]\nchange_policy = [\"officer\"]\n[identity]\n[time]\nvalid_from = \"1970-01-01T00:00:00Z\"\n"
     );
     let defaults = Policy::parse(&defaults.replace(
         "tasks = [\"classification\"]",

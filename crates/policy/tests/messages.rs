@@ -42,6 +42,10 @@ max_revocation_list_age_days = 7
 [roles]
 submit_job = ["researcher"]
 abort_job = ["member"]
+read_log = ["auditor"]
+change_policy = ["officer"]
+[audit]
+retention_days = 3650
 [time]
 valid_from = "2027-01-01T00:00:00Z"
 valid_until = "2027-12-31T23:59:59Z"
@@ -114,6 +118,12 @@ const CHANGES: &[(&str, &[(&str, &str)])] = &[
     ),
     ("roles.submit_job", &[("[\"researcher\"]", "[\"officer\"]")]),
     ("roles.abort_job", &[("[\"member\"]", "[]")]),
+    ("roles.read_log", &[("[\"auditor\"]", "[\"officer\"]")]),
+    ("roles.change_policy", &[("[\"officer\"]", "[]")]),
+    (
+        "audit.retention_days",
+        &[("retention_days = 3650", "retention_days = 3649")],
+    ),
     ("time.valid_from", &[("2027-01-01", "2027-01-02")]),
     ("time.valid_until", &[("2027-12-31", "2027-12-30")]),
 ];
@@ -164,7 +174,8 @@ fn each_optional_key_left_out_changes_the_explanation() {
             .collect();
         let other = Policy::parse(&without.join("\n")).unwrap();
         // Written as they would be if they were left out.
-        let is_default = ["submit_job", "abort_job"].contains(&key.name);
+        let is_default =
+            ["submit_job", "abort_job", "read_log", "change_policy"].contains(&key.name);
         assert_eq!(other.explain() == said, is_default, "{}", key.name);
     }
 }
@@ -273,6 +284,10 @@ fn what_is_said_is_what_was_read_aloud() {
     tell(
         "An end by an auditor",
         &full.admit_abort(Role::Auditor).unwrap_err().to_string(),
+    );
+    tell(
+        "A log for a member",
+        &full.admit_log_reader(Role::Member).unwrap_err().to_string(),
     );
 
     let merging = |changes: &[(&str, &str)]| {

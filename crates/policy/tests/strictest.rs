@@ -41,6 +41,10 @@ struct More {
     list_days: Option<u32>,
     submit: Option<Vec<&'static str>>,
     abort: Option<Vec<&'static str>>,
+    readers: Option<Vec<&'static str>>,
+    /// Whether nobody may change the policy.
+    is_fixed: bool,
+    retention: Option<u32>,
     /// Days of 1970.
     from: Option<u32>,
     until: Option<u32>,
@@ -58,6 +62,12 @@ impl More {
         let instant = |day: Option<u32>| day.map(|day| format!("\"{}\"", day_of(day)));
         say("roles.submit_job", list(&self.submit));
         say("roles.abort_job", list(&self.abort));
+        say("roles.read_log", list(&self.readers));
+        say("roles.change_policy", self.is_fixed.then(|| "[]".into()));
+        say(
+            "audit.retention_days",
+            self.retention.map(|days| days.to_string()),
+        );
         let days = |days: Option<u32>| days.map(|days| days.to_string());
         say(
             "identity.max_certificate_age_days",
@@ -160,7 +170,11 @@ fn mores() -> impl Strategy<Value = More> {
         prop::option::of(0..4_u32),
         prop::option::of(4..7_u32),
     );
-    (numbers, roles(), roles()).prop_map(|(n, submit, abort)| More {
+    let records = (roles(), any::<bool>(), prop::option::of(1..4_u32));
+    (numbers, roles(), roles(), records).prop_map(|(n, submit, abort, records)| More {
+        readers: records.0,
+        is_fixed: records.1,
+        retention: records.2,
         sampling_rate: n.0,
         datasets: n.1,
         certificate_days: n.2,
@@ -391,6 +405,8 @@ proptest! {
             for role in Role::ALL {
                 let both = all.iter().all(|policy| policy.admit_abort(*role).is_ok());
                 prop_assert_eq!(both, merged.admit_abort(*role).is_ok());
+                let both = all.iter().all(|policy| policy.admit_log_reader(*role).is_ok());
+                prop_assert_eq!(both, merged.admit_log_reader(*role).is_ok());
             }
             for days in 0..5 {
                 let (then, now) = (day_of(10), day_of(10 + days));
@@ -441,7 +457,7 @@ proptest! {
     }
 
     #[test]
-    fn tightening_a_limit_never_admits_more(a in settings(), which in 0..23_usize, p in proposals(), beyond in 0..19_usize) {
+    fn tightening_a_limit_never_admits_more(a in settings(), which in 0..26_usize, p in proposals(), beyond in 0..19_usize) {
         let loose = a.policy();
         let mut tight = a.clone();
         match which {
@@ -467,6 +483,9 @@ proptest! {
             19 => tight.more_cohort += 1,
             20 => tight.spare = 0,
             21 => tight.encoders.truncate(1),
+            22 => tight.more.readers = Some(vec![]),
+            23 => tight.more.is_fixed = true,
+            24 => tight.more.retention = tight.more.retention.filter(|days| *days > 2).map(|days| days + 1),
             _ => tight.more.until = Some(4),
         }
         let tight = tight.policy();

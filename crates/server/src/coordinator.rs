@@ -1,6 +1,11 @@
 //! Between the pure machines and the world: one step at a time, durable before it is announced.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use ciphertune_identity::{Manifest, Peer, SigningKey};
 use ciphertune_round::{
@@ -37,6 +42,7 @@ pub struct Coordinator {
     clock: Clock,
     database: Database,
     files: Files,
+    log: PathBuf,
     /// Held over a whole step: steps come one after the other.
     jobs: Mutex<Jobs>,
     presence: Arc<Presence>,
@@ -59,10 +65,11 @@ impl Coordinator {
         gate: Arc<Gate>,
         key: Arc<SigningKey>,
         clock: Clock,
-        data: &std::path::Path,
+        data: &Path,
     ) -> Result<Arc<Self>> {
         std::fs::create_dir_all(data).map_err(|error| fault("creating the data folder", error))?;
-        let diary = Diary::open(data)?;
+        let log = data.join("audit.jsonl");
+        let diary = Diary::open(&log)?;
         let database = Database::open(&data.join("server.sqlite")).await?;
         let files = Files::open(data.join("contexts"))?;
         let poke = Arc::new(Notify::new());
@@ -80,6 +87,7 @@ impl Coordinator {
             clock,
             database,
             files,
+            log,
             poke,
             closing: watch::channel(false).0,
         };
@@ -677,6 +685,11 @@ impl Coordinator {
     /// The files.
     pub fn files(&self) -> &Files {
         &self.files
+    }
+
+    /// Where the audit log is.
+    pub fn log(&self) -> &Path {
+        &self.log
     }
 
     /// The database.

@@ -27,11 +27,10 @@ pub struct Diary {
 }
 
 impl Diary {
-    /// Opens the log in `data`, or starts it.
-    pub fn open(data: &Path) -> Result<Self> {
-        let path = data.join("audit.jsonl");
-        let log = Log::open(&path).map_err(|error| fault("opening the audit log", error))?;
-        let evidence = Evidence::beside(&path);
+    /// Opens the log, or starts it.
+    pub fn open(path: &Path) -> Result<Self> {
+        let log = Log::open(path).map_err(|error| fault("opening the audit log", error))?;
+        let evidence = Evidence::beside(path);
         std::fs::create_dir_all(evidence.folder())
             .and_then(|()| file::sync_entry(evidence.folder()))
             .map_err(|error| fault("creating the folder of the evidence", error))?;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use ciphertune_audit::Evidence;
 use ciphertune_round::{Context, Fingerprint, ShareIndex};
 use ciphertune_wire::{Refusal, limits::CHUNK_BYTES, proto::Chunk};
 use tokio::{
@@ -91,9 +92,24 @@ pub(crate) async fn parcel(
     chunks(coordinator.files().parcel(&context, seat), offset).await
 }
 
+/// The audit log.
+pub(crate) async fn log(coordinator: &Coordinator, offset: u64) -> Result<Chunks> {
+    chunks(coordinator.log().to_owned(), offset).await
+}
+
+/// An object that the audit log rests on.
+pub(crate) async fn evidence(coordinator: &Coordinator, name: &str) -> Result<Chunks> {
+    let path = Evidence::beside(coordinator.log()).place_of_any(name);
+    let path = path.ok_or_else(|| Refused::malformed("no name of an object"))?;
+    if !path.exists() {
+        return Err(Refused::new(Refusal::Unknown, "no such object").into());
+    }
+    chunks(path, 0).await
+}
+
 /// A file from an offset, a few chunks ahead of the reader.
 async fn chunks(path: PathBuf, offset: u64) -> Result<Chunks> {
-    const DOING: &str = "reading a body or sum";
+    const DOING: &str = "reading a file to hand out";
     let mut file = File::open(path)
         .await
         .map_err(|error| fault(DOING, error))?;

@@ -106,6 +106,18 @@ impl Service {
         Ok(caller)
     }
 
+    /// The caller, whom the policy lets read the log.
+    fn log_reader<T>(&self, request: &Request<T>) -> Result<Caller, Refused> {
+        let caller = self.caller(request)?;
+        let federation = self.coordinator.federation();
+        let role = federation
+            .role_of(&caller.fingerprint)
+            .ok_or_else(|| Refused::new(Refusal::Stranger, "not in the manifest"))?;
+        (federation.policy().admit_log_reader(role))
+            .map_err(|violation| Refused::new(Refusal::Role, violation.to_string()))?;
+        Ok(caller)
+    }
+
     /// A signed object of the caller's own.
     fn own<T: Object>(&self, caller: &Caller, bytes: &[u8]) -> Result<Signed<T>, Refused> {
         let manifest: &ciphertune_identity::Manifest = self.coordinator.federation().manifest();
@@ -233,6 +245,8 @@ impl proto::federation_server::Federation for Service {
     type GetBodyStream = Stream<proto::Chunk>;
     type GetSumStream = Stream<proto::Chunk>;
     type GetParcelStream = Stream<proto::Chunk>;
+    type GetLogStream = Stream<proto::Chunk>;
+    type GetEvidenceStream = Stream<proto::Chunk>;
 
     async fn directory(
         &self,
@@ -470,6 +484,25 @@ impl proto::federation_server::Federation for Service {
                 request.offset,
             )
             .await
+        })
+        .await
+    }
+
+    async fn get_log(&self, request: Request<proto::GetLogRequest>) -> Reply<Self::GetLogStream> {
+        answer(async {
+            self.log_reader(&request)?;
+            download::log(&self.coordinator, request.get_ref().offset).await
+        })
+        .await
+    }
+
+    async fn get_evidence(
+        &self,
+        request: Request<proto::GetEvidenceRequest>,
+    ) -> Reply<Self::GetEvidenceStream> {
+        answer(async {
+            self.log_reader(&request)?;
+            download::evidence(&self.coordinator, &request.get_ref().name).await
         })
         .await
     }

@@ -271,6 +271,8 @@ impl federation_server::Federation for Forwarding {
     type GetBodyStream = Replies<proto::Chunk>;
     type GetSumStream = Replies<proto::Chunk>;
     type GetParcelStream = Replies<proto::Chunk>;
+    type GetLogStream = Replies<proto::Chunk>;
+    type GetEvidenceStream = Replies<proto::Chunk>;
 
     async fn directory(
         &self,
@@ -578,6 +580,27 @@ impl federation_server::Federation for Forwarding {
             whole = self.garbled(&caller, whole);
         }
         client.put_parcel(tokio_stream::iter(whole)).await
+    }
+
+    async fn get_log(&self, request: Request<proto::GetLogRequest>) -> Reply<Self::GetLogStream> {
+        let (_, mut client) = self.caller(&request).await?;
+        let bytes = whole(client.get_log(request.into_inner()).await?.into_inner()).await?;
+        Ok(Response::new(in_chunks(bytes, 0)))
+    }
+
+    async fn get_evidence(
+        &self,
+        request: Request<proto::GetEvidenceRequest>,
+    ) -> Reply<Self::GetEvidenceStream> {
+        let (_, mut client) = self.caller(&request).await?;
+        let bytes = whole(
+            client
+                .get_evidence(request.into_inner())
+                .await?
+                .into_inner(),
+        )
+        .await?;
+        Ok(Response::new(in_chunks(bytes, 0)))
     }
 
     async fn get_parcel(

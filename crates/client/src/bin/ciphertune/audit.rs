@@ -1,5 +1,6 @@
 //! `ciphertune audit`: an auditor's commands.
 
+mod fetch;
 mod report;
 mod verify;
 
@@ -34,6 +35,8 @@ pub enum Command {
     Verify(verify::Verify),
     /// One job as a page and as JSON: who took part, what was trained, what left, what it cost, digests, refusals, the verdict.
     Report(report::Report),
+    /// Get the server's log, and the objects that it rests on, over the network: for whom the policy's roles.read_log lets.
+    Fetch(fetch::Fetch),
     /// Read a whole log: every line well-formed and in sequence; prints its Merkle root.
     Head {
         /// The log, `audit.jsonl` in a party's home.
@@ -86,6 +89,7 @@ impl Command {
         match self {
             Self::Verify(verify) => return verify.run(common),
             Self::Report(report) => return report.run(common),
+            Self::Fetch(fetch) => return fetch.run(common),
             Self::Head { log } => head(&log, common)?,
             Self::Tail(tail) => tail.run(common)?,
             Self::Show { log, entry } => show(&log, entry, common)?,
