@@ -5,9 +5,10 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use ciphertune_audit::{Checkpoint, Note};
 use ciphertune_client::verify::Rule;
-use ciphertune_identity::{SigningKey, Validity};
+use ciphertune_identity::{Certificate, SigningKey, Validity};
+use ciphertune_ledger::{Book, Budget, Kind, Ledger};
 use ciphertune_policy::{Instant, Policy};
-use ciphertune_round::{Agreement, Digest, Header, Job, Plan, Roster, Signed};
+use ciphertune_round::{Agreement, Context, Digest, Header, Job, Plan, Roster, Signed, Void};
 use ciphertune_tests::{
     federation::{Federation, INSTITUTION, LABORATORY, RECORD, Wish, changed, until},
     forge::Copies,
@@ -20,13 +21,17 @@ const MEMBERS: usize = 3;
 
 /// A federation that ran one job of two rounds, and copies of what its nodes keep.
 async fn ran(policy: &str, sites: &[Option<&str>]) -> (Federation, Copies) {
+    ran_for(2, policy, sites).await
+}
+
+async fn ran_for(rounds: u32, policy: &str, sites: &[Option<&str>]) -> (Federation, Copies) {
     let mut federation = Federation::found_with(policy, sites).await;
     let server = federation.serve();
     let mut members: Vec<_> = (0..MEMBERS)
         .map(|member| federation.join(Vectors::of(member, DIMENSION)))
         .collect();
     let wish = Wish {
-        rounds: 2,
+        rounds,
         ..Wish::of(MEMBERS, DIMENSION)
     };
     federation.submit(&wish).await;
@@ -51,13 +56,14 @@ async fn an_honest_run_holds_and_its_epsilon_is_what_the_ledgers_say() {
     let verdict = audit.verdict();
     assert_eq!((verdict.jobs, verdict.attempts, verdict.rounds), (1, 2, 2));
     for node in &verdict.nodes {
-        // One a round; a member's job ends after its last round, the server's with it.
-        let expected = if node.name.starts_with("server") {
-            2
-        } else {
-            3
-        };
-        assert_eq!(node.checkpoints, expected, "{}", node.name);
+        // At the start, and one a round; a member's job ends after its last round, the server's with it.
+        let of_server = node.name.starts_with("server");
+        assert_eq!(
+            node.checkpoints,
+            if of_server { 3 } else { 4 },
+            "{}",
+            node.name
+        );
         assert!(node.known_to_others >= 2, "{}", node.name);
         assert!(node.signed_entries + 1 == node.entries);
     }
@@ -125,13 +131,16 @@ async fn a_line_that_was_edited_deleted_moved_inserted_or_back_dated_is_found_wh
         .finds(Rule::Checkpoint, "one of them was edited")
         .await;
     assert_eq!(found.node, "member hospital-1");
-    let checkpoint = copies.place_of(0, "checkpoint") as u64;
+    let checkpoints: Vec<usize> = (0..honest.len())
+        .filter(|place| honest[*place]["kind"] == "checkpoint")
+        .collect();
+    let [start, checkpoint, ..] = checkpoints[..] else {
+        panic!("{checkpoints:?}");
+    };
+    let checkpoint = checkpoint as u64;
     assert_eq!(found.entry, Some(checkpoint), "{found}");
-    assert!(
-        found
-            .since
-            .is_some_and(|since| since.contains("no checkpoint before"))
-    );
+    let since = found.since.unwrap();
+    assert!(since.contains(&format!("first {start} entries")), "{since}");
     copies.write(0, &honest);
 
     // After a checkpoint that holds, that is what is known.
@@ -275,11 +284,9 @@ async fn a_log_that_its_owner_wrote_anew_and_signed_again_is_not_what_others_sig
 
     // The server's.
     let server = copies.server();
-    let body = copies.place_of(server, "body");
+    let plan = copies.place_of(server, "plan");
     let honest = copies.lines(server);
-    copies.rewrite(server, |lines| {
-        lines[body]["fields"]["body"] = json!("00".repeat(32))
-    });
+    copies.rewrite(server, |lines| lines[plan]["fields"]["cohort"] = json!(7));
     let found = copies.first_wrong().await;
     assert_eq!(
         (found.rule, found.node.as_str()),
@@ -439,14 +446,18 @@ async fn a_roster_below_the_minimum_is_found_in_whosever_log_it_is() {
         .await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_expired_certificate_is_found_in_the_members_log_and_in_the_servers() {
-    let (federation, copies) = institution().await;
+/// A certificate for the same party that held for the authority's first second alone.
+fn ended_certificate(federation: &Federation, of: &Certificate) -> Certificate {
     let begun = federation.authority().certificate().validity().not_before();
     let begun = UNIX_EPOCH + Duration::from_secs(begun);
     let validity = Validity::between(begun, begun + Duration::from_secs(1)).unwrap();
-    let own = &federation.member(1).certificate;
-    let expired = federation.authority().renew(own, validity).unwrap();
+    federation.authority().renew(of, validity).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_expired_certificate_is_found_in_the_members_log_and_in_the_servers() {
+    let (federation, copies) = institution().await;
+    let expired = ended_certificate(&federation, &federation.member(1).certificate);
     copies.rewrite(1, |lines| {
         let place = lines
             .iter()
@@ -464,12 +475,19 @@ async fn an_expired_certificate_is_found_in_the_members_log_and_in_the_servers()
     );
     assert!(found.detail.contains("and not at the time"), "{found}");
 
-    let (_federation, copies) = institution().await;
-    copies.rewrite(copies.server(), |lines| {
+    // What a server took of a party whose certificate had ended, and one that the authority never signed.
+    let (federation, copies) = institution().await;
+    let own = &federation.member(1).certificate;
+    let expired = ended_certificate(&federation, own);
+    let server = copies.server();
+    let honest = copies.lines(server);
+    copies.rewrite(server, |lines| {
         let met = lines
             .iter_mut()
             .find(|line| line["kind"] == "met" && line["fields"]["name"] == "hospital-2");
-        met.unwrap()["fields"]["not_after"] = json!("2021-01-01T00:00:00Z");
+        let fields = &mut met.unwrap()["fields"];
+        fields["serial"] = json!(expired.peer().serial.to_string());
+        fields["evidence"] = json!([copies.keep(server, expired.der())]);
     });
     let found = copies.first_wrong().await;
     assert_eq!(
@@ -478,6 +496,19 @@ async fn an_expired_certificate_is_found_in_the_members_log_and_in_the_servers()
         "{found}"
     );
     assert!(found.detail.contains("hospital-2"), "{found}");
+    copies.write(server, &honest);
+    copies.rewrite(server, |lines| {
+        let met = lines.iter_mut().find(|line| line["kind"] == "met");
+        met.unwrap()["fields"]["serial"] = json!("00");
+    });
+    let found = copies.first_wrong().await;
+    assert_eq!(found.rule, Rule::Evidence, "{found}");
+    // Without a revocation list nobody can be said not to be revoked.
+    copies.write(server, &honest);
+    copies.rewrite(server, |lines| {
+        lines.retain(|line| line["kind"] != "revocation-list");
+    });
+    assert_eq!(copies.first_wrong().await.rule, Rule::Revocation);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -616,7 +647,7 @@ async fn a_server_and_a_member_that_say_different_things_are_found() {
         )
         .await;
     copies
-        .finds(Rule::Roster, "the server has the contribution")
+        .finds(Rule::Missing, "a signed roster has the contribution")
         .await;
 
     // The server's log knows nothing of a round that a member took part in.
@@ -723,4 +754,237 @@ async fn a_report_says_what_only_the_run_can_know_and_escapes_what_others_wrote(
         .unwrap();
     assert!(!page.contains("<script") && page.contains("&lt;script&gt;"));
     assert!(page.contains("Not verified.") && page.contains("What does not hold"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_server_leaves_out_is_found_in_the_members_logs() {
+    let (_federation, copies) = ran_for(1, LABORATORY, &[None; MEMBERS]).await;
+    let server = copies.server();
+    let honest = copies.lines(server);
+    let cut = |node: usize, kind: &str| {
+        let place = copies.place_of(node, kind);
+        copies.rewrite(node, |lines| lines.truncate(place));
+    };
+    // Before anybody had agreed on anything: no head of the server's log stands in another.
+    (0..=MEMBERS).for_each(|node| cut(node, "agreement"));
+    let audit = copies.audit(&copies.folders()).await;
+    assert!(audit.holds(), "{:#?}", audit.findings);
+    let without = |kinds: &[&str]| {
+        copies.write(server, &honest);
+        cut(server, "agreement");
+        copies.rewrite(server, |lines| {
+            lines.retain(|line| !kinds.contains(&line["kind"].as_str().unwrap()));
+        });
+    };
+    without(&["admission"]);
+    copies
+        .finds(Rule::Missing, "the server took the answer of hospital-1")
+        .await;
+    let all = ["contribution", "body", "roster", "echo", "release"];
+    without(&all);
+    copies.finds(Rule::Missing, "its signed roster").await;
+    without(&all[3..]);
+    copies.finds(Rule::Missing, "enough signed echoes").await;
+    without(&["contribution"]);
+    copies
+        .finds(Rule::Missing, "a contribution that is in no entry")
+        .await;
+    without(&["body"]);
+    copies.finds(Rule::Roster, "the body of hospital-1").await;
+    without(&[
+        "job",
+        "admission",
+        "plan",
+        "contribution",
+        "body",
+        "roster",
+        "echo",
+        "release",
+    ]);
+    copies
+        .finds(Rule::Missing, "the server's log does not know it")
+        .await;
+
+    // A member that leaves out its answer, its plan, or what it released.
+    copies.write(server, &honest);
+    cut(server, "agreement");
+    let own = copies.lines(0);
+    for (kind, words) in [
+        ("admission", "in no entry before"),
+        ("plan", "no plan of the attempt"),
+        ("release", "the server has this member's signed release"),
+        ("echo", "the server has this member's signed echo"),
+        ("checkpoint", "nothing in this log is signed by its owner"),
+    ] {
+        copies.write(0, &own);
+        copies.rewrite(0, |lines| lines.retain(|line| line["kind"] != kind));
+        let audit = copies.audit(&copies.folders()).await;
+        let said: Vec<&str> = audit.findings.iter().map(|it| it.detail.as_str()).collect();
+        assert!(
+            said.iter().any(|it| it.contains(words)),
+            "{kind}: {said:#?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_hides_the_end_of_a_round_or_contradicts_it_is_found() {
+    let (_federation, copies) = institution().await;
+    let server = copies.server();
+    let honest = copies.lines(server);
+    let last = honest
+        .iter()
+        .rposition(|line| line["kind"] == "complete")
+        .unwrap();
+    copies.rewrite(server, |lines| lines.truncate(last));
+    copies
+        .finds(Rule::Missing, "does not say that the round is complete")
+        .await;
+    copies
+        .finds(Rule::Missing, "holds its end as the server signed it")
+        .await;
+    // A void of what the members agreed on.
+    let context = honest
+        .iter()
+        .rfind(|line| line["kind"] == "roster")
+        .unwrap()["fields"]["context"]
+        .clone();
+    let void = Void {
+        context: Context::from_digest(Digest::from_hex(context.as_str().unwrap()).unwrap()),
+        reason: "an excuse".into(),
+    };
+    let void = Signed::sign(void, copies.key(server));
+    copies.rewrite(server, |lines| {
+        let mut line = lines.last().unwrap().clone();
+        line["kind"] = json!("void");
+        line["fields"] = json!({"context": context, "reason": "an excuse"});
+        copies.put(server, &mut line, None, &void);
+        lines.push(line);
+    });
+    copies
+        .finds(Rule::Agreement, "the server signed that it was void")
+        .await;
+    // Another end than it signed, and one that it did not sign.
+    copies.write(server, &honest);
+    let ended = copies.place_of(server, "ended");
+    copies.rewrite(server, |lines| {
+        lines[ended]["fields"]["completed"] = json!(false)
+    });
+    let found = copies
+        .finds(Rule::Evidence, "another end than was signed")
+        .await;
+    assert_eq!(found.entry, Some(ended as u64));
+    copies.rewrite(server, |lines| {
+        lines[ended]["fields"]
+            .as_object_mut()
+            .unwrap()
+            .remove("evidence");
+    });
+    copies
+        .finds(Rule::Evidence, "rests on nothing that it signed")
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ledger_with_charges_that_no_log_has_or_under_another_name_is_found() {
+    let (_federation, copies) = institution().await;
+    let path = copies.node(1).join("ledger.sqlite");
+    let loss = Policy::parse(INSTITUTION).unwrap().budget().unwrap();
+    let now = std::time::SystemTime::now();
+    let book = Book::read(&path, &[]).await.unwrap();
+    let charge = book
+        .entries("vectors")
+        .find(|it| it.kind == Kind::Charge)
+        .unwrap();
+    let ledger = Ledger::open(&path, "scratch", Budget::Private(loss), &[], now)
+        .await
+        .unwrap();
+    ledger
+        .charge(charge.job, [7; 32], &charge.cost, now)
+        .await
+        .unwrap();
+    drop(ledger);
+    let found = copies
+        .finds(Rule::Ledger, "of which the log has no plan")
+        .await;
+    assert_eq!(found.node, "member hospital-2");
+
+    let (_federation, copies) = institution().await;
+    copies.rewrite(1, |lines| {
+        for line in lines.iter_mut().filter(|line| line["kind"] == "charge") {
+            line["fields"]["dataset"] = json!("scratch");
+        }
+    });
+    copies
+        .finds(
+            Rule::Charge,
+            "which this member's answer to the job does not name",
+        )
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn garbage_ends_in_a_finding_and_moves_no_cursor() {
+    let (_federation, copies) = institution().await;
+    let path = copies.node(0).join("audit.jsonl");
+    let honest = std::fs::read(&path).unwrap();
+    // A last line without its end is what a crash leaves: said, and no alarm.
+    std::fs::write(&path, [honest.as_slice(), b"{\"sequence\":"].concat()).unwrap();
+    let audit = copies.audit(&copies.folders()).await;
+    assert!(audit.holds() && audit.nodes[0].unfinished_bytes == 12);
+    // Words that would clear a screen.
+    let lines = copies.lines(2);
+    copies.rewrite(2, |lines| {
+        let mut line = lines[5].clone();
+        line["kind"] = json!("refused");
+        line["fields"] = json!({"what": "x", "evidence": ["\u{1b}[2J verified"]});
+        lines.insert(6, line);
+    });
+    let audit = copies.audit(&copies.folders()).await;
+    assert!(!audit.holds());
+    assert!(
+        audit
+            .findings
+            .iter()
+            .all(|it| !it.to_string().contains('\u{1b}'))
+    );
+    copies.write(2, &lines);
+    // A hundred thousand objects for one entry, and very many findings: the server's is not lost among them.
+    copies.rewrite(2, |lines| {
+        let mut line = lines[5].clone();
+        line["kind"] = json!("refused");
+        line["fields"] = json!({"evidence": vec!["00".repeat(32); 3_000]});
+        (0..1_500).for_each(|_| lines.insert(6, line.clone()));
+    });
+    let server = copies.server();
+    let admission = copies.place_of(server, "admission");
+    let of_server = copies.lines(server);
+    copies.rewrite(server, |lines| {
+        lines[admission]["fields"]["accepted"] = json!(false)
+    });
+    let audit = copies.audit(&copies.folders()).await;
+    assert!(audit.verdict().found > 1_500 && audit.findings.len() < 1_000);
+    let said = audit
+        .findings
+        .iter()
+        .any(|it| it.node == "server server" && it.rule == Rule::Evidence);
+    assert!(said, "{:?}", audit.findings.first());
+    copies.write(2, &lines);
+    copies.write(server, &of_server);
+    // What is no file.
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    copies.finds(Rule::Missing, "is no file").await;
+    let status = std::process::Command::new("mkfifo")
+        .arg(copies.node(1).join("audit.jsonl.fifo"))
+        .status();
+    if status.is_ok_and(|status| status.success()) {
+        std::fs::rename(
+            copies.node(1).join("audit.jsonl.fifo"),
+            copies.node(1).join("audit.jsonl"),
+        )
+        .unwrap();
+        let audit = copies.audit(&copies.folders()).await;
+        assert!(audit.findings.iter().any(|it| it.node.contains("member-1")));
+    }
 }

@@ -61,11 +61,16 @@ impl Evidence {
     /// # Errors
     /// `Malformed` where it is missing, or is another one; `Fault` from the disk.
     pub fn get(&self, name: &str) -> Result<Vec<u8>> {
-        let wrong = |what: &str| Error::Malformed(format!("evidence {name}: {what}"));
         if !is_name(name) {
-            return Err(wrong("not the SHA-256 of an object, in hexadecimal"));
+            return Err(Error::Malformed(
+                "evidence: a name that is not the SHA-256 of an object, in hexadecimal".into(),
+            ));
         }
+        let wrong = |what: &str| Error::Malformed(format!("evidence {name}: {what}"));
         let path = self.place_of(name);
+        if path.exists() && !path.is_file() {
+            return Err(wrong("it is no file"));
+        }
         let file = match File::open(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 return Err(wrong("the object is missing"));

@@ -29,9 +29,10 @@ impl Reader {
     /// At the first line.
     ///
     /// # Errors
-    /// `Fault` from the disk.
+    /// `Malformed` for what is no file (a pipe would never end); `Fault` from the disk.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
+        expect_file(path)?;
         let file = File::open(path).map_err(|error| fault(path, &error))?;
         Ok(Self::of(path, file))
     }
@@ -150,6 +151,15 @@ impl Reader {
             self.path.display(),
             self.size() + 1
         ))
+    }
+}
+
+/// Refuses folders, pipes and devices.
+pub(crate) fn expect_file(path: &Path) -> Result<()> {
+    let metadata = std::fs::metadata(path).map_err(|error| fault(path, &error))?;
+    match metadata.is_file() {
+        true => Ok(()),
+        false => Err(Error::Malformed(format!("{} is no file", path.display()))),
     }
 }
 

@@ -1,8 +1,14 @@
 //! One line of a log: written, and read back strictly.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    fmt,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error as _, MapAccess, Visitor},
+};
 use serde_json::{Map, Value};
 use time::{Date, Month, PrimitiveDateTime, Time};
 
@@ -38,7 +44,37 @@ struct Raw {
     sequence: u64,
     time: String,
     kind: String,
-    fields: Map<String, Value>,
+    fields: Fields,
+}
+
+/// Each name once: two readers of a line read the same.
+struct Fields(Map<String, Value>);
+
+impl<'de> Deserialize<'de> for Fields {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct Names;
+        impl<'de> Visitor<'de> for Names {
+            type Value = Fields;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(
+                self,
+                mut map: A,
+            ) -> std::result::Result<Fields, A::Error> {
+                let mut fields = Map::new();
+                while let Some((name, value)) = map.next_entry::<String, Value>()? {
+                    if fields.insert(name, value).is_some() {
+                        return Err(A::Error::custom("a field stands twice"));
+                    }
+                }
+                Ok(Fields(fields))
+            }
+        }
+        deserializer.deserialize_map(Names)
+    }
 }
 
 impl Record {
@@ -60,11 +96,17 @@ impl Record {
         if !is_kind(&raw.kind) {
             return Err(wrong("no kind".into()));
         }
+        let fields = raw.fields.0;
+        if let Some((name, _)) = fields.iter().find(|(_, value)| !is_plain(value)) {
+            return Err(wrong(format!(
+                "its field {name:?} is a float or an object, which no log has"
+            )));
+        }
         Ok(Self {
             sequence: raw.sequence,
             time,
             kind: raw.kind,
-            fields: raw.fields,
+            fields,
             leaf: frontier::leaf(line),
         })
     }
@@ -117,11 +159,11 @@ pub(crate) fn write(
     }
     if let Some(name) = fields
         .iter()
-        .find(|(_, value)| holds_float(value))
+        .find(|(_, value)| !is_plain(value))
         .map(|(name, _)| name)
     {
         return Err(Error::Misuse(format!(
-            "audit field `{name}` is a float: measurements never enter the log, and exact decimals are strings"
+            "audit field `{name}` is a float or an object: measurements never enter the log, and exact decimals are strings"
         )));
     }
     let fields =
@@ -156,12 +198,13 @@ fn is_kind(kind: &str) -> bool {
             .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-'))
 }
 
-fn holds_float(value: &Value) -> bool {
+/// A text, a whole number, a truth value, or a list of these.
+fn is_plain(value: &Value) -> bool {
     match value {
-        Value::Number(number) => number.is_f64(),
-        Value::Array(items) => items.iter().any(holds_float),
-        Value::Object(fields) => fields.values().any(holds_float),
-        _ => false,
+        Value::Number(number) => !number.is_f64(),
+        Value::Array(items) => items.iter().all(|item| !item.is_array() && is_plain(item)),
+        Value::Object(_) => false,
+        _ => true,
     }
 }
 
@@ -235,7 +278,7 @@ mod tests {
             write(0, "round", &loss, NOW)
                 .unwrap_err()
                 .to_string()
-                .contains("`losses` is a float")
+                .contains("`losses` is a float or")
         );
         for kind in ["", "Plan", "a b", "a\"b", &"x".repeat(65)] {
             assert!(write(0, kind, &Map::new(), NOW).is_err(), "{kind}");
@@ -265,6 +308,10 @@ mod tests {
             r#"{"sequence":0,"time":"2023-11-14T22:13:20.123Z","kind":"x","fields":{},"more":1}"#,
             r#"{"sequence":0,"time":"2023-11-14T22:13:20.123Z","kind":"x","fields":{},"kind":"y"}"#,
             r#"{"sequence":0,"time":"2023-11-14T22:13:20.123Z","kind":"x","fields":[]}"#,
+            r#"{"sequence":0,"time":"2023-11-14T22:13:20.123Z","kind":"x","fields":{"a":1,"a":2}}"#,
+            r#"{"sequence":0,"time":"2023-11-14T22:13:20.123Z","kind":"x","fields":{"a":[1.5]}}"#,
+            r#"{"sequence":0,"time":"2023-11-14T22:13:20.123Z","kind":"x","fields":{"a":{}}}"#,
+            r#"{"sequence":0,"time":"2023-11-14T22:13:20.123Z","kind":"x","fields":{"a":[[]]}}"#,
             r#"{"sequence":-1,"time":"2023-11-14T22:13:20.123Z","kind":"x","fields":{}}"#,
             r#"{"sequence":0,"time":"2023-11-14T22:13:20.123Z","kind":"","fields":{}}"#,
             r#"{"sequence":0,"time":"noon","kind":"x","fields":{}}"#,

@@ -22,6 +22,10 @@ fn an_object_is_read_by_its_name_and_a_changed_or_missing_one_is_said_to_be() {
     assert!(said(&name).contains("was changed"));
     fs::remove_file(evidence.place_of(&name)).unwrap();
     assert!(said(&name).contains("missing"));
+    // What would never end is not read.
+    let odd = Evidence::name_of(b"a folder");
+    fs::create_dir(evidence.place_of(&odd)).unwrap();
+    assert!(said(&odd).contains("no file"));
     // No name leads out of the folder.
     let outside = Path::new("..").join("audit.jsonl");
     assert!(said(&outside.to_string_lossy()).contains("not the SHA-256"));

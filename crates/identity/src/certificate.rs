@@ -54,6 +54,23 @@ impl AuthorityCertificate {
             .map_err(|error| error.within(path))
     }
 
+    /// Whom a party's certificate, DER, as a handshake shows it, says to be, if this authority signed it.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] for other bytes, [`Error::Refused`] for one of another authority or federation.
+    pub fn certified(&self, der: &[u8]) -> Result<Peer> {
+        let parsed = peer::parse(der)?;
+        peer::verify_signature(&parsed, &self.key)?;
+        let peer = Peer::of(&parsed)?;
+        if peer.federation == self.federation {
+            return Ok(peer);
+        }
+        Err(Error::Refused(format!(
+            "a certificate for {}, signed by the authority of {}",
+            peer.federation, self.federation
+        )))
+    }
+
     /// PEM.
     pub fn pem(&self) -> &str {
         &self.pem

@@ -104,7 +104,7 @@ impl Coordinator {
         let unchanged = self.database.federation(&federation, false).await? == federation;
         for stored in self.database.running().await? {
             if !unchanged {
-                self.end_stored(&stored, now).await?;
+                self.end_stored(&jobs.diary, &stored, now).await?;
                 continue;
             }
             let mut machine = self.replay(&stored)?;
@@ -144,7 +144,7 @@ impl Coordinator {
     }
 
     /// Ends a job that began under another manifest or policy: what its members signed was about those.
-    async fn end_stored(&self, stored: &StoredJob, now: Moment) -> Result<()> {
+    async fn end_stored(&self, diary: &Diary, stored: &StoredJob, now: Moment) -> Result<()> {
         let reason = "the federation's manifest or policy changed; submit the job again";
         let ended = Ended {
             job: stored.digest,
@@ -158,16 +158,18 @@ impl Coordinator {
             reason: reason.into(),
             ..Default::default()
         };
+        let signed = self.sign(Ended::LABEL, ended.serialise());
+        let fields = vec![
+            ("job", stored.digest.to_string().into()),
+            ("completed", false.into()),
+            ("rounds", 0.into()),
+            ("reason", reason.into()),
+        ];
+        let fields = diary.resting_on(fields, &[&signed])?;
+        let fields = serde_json::Value::Object(fields).to_string();
         let batch = Batch {
-            events: vec![(
-                proto::EventKind::Ended.into(),
-                self.sign(Ended::LABEL, ended.serialise()),
-            )],
-            notes: vec![(
-                "ended".into(),
-                serde_json::json!({ "job": stored.digest.to_string(), "reason": reason })
-                    .to_string(),
-            )],
+            events: vec![(proto::EventKind::Ended.into(), signed)],
+            notes: vec![("ended".into(), fields)],
             ended: Some(status.encode_to_vec()),
             ..Batch::default()
         };
@@ -261,7 +263,8 @@ impl Coordinator {
         let mut jobs = self.jobs.lock().await;
         let credentials = self.gate.credentials();
         let (federation, now) = (&self.federation, self.now());
-        jobs.diary.note_start(&credentials, federation, now)
+        jobs.diary.note_start(&credentials, federation, now)?;
+        jobs.diary.note_checkpoint(&*self.key, now)
     }
 
     /// Notes in the audit log which certificate and revocation list are new since it was last noted.
@@ -296,10 +299,10 @@ impl Coordinator {
     }
 
     /// Notes which certificate a party showed.
-    pub async fn meet(&self, peer: &Peer) -> Result<()> {
+    pub async fn meet(&self, peer: &Peer, certificate: &[u8]) -> Result<()> {
         let mut jobs = self.jobs.lock().await;
         if self.database.meet(peer).await? {
-            jobs.diary.note_met(peer, self.now())?;
+            jobs.diary.note_met(peer, certificate, self.now())?;
         }
         Ok(())
     }

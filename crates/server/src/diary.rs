@@ -85,10 +85,6 @@ impl Diary {
         federation: &Federation,
         now: Moment,
     ) -> Result<()> {
-        let torn = self.log.torn_bytes();
-        if torn > 0 {
-            self.note("repaired", vec![("torn_bytes", torn.into())], &[], now)?;
-        }
         let peer = credentials.certificate().peer();
         let manifest = federation.manifest();
         let fields = vec![
@@ -101,6 +97,10 @@ impl Diary {
         ];
         let authority = credentials.authority().pem().as_bytes();
         self.note("started", fields, &[authority, &manifest.encode()], now)?;
+        let torn = self.log.torn_bytes();
+        if torn > 0 {
+            self.note("repaired", vec![("torn_bytes", torn.into())], &[], now)?;
+        }
         self.note_credentials(credentials, now)?;
         let policy = federation.document();
         let digests = vec![Value::from(policy.digest().to_string())];
@@ -135,7 +135,7 @@ impl Diary {
     }
 
     /// Notes which certificate a party showed, other than the one before.
-    pub fn note_met(&mut self, peer: &Peer, now: Moment) -> Result<()> {
+    pub fn note_met(&mut self, peer: &Peer, certificate: &[u8], now: Moment) -> Result<()> {
         let instant = |seconds| Validity::instant(seconds).to_string();
         let fields = vec![
             ("party", peer.fingerprint.to_string().into()),
@@ -145,7 +145,7 @@ impl Diary {
             ("not_before", instant(peer.issued_at).into()),
             ("not_after", instant(peer.ends_at).into()),
         ];
-        self.note("met", fields, &[], now)
+        self.note("met", fields, &[certificate], now)
     }
 
     /// Notes why a party's object about a job was not taken.

@@ -39,6 +39,8 @@ struct Caller {
     fingerprint: Fingerprint,
     role: Role,
     peer: Peer,
+    /// Its certificate, DER.
+    certificate: Vec<u8>,
 }
 
 impl Service {
@@ -88,6 +90,7 @@ impl Service {
             fingerprint: peer.fingerprint,
             role: party.role,
             peer,
+            certificate: der.to_vec(),
         })
     }
 
@@ -183,7 +186,7 @@ impl Service {
         let (out, stream) = mpsc::channel(16);
         tokio::spawn(async move {
             // From here on a revocation finds what this party has sent.
-            if let Err(error) = coordinator.meet(&caller.peer).await {
+            if let Err(error) = coordinator.meet(&caller.peer, &caller.certificate).await {
                 let _ = out.send(Err(status(&error))).await;
                 return;
             }
@@ -276,7 +279,8 @@ impl proto::federation_server::Federation for Service {
             }
             let job = self.own(&caller, &request.get_ref().job)?;
             // From here on a revocation finds this party's jobs.
-            self.coordinator.meet(&caller.peer).await?;
+            let (peer, certificate) = (&caller.peer, &caller.certificate);
+            self.coordinator.meet(peer, certificate).await?;
             let digest = self.coordinator.submit(job).await?;
             Ok(proto::SubmitJobReply {
                 job: digest.as_bytes().to_vec(),

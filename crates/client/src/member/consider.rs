@@ -106,11 +106,21 @@ impl Member {
             }
             return Ok(Considered::Passed);
         }
+        if !known {
+            self.note(
+                "answered",
+                [
+                    ("job", job.digest().to_string().into()),
+                    ("admission", admission.digest().to_string().into()),
+                ],
+            )?;
+        }
         self.tell(Happening::Considered {
             job: job.name.clone(),
             refusal,
         });
         if let Some(engaged) = &engaged {
+            self.job = Some(job.digest());
             engaged.desk.note_admitted(&job)?;
             self.evaluate_start(engaged).await?;
         }

@@ -269,6 +269,7 @@ impl Member {
             "charge",
             [
                 ("context", vetted.context.to_string().into()),
+                ("dataset", self.options.dataset.clone().into()),
                 ("cost", charged.cost().units().into()),
                 (
                     LEDGER_HEAD,

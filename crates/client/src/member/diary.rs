@@ -46,9 +46,6 @@ impl Member {
     /// Who this is, and what holds from here on.
     pub(super) fn note_start(&mut self) -> Result<()> {
         let torn = self.log.torn_bytes();
-        if torn > 0 {
-            self.note("repaired", [("torn_bytes", torn.into())])?;
-        }
         let peer = self.site.credentials().certificate().peer().clone();
         let manifest = self.site.manifest();
         let (digest, encoded) = (manifest.digest().to_string(), manifest.encode());
@@ -65,9 +62,13 @@ impl Member {
             ],
             &[authority.as_bytes(), &encoded],
         )?;
+        if torn > 0 {
+            self.note("repaired", [("torn_bytes", torn.into())])?;
+        }
         self.note_certificate()?;
         self.note_revocation_list()?;
-        self.note_policies()
+        self.note_policies()?;
+        self.note_checkpoint()
     }
 
     /// Takes up a certificate or revocation list that was installed in the meantime, and notes that it was.

@@ -130,6 +130,8 @@ struct Member {
     options: Options,
     observer: Observer,
     stop: Arc<AtomicBool>,
+    /// The job that it takes part in.
+    job: Option<Digest>,
     /// The attempt that was vetted last, for fellows that ask for its model.
     cohort: Option<hand_over::Cohort>,
     answers: hand_over::Answers,
@@ -181,6 +183,7 @@ impl Member {
             options,
             observer,
             stop,
+            job: None,
             cohort: None,
             answers: hand_over::Answers::default(),
             warns_at: Instant::now(),
@@ -225,6 +228,7 @@ impl Member {
                             return Ok(outcome);
                         }
                         engagement = None;
+                        self.job = None;
                     }
                 }
                 _ => {}
@@ -475,9 +479,14 @@ impl Member {
     }
 
     fn complain(&mut self, what: &str, error: &Error) -> Result<()> {
+        let job = self.job.map(|job| job.to_string()).unwrap_or_default();
         self.note(
             "refused",
-            [("what", what.into()), ("reason", error.to_string().into())],
+            [
+                ("what", what.into()),
+                ("job", job.into()),
+                ("reason", error.to_string().into()),
+            ],
         )?;
         self.tell(Happening::Voided {
             reason: error.to_string(),

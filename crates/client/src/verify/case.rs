@@ -1,16 +1,17 @@
 //! What the logs say, brought together: jobs, attempts, and what each log's owner has told others of it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use ciphertune_identity::{AuthorityCertificate, Manifest};
+use ciphertune_policy::Loss;
 use ciphertune_round::{Context, Digest, Fingerprint, Job, Signed};
 use serde::Serialize;
 
 use super::finding::{Check, Finding, Rule, demand};
 use crate::mechanism::Reckoned;
 
-/// Most findings that are kept: beyond, nothing is learnt.
-const FINDINGS: usize = 1_000;
+/// Findings that are kept of one log: beyond, nothing is learnt.
+const FINDINGS: usize = 200;
 
 /// All that is known so far.
 pub(super) struct Case {
@@ -34,8 +35,10 @@ pub(super) struct Case {
     pub claims: BTreeMap<Fingerprint, BTreeMap<u64, Claim>>,
     /// Heads of ledgers that members have signed.
     pub ledger_heads: HashMap<Fingerprint, Vec<[u8; 32]>>,
-    /// What does not hold.
+    /// What does not hold, and when it was written.
     pub findings: Vec<(u64, Finding)>,
+    /// How many there were in all.
+    pub found: u64,
 }
 
 /// A job, and how it went.
@@ -50,8 +53,20 @@ pub(super) struct JobFacts {
     pub time: u64,
     /// The policies of its last plan: name, digest, who signed it.
     pub policies: Vec<(String, Digest, Fingerprint)>,
+    /// Whose logs know of it, by the node's place.
+    pub known_to: BTreeSet<usize>,
     /// Who answered it; why not, where that was the answer.
     pub answers: BTreeMap<Fingerprint, Option<String>>,
+    /// Answers by digest: in a member's own log, and whether the server took it; in the server's.
+    pub own_answers: BTreeMap<usize, BTreeMap<Digest, bool>>,
+    /// See `own_answers`.
+    pub received_answers: BTreeMap<Fingerprint, Digest>,
+    /// The datasets that a member says it takes part with, by the node's place.
+    pub datasets: BTreeMap<usize, BTreeSet<String>>,
+    /// The strictest lifetime budget of its policies.
+    pub budget: Option<Loss>,
+    /// Whose logs hold its end, signed.
+    pub ended_in: BTreeSet<usize>,
     /// How it ended: completed or not, rounds, the server's words.
     pub ended: Option<(bool, u32, String)>,
     /// Refusals that are in the logs.
@@ -79,10 +94,18 @@ pub(super) struct AttemptFacts {
     pub void: Option<String>,
     /// The keyed digest of the model that was agreed on.
     pub agreed: Option<Digest>,
+    /// Whether the server's log says that its round is complete.
+    pub is_complete: bool,
+    /// Whose contributions, and whose agreements, are in the server's log.
+    pub contributed: BTreeSet<u32>,
+    /// See `contributed`.
+    pub agreed_with: BTreeSet<u32>,
+    /// Whose agreements other members' logs hold.
+    pub shown: BTreeSet<u32>,
     /// What each node's own log says of it, by the node's place.
     pub views: BTreeMap<usize, View>,
-    /// What the server's log says that members sent, of members whose folders are at hand.
-    pub received: BTreeMap<Fingerprint, (Digest, u64)>,
+    /// What the server's log says that members sent, and when, of members whose folders are at hand.
+    pub received: BTreeMap<(u32, Sent), (Digest, u64)>,
 }
 
 /// Somebody's no, or what it could not take.
@@ -108,24 +131,34 @@ pub(super) struct RosterFacts {
     pub headers: BTreeMap<u32, Digest>,
 }
 
+/// What a member sends in an attempt.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Sent {
+    Contribution,
+    Echo,
+    Release,
+    Agreement,
+}
+
 /// What one node's log says of an attempt.
 #[derive(Default)]
 pub(super) struct View {
     pub plan_time: u64,
-    pub header: Option<Digest>,
-    pub header_time: u64,
+    pub roster_time: u64,
+    /// A member's own, as it first stands in its log.
+    pub sent: BTreeMap<Sent, (Digest, u64)>,
+    /// The last body of each that came to the server, until the roster.
+    pub bodies: BTreeMap<u32, Digest>,
     pub body_bytes: u64,
     pub share_bytes: u64,
     pub charged: bool,
     pub roster: Option<Digest>,
     /// The roster that enough members echoed, and the digest of the certificate that says so.
     pub quorum: Option<(Digest, Digest)>,
-    pub settled: bool,
     pub echoes: usize,
     pub releases: usize,
     /// Who has agreed on what so far, until enough have.
     pub agreements: BTreeMap<u32, Digest>,
-    pub agreed: bool,
     pub bytes_up: u64,
     pub bytes_down: u64,
 }
@@ -136,6 +169,8 @@ pub(super) struct Claim {
     pub root: [u8; 32],
     /// In whose agreement it is.
     pub signer: u32,
+    /// Whether it stands in another log than the one that it is of.
+    pub by_another: bool,
     /// Of which attempt.
     pub context: Context,
     /// Whether it is what the server showed the signer, rather than the signer's own.
@@ -143,18 +178,26 @@ pub(super) struct Claim {
 }
 
 impl Case {
-    /// Adds a finding, at a time by which the first is found.
+    /// Adds a finding, at a time by which the first is found. Of very many in one log, which is read from its beginning, the first
+    /// are kept.
     pub fn find(&mut self, time: u64, finding: Finding) {
-        if self.findings.len() < FINDINGS {
-            self.findings.push((time, finding));
+        self.found += 1;
+        let in_log = self
+            .findings
+            .iter()
+            .filter(|(_, it)| it.node == finding.node);
+        if in_log.count() < FINDINGS {
+            self.findings.push((time, finding.printable()));
         }
     }
 
     /// What a log's owner has said, or shown, that the log was; another root of as many entries is a fork.
     pub fn claim(&mut self, owner: Fingerprint, size: u64, claim: Claim) -> Check {
-        let first = *(self.claims.entry(owner).or_default())
+        let held = (self.claims.entry(owner).or_default())
             .entry(size)
             .or_insert(claim);
+        held.by_another |= claim.by_another;
+        let first = *held;
         demand(first.root == claim.root, Rule::Fork, || {
             format!(
                 "two histories of one log: at {size} entries its root is {} after {}, and {} after {}",

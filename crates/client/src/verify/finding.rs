@@ -82,6 +82,30 @@ impl fmt::Display for Rule {
     }
 }
 
+impl Finding {
+    /// Without anything that moves a terminal's cursor: names and words come from whoever wrote the log.
+    pub(super) fn printable(mut self) -> Self {
+        for text in [&mut self.node, &mut self.detail] {
+            *text = printable(text);
+        }
+        self
+    }
+}
+
+/// A text without control characters but for line ends, and not endless.
+pub(super) fn printable(text: &str) -> String {
+    let shown = text.chars().take(4_000);
+    shown
+        .map(|c| {
+            if c.is_control() && c != '\n' {
+                '\u{fffd}'
+            } else {
+                c
+            }
+        })
+        .collect()
+}
+
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.rule, self.node)?;

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use ciphertune_dp::rdp;
-use ciphertune_ledger::{Book, Cost, Entry, Kind, UNITS};
+use ciphertune_ledger::{Book, Cost, Entry, Kind, Limit, UNITS};
 use ciphertune_round::{Context, Digest, Fingerprint};
 use serde::Serialize;
 
@@ -54,11 +54,19 @@ impl Case {
         if heads.is_empty() && !path.exists() {
             return Ok(Vec::new());
         }
+        if path.exists() && !path.is_file() {
+            self.ledger_finding(node, None, u64::MAX, "ledger.sqlite is no file".into());
+            return Ok(Vec::new());
+        }
         let book = match Book::read(&path, &heads).await {
             Ok(book) => book,
             Err(error @ ciphertune_ledger::Error::Fault(_)) => return Err(error.into()),
             Err(error) => {
-                self.ledger_finding(node, None, u64::MAX, error.to_string());
+                let hint = match folder.join("ledger.sqlite-wal").exists() {
+                    true => "",
+                    false => " (if this is a copy: was ledger.sqlite-wal copied with it?)",
+                };
+                self.ledger_finding(node, None, u64::MAX, format!("{error}{hint}"));
                 return Ok(Vec::new());
             }
         };
@@ -67,7 +75,7 @@ impl Case {
         for dataset in book.datasets() {
             let mut costs: BTreeMap<[u8; 32], ([u8; 32], Cost)> = BTreeMap::new();
             for entry in book.entries(dataset) {
-                if let Some(said) = self.check_ledger_entry(entry, place, party) {
+                if let Some(said) = self.check_ledger_entry(entry, dataset, place, party) {
                     let time = entry.time.unsigned_abs();
                     self.ledger_finding(node, Some(entry), time, said);
                 }
@@ -81,6 +89,9 @@ impl Case {
                 }
             }
             let standing = book.standing(dataset)?;
+            for said in self.check_budget(&book, dataset, place, &costs) {
+                self.ledger_finding(node, None, u64::MAX, format!("dataset {dataset:?}: {said}"));
+            }
             let total = |job: Option<[u8; 32]>| {
                 let of_job = costs
                     .values()
@@ -146,10 +157,28 @@ impl Case {
     fn check_ledger_entry(
         &self,
         entry: &Entry,
+        dataset: &str,
         place: usize,
         party: &Fingerprint,
     ) -> Option<String> {
-        let attempt = self.attempts.get(&context_of(entry))?;
+        if !matches!(entry.kind, Kind::Charge | Kind::Settle { .. }) {
+            return None;
+        }
+        let attempt = self.attempts.get(&context_of(entry));
+        let Some(attempt) = attempt.filter(|attempt| attempt.views.contains_key(&place)) else {
+            let which = context_of(entry).digest().short();
+            return Some(format!(
+                "it is charged for the attempt {which}, of which the log has no plan"
+            ));
+        };
+        let job = self.jobs.get(&attempt.job)?;
+        let named = job.datasets.get(&place);
+        if named.is_none_or(|named| !named.contains(dataset)) {
+            return Some(format!(
+                "round {}, attempt {} is charged to dataset {dataset:?}, which the member's answer to its job does not name",
+                attempt.round, attempt.attempt
+            ));
+        }
         let expected = self.cost_of(entry, place, party)?;
         let wrong = |said: &str| {
             let (round, number) = (attempt.round, attempt.attempt);
@@ -172,6 +201,68 @@ impl Case {
             }
         }
         None
+    }
+
+    /// What is wrong with a dataset's budget: raised, above what the policies of a job that it was charged for allow, none where a
+    /// job has privacy, or overspent.
+    fn check_budget(
+        &self,
+        book: &Book,
+        dataset: &str,
+        place: usize,
+        costs: &BTreeMap<[u8; 32], ([u8; 32], Cost)>,
+    ) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let budgets: Vec<Limit> = book
+            .entries(dataset)
+            .filter_map(|entry| match entry.kind {
+                Kind::Budget(limit) => Some(limit),
+                _ => None,
+            })
+            .collect();
+        let rises = |pair: &[Limit]| match pair {
+            [before, after] => {
+                let (before, after) = (before.loss(), after.loss());
+                after.epsilon > before.epsilon || after.delta > before.delta
+            }
+            _ => false,
+        };
+        if budgets.windows(2).any(rises) {
+            wrong.push("its budget was raised: it is fixed at its first use".into());
+        }
+        let jobs = costs.keys().filter_map(|context| {
+            let context = Context::from_digest(Digest::from_bytes(*context));
+            let attempt = self.attempts.get(&context)?;
+            attempt.views.get(&place)?;
+            self.jobs.get(&attempt.job)
+        });
+        let allowed = jobs.filter_map(|job| job.budget);
+        let Some(limit) = budgets.last() else {
+            if allowed.count() > 0 {
+                wrong.push("it was charged for jobs with privacy, and has no budget".into());
+            }
+            return wrong;
+        };
+        let loss = limit.loss();
+        for allowed in allowed {
+            if loss.epsilon > allowed.epsilon || loss.delta > allowed.delta {
+                wrong.push(format!(
+                    "its budget of epsilon {} at delta {} is above the policies' {} at {}",
+                    loss.epsilon, loss.delta, allowed.epsilon, allowed.delta
+                ));
+                break;
+            }
+        }
+        let spent = costs
+            .values()
+            .fold(Cost::ZERO, |sum, (_, cost)| sum.plus(cost));
+        if limit.cost_of(&spent) > limit.units() {
+            wrong.push(format!(
+                "it cost more than its budget of epsilon {} allows",
+                loss.epsilon
+            ));
+        }
+        wrong
     }
 
     /// What an entry must cost; `None` where the logs do not tell.

@@ -69,7 +69,9 @@ pub struct Verdict {
     pub rounds: u64,
     /// What each dataset has cost.
     pub spending: Vec<Spending>,
-    /// What does not hold, the first thing first.
+    /// How many things do not hold.
+    pub found: u64,
+    /// They, the first thing first; of very many in one log the first two hundred.
     pub findings: Vec<Finding>,
 }
 
@@ -111,6 +113,7 @@ impl Audit {
             claims: BTreeMap::new(),
             ledger_heads: HashMap::new(),
             findings: Vec::new(),
+            found: 0,
         };
         let mut nodes = Vec::new();
         for (place, folder) in folders.iter().enumerate() {
@@ -132,9 +135,10 @@ impl Audit {
                 spending.extend(case.check_ledger(folder, place, node, &party).await?);
             }
         }
-        case.check_attempts(&nodes, server);
+        case.check_others(&nodes, server);
         let mut findings = std::mem::take(&mut case.findings);
-        findings.sort_by_key(|(time, _)| *time);
+        // What is an entry's says more than what follows from it elsewhere.
+        findings.sort_by_key(|(time, finding)| (finding.entry.is_none(), *time));
         Ok(Self {
             nodes,
             authority: case.authority.as_ref().map(|it| it.key().fingerprint()),
@@ -162,6 +166,7 @@ impl Audit {
             attempts: attempts.len() as u64,
             rounds: attempts.values().filter(|it| it.agreed.is_some()).count() as u64,
             spending: self.spending.clone(),
+            found: self.case.found,
             findings: self.findings.clone(),
         }
     }

@@ -7,9 +7,8 @@ use std::{
 
 use ciphertune_audit::{Evidence, Note, Reader, Record};
 use ciphertune_identity::{
-    AuthorityCertificate, Certificate, Manifest, Peer, RevocationList, Role,
+    AuthorityCertificate, Certificate, Manifest, Peer, RevocationList, Role, Serial,
 };
-use ciphertune_policy::Instant;
 use ciphertune_round::{
     Context, Digest, Envelope, Fingerprint, Object, Plan, PolicyDocument, Signed,
 };
@@ -27,6 +26,9 @@ const PLANS: usize = 4;
 
 /// Entries that are read, with their objects, before the first of them is looked at.
 const AHEAD: usize = 256;
+
+/// Bytes of their objects, about.
+const AHEAD_BYTES: u64 = 32 << 20;
 
 /// What was read of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -47,11 +49,13 @@ pub struct Node {
     pub from: Option<String>,
     /// See `from`.
     pub until: Option<String>,
+    /// Bytes behind the last whole line: an append that was under way, or that a crash cut short.
+    pub unfinished_bytes: u64,
     /// Its own signed checkpoints.
     pub checkpoints: u64,
     /// Entries that the last of them is about.
     pub signed_entries: u64,
-    /// Heads of it that others have signed for, and that it was held to.
+    /// Heads of it that stand in other logs that were audited, and that it was held to.
     pub known_to_others: u64,
     /// The certificate in force at the end: serial number and validity.
     pub certificate: Option<String>,
@@ -142,6 +146,7 @@ impl<'a> Examiner<'a> {
             root: String::new(),
             from: None,
             until: None,
+            unfinished_bytes: 0,
             checkpoints: 0,
             signed_entries: 0,
             known_to_others: 0,
@@ -156,7 +161,7 @@ impl<'a> Examiner<'a> {
             }
         };
         let broken = loop {
-            let (records, roots, end) = ahead(&mut reader);
+            let (records, roots, end) = ahead(&mut reader, &self.evidence);
             let manifest = self.in_force.manifest.as_ref().map(Signed::value);
             let loaded = seen::load(&self.evidence, manifest, &records, &mut self.seen);
             for ((record, root), objects) in records.iter().zip(roots).zip(loaded) {
@@ -164,6 +169,11 @@ impl<'a> Examiner<'a> {
                 node.from.get_or_insert_with(|| when.clone());
                 node.until = Some(when);
                 self.entry(record, &root, objects);
+            }
+            if self.in_force.party.is_none() && reader.size() > 0 {
+                // Whose log it is is not known: nothing that follows could be believed.
+                node.entries = reader.size();
+                return node;
             }
             progress(reader.bytes());
             match end {
@@ -178,8 +188,12 @@ impl<'a> Examiner<'a> {
                 self.find(Rule::Chain, Some((size, None)), time, error.to_string());
             }
         }
+        node.unfinished_bytes = reader.unfinished();
         if reader.size() == 0 {
             self.find(Rule::Missing, None, 0, "its log is empty".into());
+        } else if node.is_whole && self.signed.is_none() {
+            let said = "nothing in this log is signed by its owner".to_owned();
+            self.find(Rule::Checkpoint, None, reader.last_time(), said);
         }
         node.name.clone_from(&self.name);
         node.party = self.in_force.party.map(|party| party.to_string());
@@ -211,7 +225,7 @@ impl<'a> Examiner<'a> {
                 "certificate" => self.certificate(record, &objects),
                 "revocation-list" => self.revocation_list(record, &objects),
                 "policy" => self.policy(record, &objects),
-                "met" => self.met(record),
+                "met" => self.met(record, &objects),
                 "checkpoint" => self.checkpoint(record, root),
                 _ => self.of_a_job(record, &objects),
             }
@@ -339,7 +353,7 @@ impl<'a> Examiner<'a> {
             || format!("the certificate's serial number is {serial}"),
         )?;
         self.in_force.certificate = Some(certificate);
-        self.check_own(record)
+        self.check_dates(record).map(drop)
     }
 
     fn revocation_list(&mut self, record: &Record, objects: &[Vec<u8>]) -> Check {
@@ -384,18 +398,22 @@ impl<'a> Examiner<'a> {
         Ok(())
     }
 
-    fn met(&mut self, record: &Record) -> Check {
-        let party = digest(record, "party").map(Fingerprint::from_digest)?;
-        let instant = |field: &str| {
-            let text = record.text(field).unwrap_or_default();
-            text.parse::<Instant>().breaks(Rule::Evidence)
+    fn met(&mut self, record: &Record, objects: &[Vec<u8>]) -> Check {
+        let [der] = objects else {
+            return Err(evidence("the certificate that the party showed"));
         };
+        let authority = self.case.authority.as_ref().ok_or_else(no_start)?;
+        let peer = authority.certified(der).breaks(Rule::Certificate)?;
+        let party = digest(record, "party").map(Fingerprint::from_digest)?;
+        let says = (party, record.text("serial"));
+        demand(
+            says == (peer.fingerprint, Some(peer.serial.to_string().as_str())),
+            Rule::Evidence,
+            || format!("the certificate is another: of {} {}", peer.role, peer.name),
+        )?;
         let met = Met {
-            serial: record.text("serial").unwrap_or_default().to_owned(),
-            validity: (
-                instant("not_before")?.seconds(),
-                instant("not_after")?.seconds(),
-            ),
+            serial: peer.serial.to_string(),
+            validity: (peer.issued_at, peer.ends_at),
         };
         self.met.insert(party, met);
         self.check_other(&party, record)
@@ -444,27 +462,41 @@ impl<'a> Examiner<'a> {
         self.in_force.role == Some(Role::Server)
     }
 
-    /// Whether this node's certificate lets it act at the entry's time.
+    /// Whether this node's certificate lets it act at the entry's time, by its dates and by the revocation list.
     pub(super) fn check_own(&self, record: &Record) -> Check {
-        let missing = |what: &str| Wrong(Rule::Certificate, format!("the log names no {what}"));
-        let in_force = &self.in_force;
-        let certificate = in_force.certificate.as_ref();
-        let certificate = certificate.ok_or_else(|| missing("certificate"))?;
-        let validity = certificate.validity();
+        let serial = self.check_dates(record)?;
+        let list = self.list()?;
+        demand(!list.names(serial), Rule::Revocation, || {
+            format!("the node's certificate {serial} is revoked")
+        })
+    }
+
+    /// Whether this node's certificate holds at the entry's time; its serial number.
+    fn check_dates(&self, record: &Record) -> Check<&Serial> {
+        let certificate = self.in_force.certificate.as_ref().ok_or_else(|| {
+            Wrong(
+                Rule::Certificate,
+                "no certificate of the node is in the log before".into(),
+            )
+        })?;
+        let (serial, validity) = (&certificate.peer().serial, certificate.validity());
         demand(validity.contains(record.at()), Rule::Certificate, || {
             format!(
-                "the node's certificate {} holds from {} until {}, and not at the time",
-                certificate.peer().serial,
+                "the node's certificate {serial} holds from {} until {}, and not at the time",
                 validity.start(),
                 validity.end()
             )
         })?;
-        let Some(list) = &in_force.list else {
-            return Ok(());
-        };
-        let serial = &certificate.peer().serial;
-        demand(!list.names(serial), Rule::Revocation, || {
-            format!("the node's certificate {serial} is revoked")
+        Ok(serial)
+    }
+
+    /// The revocation list in force.
+    pub(super) fn list(&self) -> Check<&RevocationList> {
+        self.in_force.list.as_ref().ok_or_else(|| {
+            Wrong(
+                Rule::Revocation,
+                "no revocation list is in the log before".into(),
+            )
         })
     }
 
@@ -487,8 +519,7 @@ impl<'a> Examiner<'a> {
                 )
             },
         )?;
-        let list = self.in_force.list.as_ref();
-        let mut revoked = list.into_iter().flat_map(|list| list.revoked().keys());
+        let mut revoked = self.list()?.revoked().keys();
         demand(
             !revoked.any(|serial| serial.to_string() == met.serial),
             Rule::Revocation,
@@ -543,13 +574,15 @@ impl<'a> Examiner<'a> {
 /// The next entries, each with the root before it where it is a checkpoint, and how the log ends if it does there.
 fn ahead(
     reader: &mut Reader,
+    evidence: &Evidence,
 ) -> (
     Vec<Record>,
     Vec<[u8; 32]>,
     Option<ciphertune_audit::Result<()>>,
 ) {
     let (mut records, mut roots) = (Vec::with_capacity(AHEAD), Vec::with_capacity(AHEAD));
-    while records.len() < AHEAD {
+    let mut bytes = 0;
+    while records.len() < AHEAD && bytes < AHEAD_BYTES {
         match reader.next() {
             Ok(None) => return (records, roots, Some(Ok(()))),
             Err(error) => return (records, roots, Some(Err(error))),
@@ -560,6 +593,7 @@ fn ahead(
                 } else {
                     [0; 32]
                 });
+                bytes += seen::bytes_of(evidence, &record);
                 records.push(record);
             }
         }

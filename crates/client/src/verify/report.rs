@@ -251,6 +251,9 @@ fn find<'a>(audit: &'a Audit, wanted: &str) -> Result<(Digest, &'a JobFacts)> {
     let mut fitting = jobs.iter().filter(|(digest, facts)| {
         facts.job.name == wanted || (wanted.len() >= 4 && digest.to_string().starts_with(wanted))
     });
+    if let (true, Some(first)) = (jobs.is_empty(), audit.findings.first()) {
+        return Err(Error::Refused(format!("no job could be believed: {first}")));
+    }
     match (fitting.next(), fitting.next()) {
         (Some((digest, facts)), None) => Ok((*digest, facts)),
         (first, _) => {

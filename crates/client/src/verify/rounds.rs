@@ -1,6 +1,6 @@
 //! The entries of jobs and their rounds: each object signed by whom it may be, and inside what was signed before it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ciphertune_audit::{Note, Record};
 use ciphertune_identity::Role;
@@ -12,7 +12,7 @@ use ciphertune_round::{
 };
 
 use super::{
-    case::{AttemptFacts, Claim, JobFacts, Refusal, RosterFacts, View},
+    case::{AttemptFacts, Claim, JobFacts, Refusal, RosterFacts, Sent, View},
     finding::{Breaks, Check, Rule, Wrong, demand},
     node::{Examiner, context, digest, same},
 };
@@ -31,6 +31,8 @@ impl Examiner<'_> {
                 self.admission(record, admission)
             }
             ("admission", [admission]) if self.is_server() => self.admission(record, admission),
+            ("answered", []) => self.answered(record),
+            ("body", []) => self.body(record),
             ("plan", [plan]) => self.planned(record, plan),
             ("charge", []) => self.charge(record),
             ("contribution", [header]) => self.contribution(record, header),
@@ -52,9 +54,9 @@ impl Examiner<'_> {
             }
             // What decides nothing.
             (
-                "reserve" | "body" | "revoked" | "restarted" | "hopeless" | "attempt-left"
-                | "repaired" | "parcel" | "parcel-request" | "parcel-call" | "caught-up"
-                | "wrong-parcel" | "unopened-share" | "lying-check-value",
+                "reserve" | "revoked" | "restarted" | "hopeless" | "attempt-left" | "repaired"
+                | "parcel" | "parcel-request" | "parcel-call" | "caught-up" | "wrong-parcel"
+                | "unopened-share" | "lying-check-value",
                 _,
             ) => Ok(()),
             (kind, objects) => Err(Wrong(
@@ -73,16 +75,24 @@ impl Examiner<'_> {
         let found = job.digest();
         same(record, "job", &found)?;
         let reckoned = Reckoned::of(&job, job.min_contributors, job.colluders);
-        self.case.jobs.entry(found).or_insert_with(|| JobFacts {
+        let place = self.place;
+        let facts = self.case.jobs.entry(found).or_insert_with(|| JobFacts {
             reckoned: reckoned.map_err(|error| error.to_string()),
             job,
             evidence: record.evidence().next().unwrap_or_default().to_owned(),
             time: record.time,
             policies: Vec::new(),
+            known_to: BTreeSet::new(),
             answers: BTreeMap::new(),
+            own_answers: BTreeMap::new(),
+            received_answers: BTreeMap::new(),
+            datasets: BTreeMap::new(),
+            budget: None,
+            ended_in: BTreeSet::new(),
             ended: None,
             refusals: Vec::new(),
         });
+        facts.known_to.insert(place);
         Ok(found)
     }
 
@@ -99,6 +109,7 @@ impl Examiner<'_> {
         )?;
         let (job, who) = (admission.job, admission.signer());
         let (name, refusal) = (self.case.name_of(&who), admission.refusal.clone());
+        let (is_server, place, found) = (self.is_server(), self.place, admission.digest());
         let facts = self.case.jobs.get_mut(&job);
         let facts = facts.ok_or_else(|| unknown("job", &job))?;
         if let Some(reason) = &refusal
@@ -111,7 +122,30 @@ impl Examiner<'_> {
             });
         }
         facts.answers.insert(who, refusal);
+        if is_server {
+            facts.received_answers.insert(who, found);
+            return Ok(());
+        }
+        let own = facts.own_answers.entry(place).or_default();
+        own.entry(found).or_insert(false);
+        let dataset = record.text("dataset").unwrap_or_default().to_owned();
+        facts.datasets.entry(place).or_default().insert(dataset);
         Ok(())
+    }
+
+    /// The server took an answer.
+    fn answered(&mut self, record: &Record) -> Check {
+        let (job, admission) = (digest(record, "job")?, digest(record, "admission")?);
+        let place = self.place;
+        let facts = self
+            .case
+            .jobs
+            .get_mut(&job)
+            .ok_or_else(|| unknown("job", &job))?;
+        let own = facts.own_answers.entry(place).or_default();
+        demand(own.insert(admission, true).is_some(), Rule::Missing, || {
+            "the answer itself is in no entry before".into()
+        })
     }
 
     /// Whose object an entry may be about: a member's own in its log, the one that is named in the server's.
@@ -179,12 +213,19 @@ impl Examiner<'_> {
                 roster: None,
                 void: None,
                 agreed: None,
+                is_complete: false,
+                contributed: BTreeSet::new(),
+                agreed_with: BTreeSet::new(),
+                shown: BTreeSet::new(),
                 views: BTreeMap::new(),
                 received: BTreeMap::new(),
             });
-        let view = self.view(&found)?;
-        if view.plan_time == 0 {
-            view.plan_time = record.time;
+        let place = self.place;
+        if let Some(attempt) = self.case.attempts.get_mut(&found) {
+            let view = attempt.views.entry(place).or_default();
+            if view.plan_time == 0 {
+                view.plan_time = record.time;
+            }
         }
         self.hold(plan.clone());
         self.check_plan(record, &plan).and(only)
@@ -238,6 +279,7 @@ impl Examiner<'_> {
         });
         if let Some(facts) = self.case.jobs.get_mut(&plan.job) {
             facts.policies = documents.collect();
+            facts.budget = rules.policy().budget();
         }
         self.rules.insert(plan.job, (plan.value().clone(), rules));
         self.check_admitted(record, &job, plan)
@@ -278,7 +320,8 @@ impl Examiner<'_> {
         let manifest = self.manifest()?;
         rules.admit(job, plan, manifest, now).breaks(Rule::Plan)?;
         let at = |seconds: u64| Instant::from_seconds(seconds).unwrap_or(Instant::EPOCH);
-        if let Some(list) = &self.in_force.list {
+        {
+            let list = self.list()?;
             let issued = at(list.validity().not_before());
             (rules.policy().admit_revocation_list(issued, now)).breaks(Rule::Revocation)?;
             demand(
@@ -317,10 +360,38 @@ impl Examiner<'_> {
 
     /// What this node's log says of an attempt.
     fn view(&mut self, context: &Context) -> Check<&mut View> {
-        let place = self.place;
         let attempt = self.case.attempts.get_mut(context);
-        let attempt = attempt.ok_or_else(|| unknown("attempt", &context.digest()))?;
-        Ok(attempt.views.entry(place).or_default())
+        let view = attempt.and_then(|attempt| attempt.views.get_mut(&self.place));
+        view.ok_or_else(|| no_plan(context))
+    }
+
+    /// Notes what a member sent: in its own log the first time, in the server's of whom a folder is at hand. Another of its kind in
+    /// one attempt is a contradiction.
+    fn note_sent(
+        &mut self,
+        record: &Record,
+        what: Sent,
+        context: &Context,
+        by: &Fingerprint,
+        digest: Digest,
+    ) -> Check {
+        let found = (digest, record.time);
+        let first = match self.is_server() {
+            true => {
+                self.view(context)?;
+                let number = self.case.number_of(by);
+                if !self.case.has(by) {
+                    return Ok(());
+                }
+                let attempt = self.case.attempts.get_mut(context);
+                let attempt = attempt.ok_or_else(|| no_plan(context))?;
+                *attempt.received.entry((number, what)).or_insert(found)
+            }
+            false => *self.view(context)?.sent.entry(what).or_insert(found),
+        };
+        demand(first.0 == digest, Rule::Roster, || {
+            format!("a second, different {} in one attempt", record.kind)
+        })
     }
 
     fn attempt(&self, context: &Context) -> Check<&AttemptFacts> {
@@ -344,6 +415,18 @@ impl Examiner<'_> {
         let expected = reckoned.attempt_cost().breaks(Rule::Charge)?;
         check_cost(record, &expected)?;
         self.note_ledger_head(record)?;
+        let place = self.place;
+        let dataset = record.text("dataset").unwrap_or_default();
+        let (facts, _) = self.reckoned(&context)?;
+        let named = facts
+            .datasets
+            .get(&place)
+            .is_some_and(|all| all.contains(dataset));
+        demand(named, Rule::Charge, || {
+            format!(
+                "charged to dataset {dataset:?}, which this member's answer to the job does not name"
+            )
+        })?;
         self.view(&context)?.charged = true;
         Ok(())
     }
@@ -372,7 +455,6 @@ impl Examiner<'_> {
         };
         check_cost(record, &expected)?;
         self.note_ledger_head(record)?;
-        self.view(&context)?.settled = true;
         Ok(())
     }
 
@@ -391,33 +473,34 @@ impl Examiner<'_> {
         same(record, "context", &header.context.digest())?;
         self.check_sender(record, &header.signer())?;
         let (found, sender) = (header.digest(), header.signer());
-        self.attempt(&context)?;
+        self.note_sent(record, Sent::Contribution, &context, &sender, found)?;
         if self.is_server() {
-            if self.case.has(&sender)
-                && let Some(attempt) = self.case.attempts.get_mut(&context)
-            {
-                attempt.received.insert(sender, (found, record.time));
+            let number = self.case.number_of(&sender);
+            if let Some(attempt) = self.case.attempts.get_mut(&context) {
+                attempt.contributed.insert(number);
             }
             return Ok(());
         }
+        same(record, "body", &header.body)?;
         let (facts, _) = self.reckoned(&context)?;
         let private = facts.job.mechanism.unit != Unit::None;
         let (body, shares) = (record.number("body_bytes"), record.number("share_bytes"));
         let view = self.view(&context)?;
-        demand(
-            view.header.is_none_or(|it| it == found),
-            Rule::Roster,
-            || "a second, different contribution in one attempt".into(),
-        )?;
-        view.header = Some(found);
-        if view.header_time == 0 {
-            view.header_time = record.time;
-        }
         view.body_bytes = body.unwrap_or(0);
         view.share_bytes = shares.unwrap_or(0);
         demand(view.charged || !private, Rule::Charge, || {
             "it left without a charge before it".into()
         })
+    }
+
+    /// A body that came, whole: the one that its sender's header states.
+    fn body(&mut self, record: &Record) -> Check {
+        let context = context(record)?;
+        let member = digest(record, "member").map(Fingerprint::from_digest)?;
+        let (number, body) = (self.case.number_of(&member), digest(record, "body")?);
+        // One that came before its header and differs has to come again: the last counts.
+        self.view(&context)?.bodies.insert(number, body);
+        Ok(())
     }
 
     fn roster(&mut self, record: &Record, bytes: &[u8]) -> Check {
@@ -429,6 +512,10 @@ impl Examiner<'_> {
         let plan = self.plan(&context)?;
         let contributors = roster.contributors(&plan, &self.keyring()?, None);
         let contributors = contributors.breaks(Rule::Roster)?;
+        let stated: Vec<(Fingerprint, Digest)> = contributors
+            .iter()
+            .map(|one| (one.header.signer(), one.header.body))
+            .collect();
         let contributors: Vec<_> = contributors
             .iter()
             .map(|one| (one.header.signer(), one.header.digest()))
@@ -436,9 +523,18 @@ impl Examiner<'_> {
         let name = record.evidence().next().unwrap_or_default().to_owned();
         let at_hand = contributors.iter().filter(|(who, _)| self.case.has(who));
         let headers: Vec<(Fingerprint, Digest)> = at_hand.copied().collect();
-        self.view(&context)?.roster = Some(found);
         let own = self.in_force.party;
-        let header = self.view(&context)?.header;
+        let view = self.view(&context)?;
+        view.roster = Some(found);
+        if view.roster_time == 0 {
+            view.roster_time = record.time;
+        }
+        let header = view
+            .sent
+            .get(&Sent::Contribution)
+            .map(|(digest, _)| *digest);
+        let bodies = std::mem::take(&mut view.bodies);
+        self.check_bodies(&stated, &bodies)?;
         let named = contributors.iter().find(|(who, _)| Some(*who) == own);
         demand(
             named.is_none_or(|(_, digest)| Some(*digest) == header),
@@ -473,13 +569,36 @@ impl Examiner<'_> {
         })
     }
 
+    /// The last body that came of each contributor is the one that its header states: the server's log alone has them.
+    fn check_bodies(
+        &mut self,
+        stated: &[(Fingerprint, Digest)],
+        bodies: &BTreeMap<u32, Digest>,
+    ) -> Check {
+        if !self.is_server() {
+            return Ok(());
+        }
+        for (who, body) in stated {
+            let number = self.case.number_of(who);
+            demand(bodies.get(&number) == Some(body), Rule::Roster, || {
+                format!(
+                    "the body of {} is another than its header states, or none came",
+                    self.case.name_of(who)
+                )
+            })?;
+        }
+        Ok(())
+    }
+
     fn echo(&mut self, record: &Record, bytes: &[u8]) -> Check {
         let context = context(record)?;
         let echo = self.signed::<Echo>(bytes, Role::Member)?;
         same(record, "roster", &echo.roster)?;
         same(record, "context", &echo.context.digest())?;
         self.check_sender(record, &echo.signer())?;
-        let holds = self.plan(&context)?.is_holder(&echo.signer());
+        let (sender, found) = (echo.signer(), echo.digest());
+        self.note_sent(record, Sent::Echo, &context, &sender, found)?;
+        let holds = self.plan(&context)?.is_holder(&sender);
         let view = self.view(&context)?;
         check_roster(view.roster, echo.roster)?;
         view.echoes += usize::from(holds);
@@ -508,6 +627,7 @@ impl Examiner<'_> {
         same(record, "context", &release.context.digest())?;
         let sender = release.signer();
         self.check_sender(record, &sender)?;
+        self.note_sent(record, Sent::Release, &context, &sender, release.digest())?;
         let (threshold, is_server) = (self.attempt(&context)?.threshold, self.is_server());
         let view = self.view(&context)?;
         check_roster(view.roster, release.roster)?;
@@ -554,8 +674,23 @@ impl Examiner<'_> {
                 "agreement"
             };
             same(record, model, &agreement.model)?;
+            self.note_sent(
+                record,
+                Sent::Agreement,
+                &context,
+                &signer,
+                agreement.digest(),
+            )?;
         }
         let number = self.case.number_of(&signer);
+        let (is_server, own) = (self.is_server(), self.in_force.party);
+        self.view(&context)?;
+        if let Some(attempt) = self.case.attempts.get_mut(&context) {
+            match is_server {
+                true => attempt.agreed_with.insert(number),
+                false => record.kind == "agreed" && attempt.shown.insert(number),
+            };
+        }
         if let Some(agreed) = self.attempt(&context)?.agreed {
             demand(agreed == agreement.model, Rule::Agreement, || {
                 format!("{} agreed on another model", self.case.name_of(&signer))
@@ -571,6 +706,7 @@ impl Examiner<'_> {
         let claim = Claim {
             root: *agreement.log_head.as_bytes(),
             signer: number,
+            by_another: own != Some(signer),
             context,
             is_shown: false,
         };
@@ -594,6 +730,7 @@ impl Examiner<'_> {
         let claim = Claim {
             root: *checkpoint.root(),
             is_shown: true,
+            by_another: !self.is_server(),
             ..beside
         };
         self.case.claim(party, checkpoint.size(), claim)
@@ -608,7 +745,6 @@ impl Examiner<'_> {
         }
         let (up, down) = (record.number("bytes_up"), record.number("bytes_down"));
         let view = self.view(&context)?;
-        view.agreed = true;
         view.bytes_up = up.unwrap_or(0);
         view.bytes_down = down.unwrap_or(0);
         let agreements = std::mem::take(&mut view.agreements);
@@ -650,6 +786,13 @@ impl Examiner<'_> {
             )
         })?;
         self.check_agreed(&agreements, &plan, model)?;
+        let attempt = self.case.attempts.get_mut(&context);
+        if let Some(attempt) = attempt {
+            attempt.is_complete = true;
+            demand(attempt.void.is_none(), Rule::Agreement, || {
+                "the round is complete in an attempt that was void".into()
+            })?;
+        }
         self.note_agreed(&context, model)
     }
 
@@ -679,8 +822,12 @@ impl Examiner<'_> {
         let context = context(record)?;
         let void = self.signed::<Void>(bytes, Role::Server)?;
         same(record, "context", &void.context.digest())?;
+        self.view(&context)?;
         if let Some(attempt) = self.case.attempts.get_mut(&context) {
             attempt.void = Some(void.reason.clone());
+            demand(!attempt.is_complete, Rule::Agreement, || {
+                "an attempt is void whose round was complete".into()
+            })?;
         }
         Ok(())
     }
@@ -698,16 +845,48 @@ impl Examiner<'_> {
 
     fn ended(&mut self, record: &Record, bytes: Option<&[u8]>) -> Check {
         let job = digest(record, "job")?;
-        // A member that was away when it ended has heard of it otherwise; so has a server whose federation changed.
+        // A member that was away when it ended has heard of it otherwise.
         let Some(bytes) = bytes else {
-            return Ok(());
+            return demand(!self.is_server(), Rule::Evidence, || {
+                "the server's end of a job rests on nothing that it signed".into()
+            });
         };
         let ended = self.signed::<Ended>(bytes, Role::Server)?;
         same(record, "job", &ended.job)?;
-        let said = (ended.completed, ended.rounds, ended.reason.clone());
+        let fields = (
+            record.fields.get("completed").and_then(|it| it.as_bool()),
+            record.number("rounds"),
+            record.text("reason"),
+        );
+        let signed = (
+            Some(ended.completed),
+            Some(ended.rounds.into()),
+            Some(ended.reason.as_str()),
+        );
+        demand(
+            fields.0 == signed.0 && (!self.is_server() || fields == signed),
+            Rule::Evidence,
+            || "the entry says another end than was signed".into(),
+        )?;
+        let done = self.completed.get(&job).map_or(0, |(round, _)| *round);
+        demand(
+            !self.is_server() || done == ended.rounds,
+            Rule::Missing,
+            || {
+                format!(
+                    "it ended after {} rounds, and {done} are complete in the log",
+                    ended.rounds
+                )
+            },
+        )?;
+        let (place, said) = (
+            self.place,
+            (ended.completed, ended.rounds, ended.reason.clone()),
+        );
         let Some(facts) = self.case.jobs.get_mut(&job) else {
             return Ok(());
         };
+        facts.ended_in.insert(place);
         let first = facts.ended.get_or_insert_with(|| said.clone());
         demand(*first == said, Rule::Missing, || {
             "the job's end is another than another log says".into()
@@ -725,16 +904,20 @@ impl Examiner<'_> {
                 Err(_) => format!("{what}: {reason}"),
             },
         };
-        // To the job that was heard of last: an entry of what is no job's names none.
+        // What is no job's stands on no job's page.
         let job = digest(record, "job").ok();
-        let facts = match job {
-            Some(job) => self.case.jobs.get_mut(&job),
-            None => self.case.jobs.values_mut().max_by_key(|facts| facts.time),
-        };
-        if let Some(facts) = facts {
+        if let Some(facts) = job.and_then(|job| self.case.jobs.get_mut(&job)) {
             facts.refusals.push(said);
         }
     }
+}
+
+fn no_plan(context: &Context) -> Wrong {
+    let said = format!(
+        "no plan of the attempt {} is in this log before",
+        context.digest().short()
+    );
+    Wrong(Rule::Missing, said)
 }
 
 fn unknown(what: &str, which: &Digest) -> Wrong {

@@ -5,11 +5,12 @@ use std::{collections::HashSet, num::NonZeroUsize, thread};
 use ciphertune_audit::{Evidence, Record};
 use ciphertune_identity::Manifest;
 use ciphertune_round::{
-    Digest, Envelope, Fingerprint, Hasher, Keyring, Object as _, Plan, Roster, VerifyingKey,
+    Digest, Envelope, Fingerprint, Hasher, Keyring, MAX_SEATS, Object as _, Plan, Roster,
+    VerifyingKey,
     label::{self, Label},
 };
 
-use super::finding::{Breaks, Check, Rule};
+use super::finding::{Breaks, Check, Rule, demand};
 
 /// Envelopes whose signature holds, of these entries and those just before: a signature holds whatever the manifest says of its
 /// signer, which is asked anew each time.
@@ -84,8 +85,16 @@ fn load_one(
     record: &Record,
     signed: &mut Vec<Digest>,
 ) -> Check<Vec<Vec<u8>>> {
-    let objects = record
-        .evidence()
+    let names: Vec<&str> = record.evidence().collect();
+    demand(names.len() <= most_objects(record), Rule::Evidence, || {
+        format!(
+            "an entry {:?} that rests on {} objects",
+            record.kind,
+            names.len()
+        )
+    })?;
+    let objects = names
+        .iter()
         .map(|name| evidence.get(name).breaks(Rule::Evidence))
         .collect::<Check<Vec<_>>>()?;
     let Some(manifest) = manifest else {
@@ -122,6 +131,22 @@ fn load_one(
         }
     }
     Ok(objects)
+}
+
+/// How many objects an entry may rest on: `agreed` on an agreement of each member, `policy` on two documents.
+fn most_objects(record: &Record) -> usize {
+    match record.kind.as_str() {
+        "agreed" => MAX_SEATS,
+        _ => 2,
+    }
+}
+
+/// How many bytes an entry's objects are, where they are no more than its kind has.
+pub(super) fn bytes_of(evidence: &Evidence, record: &Record) -> u64 {
+    let names = record.evidence().take(most_objects(record));
+    let places = names.filter_map(|name| evidence.place_of_any(name));
+    let sizes = places.filter_map(|place| std::fs::metadata(place).ok());
+    sizes.map(|metadata| metadata.len()).sum()
 }
 
 /// What the objects of an entry are signed as, where there are many such.

@@ -70,7 +70,9 @@ impl Job {
                 if common.json {
                     output::json(&json!({"job": digest.to_string()}))?;
                 } else {
-                    println!("submitted {digest}\nnext: ciphertune job watch {digest}");
+                    output::say(&format!(
+                        "submitted {digest}\nnext: ciphertune job watch {digest}"
+                    ))?;
                 }
             }
             Self::Status { job } => {
@@ -86,9 +88,11 @@ impl Job {
                 if common.json {
                     output::json(&json!({"job": job.to_string(), "aborted": ran}))?;
                 } else if ran {
-                    println!("stopped {job}");
+                    output::say(&format!("stopped {job}"))?;
                 } else {
-                    println!("{job} had ended before\nhow: ciphertune job status {job}");
+                    output::say(&format!(
+                        "{job} had ended before\nhow: ciphertune job status {job}"
+                    ))?;
                 }
             }
         }
@@ -166,7 +170,7 @@ fn show(state: &JobState, as_json: bool) -> Result<()> {
         );
     }
     if !state.reason.is_empty() {
-        println!("  {}", state.reason);
+        output::say(&format!("  {}", state.reason))?;
     }
     Ok(())
 }

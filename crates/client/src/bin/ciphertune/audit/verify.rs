@@ -106,15 +106,19 @@ fn tell(audit: &Audit) -> Result<()> {
         count(verdict.rounds, "round"),
     );
     let Some((first, others)) = audit.findings.split_first() else {
-        return output::say(&format!("\nverified: {counted}; everything holds"));
+        return output::say(&format!(
+            "\nverified: {counted}; everything holds that docs/audit.md lists, as far as each log is signed"
+        ));
     };
     output::say(&format!("\nNOT VERIFIED: {counted}\nfirst wrong: {first}"))?;
     for finding in others.iter().take(TOLD) {
         output::say(&format!("also: {finding}"))?;
     }
-    match others.len().saturating_sub(TOLD) {
+    match verdict.found.saturating_sub(1 + TOLD as u64) {
         0 => Ok(()),
-        more => output::say(&format!("and {more} more (--json has all)")),
+        more => output::say(&format!(
+            "and {more} more (--json has the first 200 of each log)"
+        )),
     }
 }
 
@@ -123,13 +127,27 @@ fn of_node(node: &Node) -> String {
         (Some(from), Some(until)) => format!("{from} to {until}"),
         _ => "no time".into(),
     };
+    if node.entries == 0 {
+        return format!("{}\n  no log that could be read", node.name);
+    }
+    let unsigned = match node.entries.saturating_sub(node.signed_entries) {
+        0 | 1 => String::new(), // the last checkpoint itself
+        more => format!("; the last {} are not signed yet", count(more, "entry")),
+    };
+    let torn = match node.unfinished_bytes {
+        0 => String::new(),
+        bytes => format!(
+            "\n  behind them {} of an append that is under way, or was cut short by a crash",
+            count(bytes, "byte")
+        ),
+    };
     format!(
-        "{}\n  {}, {times}, root {}\n  signed by its owner up to entry {}, {}; {} of it known to others",
+        "{}\n  {}, {times}, root {}\n  {} by its owner, of its first {}{unsigned}; {} of it in the other logs{torn}",
         node.name,
         count(node.entries, "entry"),
         node.root,
-        node.signed_entries,
-        count(node.checkpoints, "checkpoint"),
+        count(node.checkpoints, "signed checkpoint"),
+        count(node.signed_entries, "entry"),
         count(node.known_to_others, "head"),
     )
 }
@@ -137,7 +155,7 @@ fn of_node(node: &Node) -> String {
 fn of_spending(spending: &Spending) -> String {
     let cost = match (spending.epsilon, spending.epsilon_budget, spending.delta) {
         (Some(epsilon), Some(budget), Some(delta)) => {
-            format!("epsilon {epsilon:.4} reckoned anew of {budget} promised, delta {delta:e}")
+            format!("epsilon {epsilon:.4} of a budget of {budget}, delta {delta:e}")
         }
         _ => "no privacy budget".into(),
     };
