@@ -442,6 +442,11 @@ impl Federation {
         self.researcher.key()
     }
 
+    /// The researcher at home.
+    pub fn researchers_site(&self) -> Site {
+        Site::open(self.researcher.home.clone(), &passphrase()).unwrap()
+    }
+
     /// A copy of a member's ledger.
     pub async fn copy_of_ledger(&self, member: usize) -> TempDir {
         copy_of_ledger(&self.members[member].home.ledger()).await
@@ -565,8 +570,7 @@ impl Federation {
 
     /// Connects as the researcher.
     pub async fn researcher(&self) -> Researcher {
-        let site = Site::open(self.researcher.home.clone(), &passphrase()).unwrap();
-        Researcher::connect(site).await.unwrap()
+        Researcher::connect(self.researchers_site()).await.unwrap()
     }
 
     /// Submits a job, whatever the federation's policy says of it.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use ciphertune_audit::Evidence;
-use ciphertune_client::{mechanism::Reckoned, quorum::Certificate};
+use ciphertune_client::{mechanism::Reckoned, quorum::Certificate, verify::Audit};
 use ciphertune_ledger::{Cost, Entry, Kind};
 use ciphertune_round::{
     Context, Digest, Echo, Envelope, Fingerprint, Job, Object as _, Plan, Release, Roster,
@@ -76,6 +76,15 @@ pub async fn examine(
         in_the_audit_log(federation, member, &contexts);
         no_key_is_left(federation, member);
     }
+    an_auditor_finds_nothing(federation, members).await;
+}
+
+/// Whatever happened was honest: no crash, restart or void attempt looks like history that was changed.
+async fn an_auditor_finds_nothing(federation: &Federation, members: usize) {
+    let homes = (0..members).map(|member| federation.member(member).home.root().to_owned());
+    let folders: Vec<PathBuf> = homes.chain([federation.data()]).collect();
+    let audit = Audit::of(&folders, None, &mut |_, _| {}).await.unwrap();
+    assert!(audit.holds(), "{:#?}", audit.findings);
 }
 
 /// Contexts in which a member sent a byte of a contribution.

@@ -4,7 +4,10 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use ciphertune_audit::{Checkpoint, Note};
-use ciphertune_client::verify::Rule;
+use ciphertune_client::{
+    auditor,
+    verify::{Audit, Rule},
+};
 use ciphertune_identity::{Certificate, SigningKey, Validity};
 use ciphertune_ledger::{Book, Budget, Kind, Ledger};
 use ciphertune_policy::{Instant, Policy};
@@ -987,4 +990,53 @@ async fn garbage_ends_in_a_finding_and_moves_no_cursor() {
         let audit = copies.audit(&copies.folders()).await;
         assert!(audit.findings.iter().any(|it| it.node.contains("member-1")));
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_servers_log_is_fetched_by_whom_the_policy_lets_and_holds_by_itself() {
+    let policy = format!("{INSTITUTION}[roles]\nread_log = [\"researcher\"]\n");
+    let mut federation = Federation::found(MEMBERS, &policy).await;
+    let server = federation.serve();
+    let mut members: Vec<_> = (0..MEMBERS)
+        .map(|member| federation.join(Vectors::of(member, DIMENSION)))
+        .collect();
+    federation.submit(&Wish::of(MEMBERS, DIMENSION)).await;
+    for member in &mut members {
+        assert!(member.end().await.unwrap().completed);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let reader = federation.researchers_site();
+    let first = auditor::fetch(&reader, folder.path(), &mut |_| {})
+        .await
+        .unwrap();
+    assert!(first.new == first.entries && first.objects > 20);
+    let audit = Audit::of(&[folder.path().to_owned()], None, &mut |_, _| {})
+        .await
+        .unwrap();
+    assert!(audit.holds(), "{:#?}", audit.findings);
+    assert_eq!(audit.nodes[0].name, "server server");
+    // What is here stays, a torn end is made up for, and only what is new comes.
+    let path = folder.path().join("audit.jsonl");
+    let whole = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &whole[..whole.len() - 7]).unwrap();
+    let again = auditor::fetch(&reader, folder.path(), &mut |_| {})
+        .await
+        .unwrap();
+    assert_eq!((again.new, again.objects), (1, 0));
+    assert_eq!(std::fs::read(&path).unwrap(), whole);
+    // Another log than was here before is no continuation.
+    std::fs::write(&path, [&whole[..], b"{}\n"].concat()).unwrap();
+    assert!(
+        auditor::fetch(&reader, folder.path(), &mut |_| {})
+            .await
+            .is_err()
+    );
+
+    // Members read the job's events, and not the log.
+    let refused = auditor::fetch(&federation.site(0), folder.path(), &mut |_| {}).await;
+    let elsewhere = tempfile::tempdir().unwrap();
+    let refused =
+        refused.and(auditor::fetch(&federation.site(0), elsewhere.path(), &mut |_| {}).await);
+    assert!(refused.is_err());
+    server.stop().await;
 }

@@ -11,7 +11,7 @@ use std::{
 
 use ciphertune_audit::{Evidence, Log, Note};
 use ciphertune_client::{draft::Draft, learner::Start, tuning::Tuning, verify::Audit};
-use ciphertune_identity::{Kit, Passphrase, SigningKey};
+use ciphertune_identity::{Certificate, Kit, Passphrase, SigningKey};
 use ciphertune_policy::Policy;
 use ciphertune_round::{
     Agreement, Context, Digest, Echo, Header, Job, OneTimeKeyOffer, Plan, Release, Roster, Seat,
@@ -159,6 +159,7 @@ struct Scene {
     kit: Kit,
     server: SigningKey,
     members: Vec<SigningKey>,
+    certificates: Vec<Certificate>,
     researcher: SigningKey,
     policy: Policy,
 }
@@ -180,6 +181,11 @@ impl Scene {
             server: key(&founded.server)?,
             researcher: key(&founded.researcher)?,
             members: founded.members.iter().map(key).collect::<Result<_>>()?,
+            certificates: founded
+                .members
+                .iter()
+                .map(|member| Ok(Certificate::read(&member.home.certificate())?))
+                .collect::<Result<_>>()?,
             policy: Policy::parse(&policy)?,
         })
     }
@@ -455,19 +461,15 @@ impl Writer {
             [("policies", json!([digest]))],
             &[&policy.encode()],
         )?;
-        for (place, member) in scene.members.iter().enumerate() {
+        for certificate in &scene.certificates {
+            let peer = certificate.peer();
             let fields = [
-                (
-                    "party",
-                    json!(member.verifying_key().fingerprint().to_string()),
-                ),
-                ("role", json!("member")),
-                ("name", json!(format!("member-{}", place + 1))),
-                ("serial", json!(format!("{place:02x}"))),
-                ("not_before", json!("2020-01-01T00:00:00Z")),
-                ("not_after", json!("2100-01-01T00:00:00Z")),
+                ("party", json!(peer.fingerprint.to_string())),
+                ("role", json!(peer.role.to_string())),
+                ("name", json!(peer.name.to_string())),
+                ("serial", json!(peer.serial.to_string())),
             ];
-            writer.note("met", fields, &[])?;
+            writer.note("met", fields, &[certificate.der()])?;
         }
         Ok(writer)
     }
