@@ -5,7 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use ciphertune_audit::{Checkpoint, Note};
 use ciphertune_client::{
-    auditor,
+    auditor, retention,
     verify::{Audit, Rule},
 };
 use ciphertune_identity::{Certificate, SigningKey, Validity};
@@ -1039,4 +1039,55 @@ async fn the_servers_log_is_fetched_by_whom_the_policy_lets_and_holds_by_itself(
         refused.and(auditor::fetch(&federation.site(0), elsewhere.path(), &mut |_| {}).await);
     assert!(refused.is_err());
     server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn evidence_is_removed_when_its_time_is_over_and_never_before() {
+    let policy = format!("{INSTITUTION}[audit]\nretention_days = 30\n");
+    let (_federation, copies) = ran_for(1, &policy, &[None; MEMBERS]).await;
+    let now = std::time::SystemTime::now();
+    let days = |days: u64| now + Duration::from_secs(days * 86_400);
+    for node in 0..=MEMBERS {
+        let folder = copies.node(node);
+        assert_eq!(
+            retention::prune(&folder, days(29), false).unwrap().objects,
+            0
+        );
+        let would = retention::prune(&folder, days(31), true).unwrap();
+        assert!(would.objects > 0 && would.jobs.len() == 1, "{would:?}");
+        assert!(
+            copies.audit(&copies.folders()).await.holds(),
+            "a dry run touches nothing"
+        );
+    }
+    // One node after the other: each still holds, and so do the others beside it.
+    for node in 0..=MEMBERS {
+        let pruned = retention::prune(&copies.node(node), days(31), false).unwrap();
+        assert!(pruned.objects > 0);
+        let audit = copies.audit(&copies.folders()).await;
+        assert!(audit.holds(), "{node}: {:#?}", audit.findings);
+        assert!(audit.nodes[node].pruned_entries > 0);
+        assert_eq!(
+            retention::prune(&copies.node(node), days(31), false)
+                .unwrap()
+                .objects,
+            0
+        );
+    }
+
+    // Too early by the log's own times.
+    let (_federation, copies) = ran_for(1, &policy, &[None; MEMBERS]).await;
+    retention::prune(&copies.node(0), days(31), false).unwrap();
+    copies.rewrite(0, |lines| {
+        let before = lines[lines.len() - 2]["time"].clone();
+        lines.last_mut().unwrap()["time"] = before;
+    });
+    copies
+        .finds(Rule::Evidence, "removed before its time")
+        .await;
+
+    // Where the policies keep it for ever.
+    let (_federation, copies) = ran_for(1, INSTITUTION, &[None; MEMBERS]).await;
+    let refused = retention::prune(&copies.node(0), days(9_999), false);
+    assert!(refused.is_err_and(|error| error.to_string().contains("for ever")));
 }

@@ -153,3 +153,20 @@ async fn policies_that_nobody_may_sign_or_that_cannot_hold_together_leave_the_ho
     assert!(error.to_string().contains("privacy.unit"), "{error}");
     assert_eq!(files(home), before);
 }
+
+#[tokio::test]
+async fn a_policy_that_nobody_may_change_stays_until_there_is_another_manifest() {
+    let fixed = format!("{RECORD}[roles]\nchange_policy = []\n");
+    let federation = Federation::found(3, &fixed).await;
+    let home = &federation.member(0).home;
+    let kit = |toml: &str| federation.kit(0, federation.sign_policy(toml));
+    // A stricter one, which would be taken otherwise.
+    let stricter = changed(&fixed, "epsilon = \"8\"", "epsilon = \"4\"");
+    let why = refused(home, &kit(&stricter), None);
+    assert!(
+        why.contains("roles.change_policy")
+            && why.contains("issue-manifest") | why.contains("have the authority issue one"),
+        "{why}"
+    );
+    Site::install(home, &passphrase(), &kit(&fixed), None).unwrap();
+}

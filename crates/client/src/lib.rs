@@ -4,7 +4,7 @@
 //! phase), with what it stands on: [`inbox`], [`transfer`], [`disk`] (every durable write), [`desk`] (what must not be
 //! forgotten), [`stock`] (one-time keys), [`model`], [`mechanism`], [`quorum`] (what lowers a charge). What a
 //! ledger says to people is [`budget`]. A researcher's side is [`draft`] and [`researcher`], an officer's [`officer`] and
-//! [`outlook`], an auditor's [`verify`] (offline) and [`auditor`] (the server's log over the network). Without a federation: [`local`] (tuning on
+//! [`outlook`], an auditor's [`verify`] (offline) and [`auditor`] (the server's log over the network); [`retention`] removes evidence that policies no longer keep. Without a federation: [`local`] (tuning on
 //! one machine) and [`tuned`] (the folder it leaves).
 
 pub mod auditor;
@@ -24,6 +24,7 @@ pub mod outlook;
 pub mod quorum;
 pub mod report;
 pub mod researcher;
+pub mod retention;
 mod rules;
 pub mod site;
 pub mod stock;

@@ -96,7 +96,9 @@ impl Case {
             }));
         }
         for (digest, facts) in &self.jobs {
-            let said = self.of_job(facts, server, &is_whole);
+            let server = server.filter(|place| self.keeps(*place, digest));
+            let keeps = |place: usize| is_whole(place) && self.keeps(place, digest);
+            let said = self.of_job(facts, server, &keeps);
             found.extend(said.into_iter().map(|(rule, place, said)| {
                 let which = digest.short();
                 (facts.time, rule, place, format!("job {which}: {said}"))
@@ -118,6 +120,12 @@ impl Case {
         }
     }
 
+    /// Whether a node still has what its log says of a job.
+    fn keeps(&self, place: usize, job: &Digest) -> bool {
+        let pruned = self.pruned.get(place);
+        pruned.is_none_or(|pruned| !pruned.contains(job))
+    }
+
     /// The members whose whole logs are at hand: place, fingerprint, number.
     fn members_at_hand<'a>(
         &'a self,
@@ -137,8 +145,13 @@ impl Case {
         is_whole: &dyn Fn(usize) -> bool,
     ) -> Vec<Found> {
         let mut found: Vec<Found> = Vec::new();
+        let has = |place: usize| self.keeps(place, &attempt.job);
+        let server = server.filter(|place| has(*place));
         let of_server = server.and_then(|server| attempt.views.get(&server));
         for (place, _, number) in self.members_at_hand(server, is_whole) {
+            if !has(place) {
+                continue;
+            }
             let view = attempt.views.get(&place);
             let said = number.and_then(|number| of_member(attempt, view, of_server, number));
             found.extend(said.map(|(rule, said)| (rule, place, said)));

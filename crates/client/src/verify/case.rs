@@ -1,6 +1,6 @@
 //! What the logs say, brought together: jobs, attempts, and what each log's owner has told others of it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use ciphertune_identity::{AuthorityCertificate, Manifest};
 use ciphertune_policy::Loss;
@@ -23,6 +23,8 @@ pub(super) struct Case {
     pub manifest: Option<Signed<Manifest>>,
     /// Whose folders are at hand.
     pub parties: Vec<Option<Fingerprint>>,
+    /// Jobs whose evidence a node has removed, by the node's place.
+    pub pruned: Vec<HashSet<Digest>>,
     /// Parties by number.
     pub numbered: Vec<Fingerprint>,
     /// Jobs by digest.

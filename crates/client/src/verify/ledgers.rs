@@ -164,6 +164,10 @@ impl Case {
         if !matches!(entry.kind, Kind::Charge | Kind::Settle { .. }) {
             return None;
         }
+        let pruned = self.pruned.get(place);
+        if pruned.is_some_and(|pruned| pruned.contains(&Digest::from_bytes(entry.job))) {
+            return None;
+        }
         let attempt = self.attempts.get(&context_of(entry));
         let Some(attempt) = attempt.filter(|attempt| attempt.views.contains_key(&place)) else {
             let which = context_of(entry).digest().short();

@@ -106,6 +106,7 @@ impl Audit {
             expected_authority: authority,
             manifest: None,
             parties,
+            pruned: folders.iter().map(|it| node::pruned_in(it)).collect(),
             numbered: Vec::new(),
             jobs: BTreeMap::new(),
             attempts: HashMap::new(),
@@ -187,7 +188,7 @@ impl Audit {
 }
 
 /// Where a node's log is: in the folder, or in `data/` of a server's.
-fn log_folder(folder: &Path) -> PathBuf {
+pub fn log_folder(folder: &Path) -> PathBuf {
     let data = folder.join("data");
     match !folder.join("audit.jsonl").exists() && data.join("audit.jsonl").exists() {
         true => data,

@@ -1,7 +1,7 @@
 //! One node's log, entry by entry: who it is, what holds at the time, and that the log is its own.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     path::{Path, PathBuf},
 };
 
@@ -9,6 +9,7 @@ use ciphertune_audit::{Evidence, Note, Reader, Record};
 use ciphertune_identity::{
     AuthorityCertificate, Certificate, Manifest, Peer, RevocationList, Role, Serial,
 };
+use ciphertune_policy::Policy;
 use ciphertune_round::{
     Context, Digest, Envelope, Fingerprint, Object, Plan, PolicyDocument, Signed,
 };
@@ -51,6 +52,8 @@ pub struct Node {
     pub until: Option<String>,
     /// Bytes behind the last whole line: an append that was under way, or that a crash cut short.
     pub unfinished_bytes: u64,
+    /// Entries whose objects its policies no longer keep (audit.retention_days): of these the chain alone was checked.
+    pub pruned_entries: u64,
     /// Its own signed checkpoints.
     pub checkpoints: u64,
     /// Entries that the last of them is about.
@@ -83,6 +86,10 @@ pub(super) struct Examiner<'a> {
     pub(super) shown: Option<Note>,
     checkpoints: u64,
     signed: Option<(u64, String)>,
+    /// Attempts of jobs whose evidence was removed, and when those jobs ended.
+    pruned: HashSet<Context>,
+    ended: HashMap<Digest, u64>,
+    pruned_entries: u64,
 }
 
 /// What holds for the node.
@@ -114,6 +121,24 @@ pub(super) fn party_of(folder: &Path) -> Option<Fingerprint> {
     Some(Fingerprint::from_digest(party))
 }
 
+/// The jobs whose evidence a log says was removed.
+pub(super) fn pruned_in(folder: &Path) -> HashSet<Digest> {
+    let mut pruned = HashSet::new();
+    let Ok(mut reader) = Reader::open(folder.join("audit.jsonl")) else {
+        return pruned;
+    };
+    // What is wrong with the log is said when it is examined.
+    while let Ok(Some(record)) = reader.next() {
+        if record.kind != "pruned" {
+            continue;
+        }
+        let jobs = record.fields.get("jobs").and_then(|it| it.as_array());
+        let jobs = jobs.into_iter().flatten().filter_map(|job| job.as_str());
+        pruned.extend(jobs.filter_map(|job| Digest::from_hex(job).ok()));
+    }
+    pruned
+}
+
 impl<'a> Examiner<'a> {
     /// Of the node in `folder`, the `place`th.
     pub fn new(case: &'a mut Case, place: usize, folder: &Path) -> Self {
@@ -131,6 +156,9 @@ impl<'a> Examiner<'a> {
             shown: None,
             checkpoints: 0,
             signed: None,
+            pruned: HashSet::new(),
+            ended: HashMap::new(),
+            pruned_entries: 0,
         }
     }
 
@@ -147,6 +175,7 @@ impl<'a> Examiner<'a> {
             from: None,
             until: None,
             unfinished_bytes: 0,
+            pruned_entries: 0,
             checkpoints: 0,
             signed_entries: 0,
             known_to_others: 0,
@@ -200,6 +229,7 @@ impl<'a> Examiner<'a> {
         node.entries = reader.size();
         node.root = Digest::from_bytes(reader.root()).to_string();
         node.checkpoints = self.checkpoints;
+        node.pruned_entries = self.pruned_entries;
         node.signed_entries = self.signed.as_ref().map_or(0, |(size, _)| *size);
         node.certificate = self.in_force.certificate.as_ref().map(|certificate| {
             let (peer, validity) = (certificate.peer(), certificate.validity());
@@ -215,6 +245,10 @@ impl<'a> Examiner<'a> {
     }
 
     fn entry(&mut self, record: &Record, root: &[u8; 32], objects: Check<Vec<Vec<u8>>>) {
+        if self.is_pruned(record) {
+            self.pruned_entries += 1;
+            return;
+        }
         let checked = objects.and_then(|objects| {
             let first = record.sequence == 0;
             demand(!first || record.kind == "started", Rule::Chain, || {
@@ -227,6 +261,7 @@ impl<'a> Examiner<'a> {
                 "policy" => self.policy(record, &objects),
                 "met" => self.met(record, &objects),
                 "checkpoint" => self.checkpoint(record, root),
+                "pruned" => self.pruned(record),
                 _ => self.of_a_job(record, &objects),
             }
         });
@@ -443,6 +478,49 @@ impl<'a> Examiner<'a> {
         )?;
         self.checkpoints += 1;
         self.signed = Some((record.sequence, record.when()));
+        Ok(())
+    }
+
+    /// Whether an entry is of a job whose evidence the node says, later in its log, to have removed.
+    fn is_pruned(&mut self, record: &Record) -> bool {
+        let field = |name: &str| Digest::from_hex(record.text(name)?).ok();
+        let context = field("context").map(Context::from_digest);
+        let is_its = |job: &Digest| {
+            let pruned = self.case.pruned.get(self.place);
+            pruned.is_some_and(|pruned| pruned.contains(job))
+        };
+        let Some(job) = field("job").filter(is_its) else {
+            return context.is_some_and(|context| self.pruned.contains(&context));
+        };
+        self.pruned.extend(context);
+        if record.kind == "ended" {
+            self.ended.insert(job, record.time);
+        }
+        true
+    }
+
+    /// Evidence was removed: only of jobs that ended long enough ago for the policies.
+    fn pruned(&mut self, record: &Record) -> Check {
+        let policies = self.in_force.policies.iter();
+        let policies = policies
+            .map(|document| Policy::parse(&document.toml))
+            .collect::<Result<Vec<_>, _>>()
+            .breaks(Rule::Policy)?;
+        let all: Vec<&Policy> = policies.iter().collect();
+        let days = Policy::merge(&all).breaks(Rule::Policy)?.retention_days();
+        let jobs = record.fields.get("jobs").and_then(|it| it.as_array());
+        for job in jobs.into_iter().flatten() {
+            let job = Digest::from_hex(job.as_str().unwrap_or_default()).breaks(Rule::Chain)?;
+            let kept = days.zip(self.ended.get(&job)).is_some_and(|(days, ended)| {
+                ended.saturating_add(u64::from(days) * 86_400_000) <= record.time
+            });
+            demand(kept, Rule::Evidence, || {
+                format!(
+                    "the evidence of job {} was removed before its time",
+                    job.short()
+                )
+            })?;
+        }
         Ok(())
     }
 

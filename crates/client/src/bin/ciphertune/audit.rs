@@ -1,6 +1,7 @@
 //! `ciphertune audit`: an auditor's commands.
 
 mod fetch;
+mod prune;
 mod report;
 mod verify;
 
@@ -37,6 +38,8 @@ pub enum Command {
     Report(report::Report),
     /// Get the server's log, and the objects that it rests on, over the network: for whom the policy's roles.read_log lets.
     Fetch(fetch::Fetch),
+    /// Remove the signed objects of jobs that ended longer ago than the policies keep them (audit.retention_days); the log stays.
+    Prune(prune::Prune),
     /// Read a whole log: every line well-formed and in sequence; prints its Merkle root.
     Head {
         /// The log, `audit.jsonl` in a party's home.
@@ -90,6 +93,7 @@ impl Command {
             Self::Verify(verify) => return verify.run(common),
             Self::Report(report) => return report.run(common),
             Self::Fetch(fetch) => return fetch.run(common),
+            Self::Prune(prune) => return prune.run(common),
             Self::Head { log } => head(&log, common)?,
             Self::Tail(tail) => tail.run(common)?,
             Self::Show { log, entry } => show(&log, entry, common)?,

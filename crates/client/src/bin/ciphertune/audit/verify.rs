@@ -134,6 +134,13 @@ fn of_node(node: &Node) -> String {
         0 | 1 => String::new(), // the last checkpoint itself
         more => format!("; the last {} are not signed yet", count(more, "entry")),
     };
+    let pruned = match node.pruned_entries {
+        0 => String::new(),
+        more => format!(
+            "\n  of {} no object is kept any more (audit.retention_days)",
+            count(more, "entry")
+        ),
+    };
     let torn = match node.unfinished_bytes {
         0 => String::new(),
         bytes => format!(
@@ -142,7 +149,7 @@ fn of_node(node: &Node) -> String {
         ),
     };
     format!(
-        "{}\n  {}, {times}, root {}\n  {} by its owner, of its first {}{unsigned}; {} of it in the other logs{torn}",
+        "{}\n  {}, {times}, root {}\n  {} by its owner, of its first {}{unsigned}; {} of it in the other logs{pruned}{torn}",
         node.name,
         count(node.entries, "entry"),
         node.root,

@@ -1,0 +1,165 @@
+//! How long evidence is kept: what policies no longer ask for is removed, and the log says so.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    path::Path,
+    time::SystemTime,
+};
+
+use ciphertune_audit::{Evidence, Log, Reader, Record};
+use ciphertune_policy::{Instant, Policy};
+use ciphertune_round::{Envelope, Object as _, PolicyDocument};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+
+/// What was removed, or would be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Pruned {
+    /// Days that the node's policies ask for.
+    pub retention_days: u32,
+    /// The jobs that ended longer ago, by digest.
+    pub jobs: Vec<String>,
+    /// Objects of theirs that nothing else rests on.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// Removes the evidence of jobs that ended longer ago than the node's policies (those that its log named last) keep it, and notes
+/// that in the log, which must not be open elsewhere: the node is stopped. With `dry_run` nothing is touched.
+///
+/// # Errors
+/// [`Error::Refused`] where the policies keep evidence for ever; [`Error::Misuse`] while the node runs; [`Error::Fault`] from the disk.
+pub fn prune(folder: &Path, now: SystemTime, dry_run: bool) -> Result<Pruned> {
+    let path = folder.join("audit.jsonl");
+    let evidence = Evidence::beside(&path);
+    let mut log = match dry_run {
+        true => None,
+        false => Some(Log::open(&path).map_err(unreadable)?),
+    };
+    let known = Known::read(&path)?;
+    let retention_days = known.retention(&evidence)?.ok_or_else(|| {
+        Error::Refused(format!(
+            "the policies of {} keep evidence for ever: a policy with audit.retention_days would let it be removed",
+            folder.display()
+        ))
+    })?;
+    let now_at = Instant::from(now);
+    let ended = known.ended.iter();
+    let due: HashSet<&str> = ended
+        .filter(|(_, at)| at.after_days(retention_days) < now_at)
+        .map(|(job, _)| job.as_str())
+        .collect();
+    let names = known.only_of(&path, &due)?;
+    let places: Vec<_> = names.iter().map(|name| evidence.place_of(name)).collect();
+    let sizes = places.iter().filter_map(|place| fs::metadata(place).ok());
+    let sizes: Vec<u64> = sizes.map(|metadata| metadata.len()).collect();
+    let mut jobs: Vec<String> = due.iter().map(ToString::to_string).collect();
+    jobs.sort();
+    let pruned = Pruned {
+        retention_days,
+        jobs,
+        objects: sizes.len() as u64,
+        bytes: sizes.iter().sum(),
+    };
+    if let Some(log) = log.as_mut().filter(|_| pruned.objects > 0) {
+        // Said first: what is gone without a word looks like history that was changed.
+        let fields: Map<String, Value> = [
+            ("jobs".to_owned(), pruned.jobs.clone().into()),
+            ("objects".to_owned(), pruned.objects.into()),
+            ("retention_days".to_owned(), retention_days.into()),
+        ]
+        .into_iter()
+        .collect();
+        log.append("pruned", fields, now).map_err(unreadable)?;
+        for place in places.iter().filter(|place| place.exists()) {
+            fs::remove_file(place).map_err(|error| {
+                Error::fault(format_args!("removing {}", place.display()), error)
+            })?;
+        }
+    }
+    Ok(pruned)
+}
+
+/// What a log says that decides what is kept.
+struct Known {
+    /// Evidence of the policies that it named last.
+    policies: Vec<String>,
+    /// When each job ended, by digest.
+    ended: HashMap<String, Instant>,
+    /// The job of each attempt.
+    jobs: HashMap<String, String>,
+}
+
+impl Known {
+    fn read(path: &Path) -> Result<Self> {
+        let mut known = Self {
+            policies: Vec::new(),
+            ended: HashMap::new(),
+            jobs: HashMap::new(),
+        };
+        let mut reader = Reader::open(path).map_err(unreadable)?;
+        while let Some(record) = reader.next().map_err(unreadable)? {
+            let text = |field: &str| record.text(field).unwrap_or_default().to_owned();
+            match record.kind.as_str() {
+                "policy" => known.policies = record.evidence().map(str::to_owned).collect(),
+                "ended" => {
+                    let at = Instant::from_seconds(record.time / 1000).unwrap_or(Instant::EPOCH);
+                    known.ended.insert(text("job"), at);
+                }
+                "plan" => drop(known.jobs.insert(text("context"), text("job"))),
+                _ => {}
+            }
+        }
+        Ok(known)
+    }
+
+    /// Days that the strictest of the policies asks for; `None`: for ever.
+    fn retention(&self, evidence: &Evidence) -> Result<Option<u32>> {
+        let policies = self
+            .policies
+            .iter()
+            .map(|name| {
+                let envelope = Envelope::decode(&evidence.get(name).map_err(unreadable)?)?;
+                let document = PolicyDocument::parse(envelope.payload())?;
+                Ok(Policy::parse(&document.toml)?)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let all: Vec<&Policy> = policies.iter().collect();
+        Ok(Policy::merge(&all)?.retention_days())
+    }
+
+    /// Whose an entry is.
+    fn job_of<'a>(&'a self, record: &'a Record) -> Option<&'a str> {
+        let of_attempt = || self.jobs.get(record.text("context")?).map(String::as_str);
+        record.text("job").or_else(of_attempt)
+    }
+
+    /// Names of objects that entries of these jobs alone rest on, once each.
+    fn only_of(&self, path: &Path, jobs: &HashSet<&str>) -> Result<Vec<String>> {
+        let (mut theirs, mut others) = (HashSet::new(), HashSet::new());
+        let mut reader = Reader::open(path).map_err(unreadable)?;
+        while let Some(record) = reader.next().map_err(unreadable)? {
+            let is_theirs = self.job_of(&record).is_some_and(|job| jobs.contains(job));
+            let names = record.evidence().map(str::to_owned);
+            match is_theirs {
+                true => theirs.extend(names),
+                false => others.extend(names),
+            }
+        }
+        Ok(theirs.difference(&others).cloned().collect())
+    }
+}
+
+fn unreadable(error: ciphertune_audit::Error) -> Error {
+    match error {
+        ciphertune_audit::Error::Malformed(said) => Error::Refused(said),
+        ciphertune_audit::Error::Misuse(said) => {
+            Error::Misuse(format!("{said}: stop the node first"))
+        }
+        other => Error::Fault(other.to_string()),
+    }
+}
