@@ -39,6 +39,23 @@ const BESIDE: usize = 4;
 /// Entries from one checkpoint to the next where there are no rounds.
 const EVERY: usize = 100;
 
+const POLICY: &str = r#"schema = 1
+name = "bench"
+[privacy]
+unit = "none"
+clip_norm = "3"
+rounds = 1000000
+[aggregation]
+min_contributors = 3
+colluders = 0
+[model]
+backbones = ["any"]
+encoders = ["embedding"]
+tasks = ["classification"]
+[releases]
+metrics = []
+"#;
+
 /// One run of `bench audit`.
 #[derive(Serialize)]
 pub struct Measured {
@@ -166,12 +183,8 @@ struct Scene {
 
 impl Scene {
     fn found(root: &Path, options: &AuditOptions) -> Result<Self> {
-        let policy = format!(
-            "schema = 1\nname = \"bench\"\n[privacy]\nunit = \"none\"\nclip_norm = \"3\"\nrounds = 1000000\n\
-             [aggregation]\nmin_contributors = 3\ncolluders = 0\n[model]\nbackbones = [\"any\"]\nencoders = [\"embedding\"]\n\
-             tasks = [\"classification\"]\n[releases]\nmetrics = []\n"
-        );
-        let founded = Federation::found(root, options.members, 4711, &policy)?;
+        let policy = POLICY;
+        let founded = Federation::found(root, options.members, 4711, policy)?;
         let key = |resident: &crate::federation::Resident| -> Result<SigningKey> {
             let passphrase = Passphrase::read(&resident.passphrase)?;
             Ok(SigningKey::load(&resident.home.key(), &passphrase)?)
@@ -186,7 +199,7 @@ impl Scene {
                 .iter()
                 .map(|member| Ok(Certificate::read(&member.home.certificate())?))
                 .collect::<Result<_>>()?,
-            policy: Policy::parse(&policy)?,
+            policy: Policy::parse(policy)?,
         })
     }
 

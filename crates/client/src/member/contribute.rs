@@ -106,7 +106,7 @@ impl Member {
             }
         };
         let policy = Digest::from_bytes(*vetted.admitted.policy_digest());
-        let body = vetted.parameters.body_bytes(vetted.length) as u64;
+        let body = vetted.parameters.body_bytes(vetted.length);
         let sealed: usize = shares.iter().map(Vec::len).sum();
         self.note_on(
             "contribution",
