@@ -1,7 +1,7 @@
 //! Copies of what nodes keep, for whoever would rewrite history: lines changed as they stand, or a whole log written anew by its owner,
 //! with its own key.
 
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, time::SystemTime};
 
 use ciphertune_audit::{Checkpoint, Evidence, Note, verify_file};
 use ciphertune_client::verify::{Audit, Finding, Rule};
@@ -79,7 +79,12 @@ impl Copies {
 
     /// What an auditor finds in these folders.
     pub async fn audit(&self, folders: &[PathBuf]) -> Audit {
-        Audit::of(folders, None, &mut |_, _| {}).await.unwrap()
+        self.audit_at(folders, SystemTime::now()).await
+    }
+
+    /// The same at another time.
+    pub async fn audit_at(&self, folders: &[PathBuf], now: SystemTime) -> Audit {
+        Audit::of(folders, None, now, &mut |_, _| {}).await.unwrap()
     }
 
     /// What an auditor of all of them finds first.

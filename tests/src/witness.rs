@@ -6,6 +6,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
+    time::SystemTime,
 };
 
 use ciphertune_audit::Evidence;
@@ -83,7 +84,9 @@ pub async fn examine(
 async fn an_auditor_finds_nothing(federation: &Federation, members: usize) {
     let homes = (0..members).map(|member| federation.member(member).home.root().to_owned());
     let folders: Vec<PathBuf> = homes.chain([federation.data()]).collect();
-    let audit = Audit::of(&folders, None, &mut |_, _| {}).await.unwrap();
+    let audit = Audit::of(&folders, None, SystemTime::now(), &mut |_, _| {})
+        .await
+        .unwrap();
     assert!(audit.holds(), "{:#?}", audit.findings);
 }
 

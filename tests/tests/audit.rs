@@ -1,7 +1,7 @@
 //! An auditor recomputes everything from the folders of all nodes: runs that were honest hold, and each way to rewrite history is
 //! found, named, and placed.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ciphertune_audit::{Checkpoint, Note};
 use ciphertune_client::{
@@ -893,7 +893,7 @@ async fn a_ledger_with_charges_that_no_log_has_or_under_another_name_is_found() 
     let (_federation, copies) = institution().await;
     let path = copies.node(1).join("ledger.sqlite");
     let loss = Policy::parse(INSTITUTION).unwrap().budget().unwrap();
-    let now = std::time::SystemTime::now();
+    let now = SystemTime::now();
     let book = Book::read(&path, &[]).await.unwrap();
     let charge = book
         .entries("vectors")
@@ -1010,9 +1010,14 @@ async fn the_servers_log_is_fetched_by_whom_the_policy_lets_and_holds_by_itself(
         .await
         .unwrap();
     assert!(first.new == first.entries && first.objects > 20);
-    let audit = Audit::of(&[folder.path().to_owned()], None, &mut |_, _| {})
-        .await
-        .unwrap();
+    let audit = Audit::of(
+        &[folder.path().to_owned()],
+        None,
+        SystemTime::now(),
+        &mut |_, _| {},
+    )
+    .await
+    .unwrap();
     assert!(audit.holds(), "{:#?}", audit.findings);
     assert_eq!(audit.nodes[0].name, "server server");
     // What is here stays, a torn end is made up for, and only what is new comes.
@@ -1045,7 +1050,7 @@ async fn the_servers_log_is_fetched_by_whom_the_policy_lets_and_holds_by_itself(
 async fn evidence_is_removed_when_its_time_is_over_and_never_before() {
     let policy = format!("{INSTITUTION}[audit]\nretention_days = 30\n");
     let (_federation, copies) = ran_for(1, &policy, &[None; MEMBERS]).await;
-    let now = std::time::SystemTime::now();
+    let now = SystemTime::now();
     let days = |days: u64| now + Duration::from_secs(days * 86_400);
     for node in 0..=MEMBERS {
         let folder = copies.node(node);
@@ -1064,7 +1069,7 @@ async fn evidence_is_removed_when_its_time_is_over_and_never_before() {
     for node in 0..=MEMBERS {
         let pruned = retention::prune(&copies.node(node), days(31), false).unwrap();
         assert!(pruned.objects > 0);
-        let audit = copies.audit(&copies.folders()).await;
+        let audit = copies.audit_at(&copies.folders(), days(31)).await;
         assert!(audit.holds(), "{node}: {:#?}", audit.findings);
         assert!(audit.nodes[node].pruned_entries > 0);
         assert_eq!(
@@ -1075,9 +1080,10 @@ async fn evidence_is_removed_when_its_time_is_over_and_never_before() {
         );
     }
 
-    // Too early by the log's own times.
+    // Dated ahead, and too early by the log's own times.
     let (_federation, copies) = ran_for(1, &policy, &[None; MEMBERS]).await;
     retention::prune(&copies.node(0), days(31), false).unwrap();
+    copies.finds(Rule::Time, "later than now").await;
     copies.rewrite(0, |lines| {
         let before = lines[lines.len() - 2]["time"].clone();
         lines.last_mut().unwrap()["time"] = before;
@@ -1085,6 +1091,17 @@ async fn evidence_is_removed_when_its_time_is_over_and_never_before() {
     copies
         .finds(Rule::Evidence, "removed before its time")
         .await;
+    // One that names itself, under policies that keep everything.
+    let (_federation, kept) = ran_for(1, INSTITUTION, &[None; MEMBERS]).await;
+    let lines = kept.lines(0);
+    let job = lines.iter().find(|line| line["kind"] == "ended").unwrap()["fields"]["job"].clone();
+    kept.tamper(0, true, |lines| {
+        let mut line = lines.last().unwrap().clone();
+        line["kind"] = json!("pruned");
+        line["fields"] = json!({"job": job, "jobs": [job], "objects": 1});
+        lines.push(line);
+    });
+    kept.finds(Rule::Evidence, "removed before its time").await;
 
     // Where the policies keep it for ever.
     let (_federation, copies) = ran_for(1, INSTITUTION, &[None; MEMBERS]).await;

@@ -16,5 +16,5 @@ pub use evidence::Evidence;
 pub use log::{Entry, Log, verify_extends, verify_file};
 pub use note::Note;
 pub use proof::Proof;
-pub use reader::Reader;
+pub use reader::{Reader, glance};
 pub use record::Record;

@@ -154,6 +154,36 @@ impl Reader {
     }
 }
 
+/// The entries of one kind, without holding anything to its place: for a glance ahead of a [`Reader`].
+///
+/// # Errors
+/// As [`Reader::open`]; a line that is none is passed over.
+pub fn glance(path: impl AsRef<Path>, kind: &str) -> Result<Vec<Record>> {
+    let path = path.as_ref();
+    let mut lines = Reader::open(path)?.lines;
+    let wanted = format!("\"kind\":\"{kind}\"");
+    let (mut found, mut line) = (Vec::new(), Vec::new());
+    loop {
+        line.clear();
+        let read = (&mut lines)
+            .take(LINE_BYTES as u64 + 1)
+            .read_until(b'\n', &mut line)
+            .map_err(|error| fault(path, &error))?;
+        if read == 0 {
+            return Ok(found);
+        }
+        // The kind stands near the beginning of a line as a log writes it.
+        let head = line.get(..line.len().min(HEAD_BYTES)).unwrap_or_default();
+        if head.windows(wanted.len()).any(|it| it == wanted.as_bytes()) {
+            line.pop_if(|last| *last == b'\n');
+            found.extend(Record::parse(&line).ok());
+        }
+    }
+}
+
+/// Sequence, time and kind of a line fit into this.
+const HEAD_BYTES: usize = 192;
+
 /// Refuses folders, pipes and devices.
 pub(crate) fn expect_file(path: &Path) -> Result<()> {
     let metadata = std::fs::metadata(path).map_err(|error| fault(path, &error))?;

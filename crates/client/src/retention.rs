@@ -18,9 +18,7 @@ use crate::error::{Error, Result};
 /// What was removed, or would be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Pruned {
-    /// Days that the node's policies ask for.
-    pub retention_days: u32,
-    /// The jobs that ended longer ago, by digest.
+    /// The jobs that ended longer ago than the policies keep what they left, by digest.
     pub jobs: Vec<String>,
     /// Objects of theirs that nothing else rests on.
     pub objects: u64,
@@ -28,8 +26,8 @@ pub struct Pruned {
     pub bytes: u64,
 }
 
-/// Removes the evidence of jobs that ended longer ago than the node's policies (those that its log named last) keep it, and notes
-/// that in the log, which must not be open elsewhere: the node is stopped. With `dry_run` nothing is touched.
+/// Removes the evidence of jobs that ended longer ago than the strictest policies that the node held while they ran keep it, but for
+/// their signed ends, and notes that in the log, which must not be open elsewhere: the node is stopped. With `dry_run` nothing is touched.
 ///
 /// # Errors
 /// [`Error::Refused`] where the policies keep evidence for ever; [`Error::Misuse`] while the node runs; [`Error::Fault`] from the disk.
@@ -41,18 +39,21 @@ pub fn prune(folder: &Path, now: SystemTime, dry_run: bool) -> Result<Pruned> {
         false => Some(Log::open(&path).map_err(unreadable)?),
     };
     let known = Known::read(&path)?;
-    let retention_days = known.retention(&evidence)?.ok_or_else(|| {
-        Error::Refused(format!(
-            "the policies of {} keep evidence for ever: a policy with audit.retention_days would let it be removed",
-            folder.display()
-        ))
-    })?;
     let now_at = Instant::from(now);
-    let ended = known.ended.iter();
-    let due: HashSet<&str> = ended
-        .filter(|(_, at)| at.after_days(retention_days) < now_at)
+    let is_due = |(job, at): &(&String, &Instant)| {
+        let days = known.kept.get(*job).copied().flatten();
+        days.is_some_and(|days| at.after_days(days) < now_at)
+    };
+    let due: HashSet<&str> = (known.ended.iter())
+        .filter(is_due)
         .map(|(job, _)| job.as_str())
         .collect();
+    if known.kept.values().all(Option::is_none) {
+        return Err(Error::Refused(format!(
+            "the policies that the jobs of {} ran under keep evidence for ever: policies with audit.retention_days let it be removed",
+            folder.display()
+        )));
+    }
     let names = known.only_of(&path, &due)?;
     let places: Vec<_> = names.iter().map(|name| evidence.place_of(name)).collect();
     let sizes = places.iter().filter_map(|place| fs::metadata(place).ok());
@@ -60,7 +61,6 @@ pub fn prune(folder: &Path, now: SystemTime, dry_run: bool) -> Result<Pruned> {
     let mut jobs: Vec<String> = due.iter().map(ToString::to_string).collect();
     jobs.sort();
     let pruned = Pruned {
-        retention_days,
         jobs,
         objects: sizes.len() as u64,
         bytes: sizes.iter().sum(),
@@ -70,7 +70,6 @@ pub fn prune(folder: &Path, now: SystemTime, dry_run: bool) -> Result<Pruned> {
         let fields: Map<String, Value> = [
             ("jobs".to_owned(), pruned.jobs.clone().into()),
             ("objects".to_owned(), pruned.objects.into()),
-            ("retention_days".to_owned(), retention_days.into()),
         ]
         .into_iter()
         .collect();
@@ -86,9 +85,9 @@ pub fn prune(folder: &Path, now: SystemTime, dry_run: bool) -> Result<Pruned> {
 
 /// What a log says that decides what is kept.
 struct Known {
-    /// Evidence of the policies that it named last.
-    policies: Vec<String>,
-    /// When each job ended, by digest.
+    /// Days that each job's evidence is kept, by the strictest policies while it ran; `None`: for ever.
+    kept: HashMap<String, Option<u32>>,
+    /// When each job ended, by digest, where its end is signed.
     ended: HashMap<String, Instant>,
     /// The job of each attempt.
     jobs: HashMap<String, String>,
@@ -96,40 +95,31 @@ struct Known {
 
 impl Known {
     fn read(path: &Path) -> Result<Self> {
+        let evidence = Evidence::beside(path);
         let mut known = Self {
-            policies: Vec::new(),
+            kept: HashMap::new(),
             ended: HashMap::new(),
             jobs: HashMap::new(),
         };
+        let mut now = None;
         let mut reader = Reader::open(path).map_err(unreadable)?;
         while let Some(record) = reader.next().map_err(unreadable)? {
             let text = |field: &str| record.text(field).unwrap_or_default().to_owned();
             match record.kind.as_str() {
-                "policy" => known.policies = record.evidence().map(str::to_owned).collect(),
-                "ended" => {
+                "policy" => now = retention(&evidence, &record)?,
+                "ended" if record.evidence().next().is_some() => {
                     let at = Instant::from_seconds(record.time / 1000).unwrap_or(Instant::EPOCH);
                     known.ended.insert(text("job"), at);
                 }
                 "plan" => drop(known.jobs.insert(text("context"), text("job"))),
                 _ => {}
             }
+            if let Some(job) = known.job_of(&record).map(str::to_owned) {
+                let kept = known.kept.entry(job).or_insert(now);
+                *kept = kept.zip(now).map(|(a, b)| a.max(b));
+            }
         }
         Ok(known)
-    }
-
-    /// Days that the strictest of the policies asks for; `None`: for ever.
-    fn retention(&self, evidence: &Evidence) -> Result<Option<u32>> {
-        let policies = self
-            .policies
-            .iter()
-            .map(|name| {
-                let envelope = Envelope::decode(&evidence.get(name).map_err(unreadable)?)?;
-                let document = PolicyDocument::parse(envelope.payload())?;
-                Ok(Policy::parse(&document.toml)?)
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let all: Vec<&Policy> = policies.iter().collect();
-        Ok(Policy::merge(&all)?.retention_days())
     }
 
     /// Whose an entry is.
@@ -143,7 +133,8 @@ impl Known {
         let (mut theirs, mut others) = (HashSet::new(), HashSet::new());
         let mut reader = Reader::open(path).map_err(unreadable)?;
         while let Some(record) = reader.next().map_err(unreadable)? {
-            let is_theirs = self.job_of(&record).is_some_and(|job| jobs.contains(job));
+            let is_theirs = record.kind != "ended"
+                && self.job_of(&record).is_some_and(|job| jobs.contains(job));
             let names = record.evidence().map(str::to_owned);
             match is_theirs {
                 true => theirs.extend(names),
@@ -152,6 +143,20 @@ impl Known {
         }
         Ok(theirs.difference(&others).cloned().collect())
     }
+}
+
+/// Days that the strictest of a `policy` entry's documents asks for; `None`: for ever.
+fn retention(evidence: &Evidence, record: &Record) -> Result<Option<u32>> {
+    let policies = record
+        .evidence()
+        .map(|name| {
+            let envelope = Envelope::decode(&evidence.get(name).map_err(unreadable)?)?;
+            let document = PolicyDocument::parse(envelope.payload())?;
+            Ok(Policy::parse(&document.toml)?)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let all: Vec<&Policy> = policies.iter().collect();
+    Ok(Policy::merge(&all)?.retention_days())
 }
 
 fn unreadable(error: ciphertune_audit::Error) -> Error {

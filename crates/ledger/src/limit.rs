@@ -99,6 +99,12 @@ impl Limit {
         cost.at(self.order).unwrap_or(u64::MAX)
     }
 
+    /// Whether it allows no more units than its (ε, δ) give at its order.
+    #[must_use]
+    pub fn is_within_its_loss(&self) -> bool {
+        Self::at_order(self.loss, self.order).is_ok_and(|most| self.units <= most.units)
+    }
+
     /// As it is stored: ε, δ, α and units, one space between.
     pub(crate) fn to_text(self) -> String {
         format!(

@@ -153,7 +153,8 @@ pub fn play(worker: &AuditWorker) -> Result<()> {
     let runtime =
         tokio::runtime::Runtime::new().map_err(|error| Error::fault("starting", error))?;
     let folders = [worker.folder.clone()];
-    let (audit, took) = timed(|| runtime.block_on(Audit::of(&folders, None, &mut |_, _| {})));
+    let (audit, took) =
+        timed(|| runtime.block_on(Audit::of(&folders, None, SystemTime::now(), &mut |_, _| {})));
     let audit = audit?;
     if let Some(finding) = audit.findings.first() {
         return Err(Error::Fault(format!("the log does not hold: {finding}")));
@@ -212,12 +213,8 @@ impl Scene {
                     continue;
                 }
                 let digest = Digest::sha256(&entry.to_be_bytes()).to_string();
-                let fields = [
-                    ("context", json!(digest)),
-                    ("member", json!(digest)),
-                    ("body", json!(digest)),
-                ];
-                writer.note("body", fields, &[])?;
+                let fields = [("request", json!(digest)), ("member", json!(digest))];
+                writer.note("parcel-call", fields, &[])?;
             }
             return writer.checkpoint(self);
         }

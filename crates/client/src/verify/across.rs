@@ -1,6 +1,6 @@
 //! Logs against one another: what one says, another one must know.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use ciphertune_audit::Reader;
 use ciphertune_identity::Validity;
@@ -9,11 +9,8 @@ use ciphertune_round::{Digest, Fingerprint};
 use super::{
     case::{AttemptFacts, Case, Claim, JobFacts, Sent, View},
     finding::{Finding, Rule},
-    node::Node,
+    node::{Node, SKEW},
 };
-
-/// How far clocks may be apart, in milliseconds.
-const SKEW: u64 = 300_000;
 
 impl Case {
     /// Holds a log to every head of it that others have signed for, by reading it once more.
@@ -95,6 +92,9 @@ impl Case {
                 (attempt.time, rule, place, said)
             }));
         }
+        for (digest, at) in &self.ended_at {
+            found.extend(self.of_pruned(digest, at, server));
+        }
         for (digest, facts) in &self.jobs {
             let server = server.filter(|place| self.keeps(*place, digest));
             let keeps = |place: usize| is_whole(place) && self.keeps(place, digest);
@@ -118,6 +118,29 @@ impl Case {
             };
             self.find(time, finding);
         }
+    }
+
+    /// A node that has removed a job's evidence must not have had its end long before the server made it, or the server
+    /// long before a member heard of it.
+    fn of_pruned(
+        &self,
+        job: &Digest,
+        at: &BTreeMap<usize, u64>,
+        server: Option<usize>,
+    ) -> Option<(u64, Rule, usize, String)> {
+        let made = server.and_then(|server| at.get(&server)).copied();
+        let made = made.or_else(|| at.values().max().copied().filter(|_| server.is_none()))?;
+        let early = |(place, own): (&usize, &u64)| {
+            let is_early = made > own.saturating_add(SKEW) && !self.keeps(*place, job);
+            is_early.then_some((*place, *own))
+        };
+        let (place, own) = at.iter().find_map(early)?;
+        let said = format!(
+            "job {}: it removed its evidence by an end that is {} minutes earlier than another log's",
+            job.short(),
+            (made - own) / 60_000
+        );
+        Some((own, Rule::Time, place, said))
     }
 
     /// Whether a node still has what its log says of a job.
@@ -157,7 +180,7 @@ impl Case {
             found.extend(said.map(|(rule, said)| (rule, place, said)));
         }
         if let Some(place) = server {
-            let said = of_server_in(attempt, of_server, self.jobs.get(&attempt.job));
+            let said = of_server_in(attempt, of_server, self.ends.get(&attempt.job));
             found.extend(said.map(|(rule, said)| (rule, place, said)));
         }
         found
@@ -290,7 +313,7 @@ fn of_member(
 fn of_server_in(
     attempt: &AttemptFacts,
     view: Option<&View>,
-    job: Option<&JobFacts>,
+    end: Option<&(bool, u32, String)>,
 ) -> Option<(Rule, String)> {
     let missing = |said: &str| Some((Rule::Missing, said.to_owned()));
     let Some(view) = view else {
@@ -313,6 +336,11 @@ fn of_server_in(
             "a member's log has enough signed echoes of its roster, and the server's log has not",
         );
     }
+    if others().any(|it| it.is_open) && view.releases < attempt.threshold {
+        return missing(
+            "a member opened its sum, and the server's log has not the signed releases that it takes",
+        );
+    }
     if !attempt.shown.is_subset(&attempt.agreed_with) {
         return missing(
             "a member's log has signed agreements that the server handed on, and the server's log has not",
@@ -325,8 +353,7 @@ fn of_server_in(
         ));
     }
     // Stopped between the last agreement and the end of its round a job ends without it.
-    let stopped =
-        job.is_some_and(|job| job.ended.as_ref().is_some_and(|(completed, ..)| !completed));
+    let stopped = end.is_some_and(|(completed, ..)| !completed);
     if attempt.agreed.is_some() && !attempt.is_complete && !stopped {
         return missing(
             "members agreed on its model, and the server's log does not say that the round is complete",

@@ -23,6 +23,12 @@ pub(super) struct Case {
     pub manifest: Option<Signed<Manifest>>,
     /// Whose folders are at hand.
     pub parties: Vec<Option<Fingerprint>>,
+    /// When the audit is made, in milliseconds after 1970.
+    pub now: u64,
+    /// How each job ended, as the server signed it: completed or not, rounds, words.
+    pub ends: HashMap<Digest, (bool, u32, String)>,
+    /// When each log has it, by the node's place.
+    pub ended_at: HashMap<Digest, BTreeMap<usize, u64>>,
     /// Jobs whose evidence a node has removed, by the node's place.
     pub pruned: Vec<HashSet<Digest>>,
     /// Parties by number.
@@ -69,8 +75,6 @@ pub(super) struct JobFacts {
     pub budget: Option<Loss>,
     /// Whose logs hold its end, signed.
     pub ended_in: BTreeSet<usize>,
-    /// How it ended: completed or not, rounds, the server's words.
-    pub ended: Option<(bool, u32, String)>,
     /// Refusals that are in the logs.
     pub refusals: Vec<Refusal>,
 }
@@ -157,6 +161,7 @@ pub(super) struct View {
     pub roster: Option<Digest>,
     /// The roster that enough members echoed, and the digest of the certificate that says so.
     pub quorum: Option<(Digest, Digest)>,
+    pub is_open: bool,
     pub echoes: usize,
     pub releases: usize,
     /// Who has agreed on what so far, until enough have.

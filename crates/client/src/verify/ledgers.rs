@@ -234,6 +234,9 @@ impl Case {
         if budgets.windows(2).any(rises) {
             wrong.push("its budget was raised: it is fixed at its first use".into());
         }
+        if !budgets.iter().all(Limit::is_within_its_loss) {
+            wrong.push("its budget allows more than its epsilon and delta give".into());
+        }
         let jobs = costs.keys().filter_map(|context| {
             let context = Context::from_digest(Digest::from_bytes(*context));
             let attempt = self.attempts.get(&context)?;

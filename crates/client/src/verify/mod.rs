@@ -19,6 +19,7 @@ mod seen;
 use std::{
     collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use ciphertune_identity::Role;
@@ -76,7 +77,7 @@ pub struct Verdict {
 }
 
 impl Audit {
-    /// Audits the folders: members' homes, a server's data folder or the folder that it stands in, or copies of them. `authority` is its fingerprint as the auditor has it
+    /// Audits the folders: members' homes, a server's data folder or the folder that it stands in, or copies of them. `now` is when: no entry may be later. `authority` is its fingerprint as the auditor has it
     /// from elsewhere. `progress` hears how many bytes of which folder's log are read.
     ///
     /// # Errors
@@ -84,6 +85,7 @@ impl Audit {
     pub async fn of(
         folders: &[PathBuf],
         authority: Option<Fingerprint>,
+        now: SystemTime,
         progress: &mut (dyn FnMut(usize, u64) + Send),
     ) -> Result<Self> {
         if folders.is_empty() {
@@ -101,12 +103,16 @@ impl Audit {
                 )));
             }
         }
+        let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut case = Case {
             authority: None,
             expected_authority: authority,
             manifest: None,
             parties,
             pruned: folders.iter().map(|it| node::pruned_in(it)).collect(),
+            now: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+            ends: HashMap::new(),
+            ended_at: HashMap::new(),
             numbered: Vec::new(),
             jobs: BTreeMap::new(),
             attempts: HashMap::new(),

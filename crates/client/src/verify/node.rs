@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ciphertune_audit::{Evidence, Note, Reader, Record};
+use ciphertune_audit::{Evidence, Note, Reader, Record, glance};
 use ciphertune_identity::{
     AuthorityCertificate, Certificate, Manifest, Peer, RevocationList, Role, Serial,
 };
@@ -20,7 +20,10 @@ use super::{
     finding::{Breaks, Check, Finding, Rule, Wrong, demand},
     seen::{self, Seen, SeenBy},
 };
-use crate::{rules::Rules, site::verify_policy};
+use crate::{budget::LEDGER_HEAD, rules::Rules, site::verify_policy};
+
+/// How far clocks may be apart, in milliseconds.
+pub(super) const SKEW: u64 = 300_000;
 
 /// Plans that are held in memory: rounds come one after the other.
 const PLANS: usize = 4;
@@ -88,8 +91,13 @@ pub(super) struct Examiner<'a> {
     signed: Option<(u64, String)>,
     /// Attempts of jobs whose evidence was removed, and when those jobs ended.
     pruned: HashSet<Context>,
-    ended: HashMap<Digest, u64>,
+    pub(super) ended: HashMap<Digest, u64>,
+    /// Days that evidence is kept: by the policies in force, and by the strictest while each such job ran; `None`: for ever.
+    retention: Option<u32>,
+    kept: HashMap<Digest, Option<u32>>,
     pruned_entries: u64,
+    /// Whether an entry was found that is later than now.
+    is_ahead: bool,
 }
 
 /// What holds for the node.
@@ -123,20 +131,13 @@ pub(super) fn party_of(folder: &Path) -> Option<Fingerprint> {
 
 /// The jobs whose evidence a log says was removed.
 pub(super) fn pruned_in(folder: &Path) -> HashSet<Digest> {
-    let mut pruned = HashSet::new();
-    let Ok(mut reader) = Reader::open(folder.join("audit.jsonl")) else {
-        return pruned;
-    };
     // What is wrong with the log is said when it is examined.
-    while let Ok(Some(record)) = reader.next() {
-        if record.kind != "pruned" {
-            continue;
-        }
-        let jobs = record.fields.get("jobs").and_then(|it| it.as_array());
-        let jobs = jobs.into_iter().flatten().filter_map(|job| job.as_str());
-        pruned.extend(jobs.filter_map(|job| Digest::from_hex(job).ok()));
-    }
-    pruned
+    let records = glance(folder.join("audit.jsonl"), "pruned").unwrap_or_default();
+    let jobs = records
+        .iter()
+        .filter_map(|record| record.fields.get("jobs")?.as_array());
+    let jobs = jobs.flatten().filter_map(|job| job.as_str());
+    jobs.filter_map(|job| Digest::from_hex(job).ok()).collect()
 }
 
 impl<'a> Examiner<'a> {
@@ -158,7 +159,10 @@ impl<'a> Examiner<'a> {
             signed: None,
             pruned: HashSet::new(),
             ended: HashMap::new(),
+            retention: None,
+            kept: HashMap::new(),
             pruned_entries: 0,
+            is_ahead: false,
         }
     }
 
@@ -245,9 +249,22 @@ impl<'a> Examiner<'a> {
     }
 
     fn entry(&mut self, record: &Record, root: &[u8; 32], objects: Check<Vec<Vec<u8>>>) {
+        if record.time > self.case.now.saturating_add(SKEW) && !self.is_ahead {
+            self.is_ahead = true;
+            let at = (record.sequence, Some(record.when()));
+            let said = "it is later than now".to_owned();
+            self.find(Rule::Time, Some(at), record.time, said);
+        }
         if self.is_pruned(record) {
             self.pruned_entries += 1;
-            return;
+            if let (Ok(head), Some(own)) = (digest(record, LEDGER_HEAD), self.in_force.party) {
+                let heads = self.case.ledger_heads.entry(own).or_default();
+                heads.push(*head.as_bytes());
+            }
+            // The end stays: by it the rest was removed.
+            if record.kind != "ended" {
+                return;
+            }
         }
         let checked = objects.and_then(|objects| {
             let first = record.sequence == 0;
@@ -429,6 +446,13 @@ impl<'a> Examiner<'a> {
             Rule::Evidence,
             || "the policies are others than the entry names".into(),
         )?;
+        let policies = documents
+            .iter()
+            .map(|document| Policy::parse(&document.toml))
+            .collect::<Result<Vec<_>, _>>()
+            .breaks(Rule::Policy)?;
+        let all: Vec<&Policy> = policies.iter().collect();
+        self.retention = Policy::merge(&all).breaks(Rule::Policy)?.retention_days();
         self.in_force.policies = documents;
         Ok(())
     }
@@ -483,34 +507,44 @@ impl<'a> Examiner<'a> {
 
     /// Whether an entry is of a job whose evidence the node says, later in its log, to have removed.
     fn is_pruned(&mut self, record: &Record) -> bool {
+        let of_the_node = [
+            "started",
+            "certificate",
+            "revocation-list",
+            "policy",
+            "met",
+            "checkpoint",
+            "pruned",
+            "repaired",
+        ];
+        if of_the_node.contains(&record.kind.as_str()) {
+            return false;
+        }
         let field = |name: &str| Digest::from_hex(record.text(name)?).ok();
         let context = field("context").map(Context::from_digest);
-        let is_its = |job: &Digest| {
-            let pruned = self.case.pruned.get(self.place);
-            pruned.is_some_and(|pruned| pruned.contains(job))
-        };
-        let Some(job) = field("job").filter(is_its) else {
+        let Some(job) = field("job").filter(|job| self.has_pruned(job)) else {
             return context.is_some_and(|context| self.pruned.contains(&context));
         };
         self.pruned.extend(context);
-        if record.kind == "ended" {
-            self.ended.insert(job, record.time);
-        }
+        let now = self.retention;
+        let kept = self.kept.entry(job).or_insert(now);
+        *kept = kept.zip(now).map(|(a, b)| a.max(b));
         true
+    }
+
+    /// Whether this log says that a job's evidence was removed.
+    pub(super) fn has_pruned(&self, job: &Digest) -> bool {
+        let pruned = self.case.pruned.get(self.place);
+        pruned.is_some_and(|pruned| pruned.contains(job))
     }
 
     /// Evidence was removed: only of jobs that ended long enough ago for the policies.
     fn pruned(&mut self, record: &Record) -> Check {
-        let policies = self.in_force.policies.iter();
-        let policies = policies
-            .map(|document| Policy::parse(&document.toml))
-            .collect::<Result<Vec<_>, _>>()
-            .breaks(Rule::Policy)?;
-        let all: Vec<&Policy> = policies.iter().collect();
-        let days = Policy::merge(&all).breaks(Rule::Policy)?.retention_days();
         let jobs = record.fields.get("jobs").and_then(|it| it.as_array());
         for job in jobs.into_iter().flatten() {
             let job = Digest::from_hex(job.as_str().unwrap_or_default()).breaks(Rule::Chain)?;
+            // By the strictest policy that was in force while the job ran.
+            let days = self.kept.get(&job).copied().flatten();
             let kept = days.zip(self.ended.get(&job)).is_some_and(|(days, ended)| {
                 ended.saturating_add(u64::from(days) * 86_400_000) <= record.time
             });

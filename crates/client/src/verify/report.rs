@@ -197,7 +197,13 @@ impl Report {
                     .collect(),
                 members: manifest.members().count(),
             },
-            job: summary(facts, digest, &attempts, name_of(&facts.job.signer())),
+            job: summary(
+                facts,
+                digest,
+                &attempts,
+                case.ends.get(&digest),
+                name_of(&facts.job.signer()),
+            ),
             members: members.collect(),
             encryption: attempts
                 .last()
@@ -277,6 +283,7 @@ fn summary(
     facts: &JobFacts,
     digest: Digest,
     attempts: &[(&Context, &AttemptFacts)],
+    end: Option<&(bool, u32, String)>,
     researcher: String,
 ) -> JobSummary {
     let job = &facts.job;
@@ -319,8 +326,8 @@ fn summary(
             .iter()
             .map(ToString::to_string)
             .collect(),
-        completed: facts.ended.as_ref().map(|(completed, ..)| *completed),
-        end: facts.ended.as_ref().map(|(.., reason)| reason.clone()),
+        completed: end.map(|(completed, ..)| *completed),
+        end: end.map(|(.., reason)| reason.clone()),
     }
 }
 

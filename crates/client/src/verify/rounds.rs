@@ -89,7 +89,6 @@ impl Examiner<'_> {
             datasets: BTreeMap::new(),
             budget: None,
             ended_in: BTreeSet::new(),
-            ended: None,
             refusals: Vec::new(),
         });
         facts.known_to.insert(place);
@@ -870,7 +869,7 @@ impl Examiner<'_> {
         )?;
         let done = self.completed.get(&job).map_or(0, |(round, _)| *round);
         demand(
-            !self.is_server() || done == ended.rounds,
+            !self.is_server() || done == ended.rounds || self.has_pruned(&job),
             Rule::Missing,
             || {
                 format!(
@@ -879,15 +878,15 @@ impl Examiner<'_> {
                 )
             },
         )?;
-        let (place, said) = (
-            self.place,
-            (ended.completed, ended.rounds, ended.reason.clone()),
-        );
-        let Some(facts) = self.case.jobs.get_mut(&job) else {
-            return Ok(());
-        };
-        facts.ended_in.insert(place);
-        let first = facts.ended.get_or_insert_with(|| said.clone());
+        let place = self.place;
+        self.ended.insert(job, record.time);
+        let at = self.case.ended_at.entry(job).or_default();
+        at.entry(place).or_insert(record.time);
+        if let Some(facts) = self.case.jobs.get_mut(&job) {
+            facts.ended_in.insert(place);
+        }
+        let said = (ended.completed, ended.rounds, ended.reason.clone());
+        let first = self.case.ends.entry(job).or_insert_with(|| said.clone());
         demand(*first == said, Rule::Missing, || {
             "the job's end is another than another log says".into()
         })

@@ -26,7 +26,7 @@ impl Prune {
             output::json(&pruned)?;
         } else {
             output::say(&format!(
-                "{} {} of {} ({} bytes), which ended more than {} ago",
+                "{} {} of {} ({} bytes) that the policies keep no longer",
                 if self.dry_run {
                     "would remove"
                 } else {
@@ -35,7 +35,6 @@ impl Prune {
                 count(pruned.objects, "object"),
                 count(pruned.jobs.len() as u64, "job"),
                 pruned.bytes,
-                count(pruned.retention_days.into(), "day"),
             ))?;
         }
         Ok(ExitCode::SUCCESS)

@@ -1,6 +1,6 @@
 //! `ciphertune audit verify`: everything recomputed from the folders of any number of nodes.
 
-use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode};
+use std::{io::IsTerminal as _, path::PathBuf, process::ExitCode, time::SystemTime};
 
 use ciphertune_client::{
     Result,
@@ -61,7 +61,7 @@ impl Nodes {
             let before: u64 = sizes.iter().take(place).sum();
             bar.set_position(before + bytes);
         };
-        let audit = Audit::of(&self.folders, authority, &mut progress).await;
+        let audit = Audit::of(&self.folders, authority, SystemTime::now(), &mut progress).await;
         bar.finish_and_clear();
         audit
     }
@@ -180,7 +180,10 @@ fn of_spending(spending: &Spending) -> String {
 
 /// A number with its noun.
 pub fn count(number: u64, noun: &str) -> String {
-    match (number, noun.strip_suffix('y')) {
+    let stem = noun
+        .strip_suffix('y')
+        .filter(|stem| !stem.ends_with(['a', 'e', 'o', 'u']));
+    match (number, stem) {
         (1, _) => format!("1 {noun}"),
         (_, Some(stem)) => format!("{number} {stem}ies"),
         _ => format!("{number} {noun}s"),
