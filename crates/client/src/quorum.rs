@@ -93,11 +93,12 @@ impl Certificate {
 
     /// The signed plan, the signed roster, and the signed echoes, each after its length as 4 bytes, most significant first.
     pub fn to_bytes(&self) -> Vec<u8> {
-        [self.plan.encode(), self.roster.encode()]
-            .into_iter()
-            .chain(self.echoes.iter().map(Signed::encode))
-            .flat_map(|one| [&(one.len() as u32).to_be_bytes()[..], &one].concat())
-            .collect()
+        let echoes = self.echoes.iter().map(Signed::encode);
+        joined(
+            [self.plan.encode(), self.roster.encode()]
+                .into_iter()
+                .chain(echoes),
+        )
     }
 
     /// SHA-256 of [`Certificate::to_bytes`].
@@ -132,8 +133,15 @@ impl Certificate {
     }
 }
 
+/// Envelopes one after the other, each after its length as 4 bytes, most significant first.
+pub(crate) fn joined(envelopes: impl Iterator<Item = Vec<u8>>) -> Vec<u8> {
+    envelopes
+        .flat_map(|one| [&(one.len() as u32).to_be_bytes()[..], &one].concat())
+        .collect()
+}
+
 /// The envelopes one after the other; no more than a plan, a roster, and an echo of everybody.
-fn split(mut bytes: &[u8]) -> Result<Vec<Envelope>> {
+pub(crate) fn split(mut bytes: &[u8]) -> Result<Vec<Envelope>> {
     let mut envelopes = Vec::new();
     while let Some((length, rest)) = bytes.split_first_chunk::<4>() {
         let length = u32::from_be_bytes(*length) as usize;

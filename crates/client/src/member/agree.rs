@@ -15,6 +15,7 @@ use crate::{
     inbox::Backlog,
     learner::measured,
     model::{self, Model},
+    quorum::joined,
     report::{RoundReport, peak_memory},
     transfer::retry,
 };
@@ -112,7 +113,8 @@ impl Member {
         self.inbox.put_back(kept);
         let agreements = waited?;
         let (up, down) = (self.meter.up(), self.meter.down());
-        let agreements: Vec<&[u8]> = agreements.iter().map(Vec::as_slice).collect();
+        // One file, however many were heard.
+        let agreements = joined(agreements.into_iter());
         self.note_on(
             "agreed",
             [
@@ -122,7 +124,7 @@ impl Member {
                 ("bytes_up", (up - engaged.bytes.0).into()),
                 ("bytes_down", (down - engaged.bytes.1).into()),
             ],
-            &agreements,
+            &[&agreements],
         )?;
         self.note_checkpoint()?;
         let report = self.report(engaged, opening.report, &opening.model).await?;

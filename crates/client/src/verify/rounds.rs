@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     mechanism::Reckoned,
-    quorum::Certificate,
+    quorum::{Certificate, split},
     rules::{self, Rules},
 };
 
@@ -43,7 +43,7 @@ impl Examiner<'_> {
             ("release", [release]) => self.release(record, release),
             ("opened", []) => self.opened(record),
             ("agreement", [agreement]) => self.agreement(record, agreement),
-            ("agreed", agreements) => self.agreed(record, agreements),
+            ("agreed", [agreements]) => self.agreed(record, agreements),
             ("complete", []) => self.complete(record),
             ("void", [void]) => self.void(record, void),
             ("abort", [abort]) => self.abort(record, abort),
@@ -735,12 +735,12 @@ impl Examiner<'_> {
         self.case.claim(party, checkpoint.size(), claim)
     }
 
-    fn agreed(&mut self, record: &Record, agreements: &[Vec<u8>]) -> Check {
+    fn agreed(&mut self, record: &Record, agreements: &[u8]) -> Check {
         let context = context(record)?;
         let model = digest(record, "agreement")?;
         let plan = self.plan(&context)?;
-        for agreement in agreements {
-            self.agreement(record, agreement)?;
+        for agreement in split(agreements).breaks(Rule::Evidence)? {
+            self.agreement(record, &agreement.encode())?;
         }
         let (up, down) = (record.number("bytes_up"), record.number("bytes_down"));
         let view = self.view(&context)?;

@@ -5,12 +5,12 @@ use std::{collections::HashSet, num::NonZeroUsize, thread};
 use ciphertune_audit::{Evidence, Record};
 use ciphertune_identity::Manifest;
 use ciphertune_round::{
-    Digest, Envelope, Fingerprint, Hasher, Keyring, MAX_SEATS, Object as _, Plan, Roster,
-    VerifyingKey,
+    Digest, Envelope, Fingerprint, Hasher, Keyring, Object as _, Plan, Roster, VerifyingKey,
     label::{self, Label},
 };
 
 use super::finding::{Breaks, Check, Rule, demand};
+use crate::quorum::split;
 
 /// Envelopes whose signature holds, of these entries and those just before: a signature holds whatever the manifest says of its
 /// signer, which is asked anew each time.
@@ -86,7 +86,7 @@ fn load_one(
     signed: &mut Vec<Digest>,
 ) -> Check<Vec<Vec<u8>>> {
     let names: Vec<&str> = record.evidence().collect();
-    demand(names.len() <= most_objects(record), Rule::Evidence, || {
+    demand(names.len() <= MOST_OBJECTS, Rule::Evidence, || {
         format!(
             "an entry {:?} that rests on {} objects",
             record.kind,
@@ -110,6 +110,13 @@ fn load_one(
             break;
         };
         // What is none is said when its entry is looked at.
+        if record.kind == "agreed" {
+            let agreements = split(object).unwrap_or_default();
+            agreements
+                .iter()
+                .for_each(|agreement| look_at(label, agreement));
+            continue;
+        }
         let Ok(envelope) = Envelope::decode(object) else {
             continue;
         };
@@ -133,17 +140,12 @@ fn load_one(
     Ok(objects)
 }
 
-/// How many objects an entry may rest on: `agreed` on an agreement of each member, `policy` on two documents.
-fn most_objects(record: &Record) -> usize {
-    match record.kind.as_str() {
-        "agreed" => MAX_SEATS,
-        _ => 2,
-    }
-}
+/// How many objects an entry may rest on.
+const MOST_OBJECTS: usize = 2;
 
 /// How many bytes an entry's objects are, where they are no more than its kind has.
 pub(super) fn bytes_of(evidence: &Evidence, record: &Record) -> u64 {
-    let names = record.evidence().take(most_objects(record));
+    let names = record.evidence().take(MOST_OBJECTS);
     let places = names.filter_map(|name| evidence.place_of_any(name));
     let sizes = places.filter_map(|place| std::fs::metadata(place).ok());
     sizes.map(|metadata| metadata.len()).sum()
