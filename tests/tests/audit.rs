@@ -788,6 +788,10 @@ async fn what_the_server_leaves_out_is_found_in_the_members_logs() {
     copies.finds(Rule::Missing, "its signed roster").await;
     without(&all[3..]);
     copies.finds(Rule::Missing, "enough signed echoes").await;
+    without(&["release"]);
+    copies
+        .finds(Rule::Missing, "the signed releases that it takes")
+        .await;
     without(&["contribution"]);
     copies
         .finds(Rule::Missing, "a contribution that is in no entry")

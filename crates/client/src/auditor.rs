@@ -1,10 +1,6 @@
 //! An auditor's side over the network: the server's log, and what it rests on, for whom the policy lets read it.
 
-use std::{
-    fs::{File, OpenOptions},
-    io::Write as _,
-    path::Path,
-};
+use std::{fs::OpenOptions, io::Write as _, path::Path};
 
 use ciphertune_audit::{Evidence, Reader};
 use ciphertune_wire::{Client, Meter, proto};
@@ -143,8 +139,6 @@ fn standing(path: &Path) -> Result<(u64, u64)> {
     if !path.exists() {
         return Ok((0, 0));
     }
-    File::open(path)
-        .map_err(|error| Error::fault(format_args!("opening {}", path.display()), error))?;
     let refused = |error: ciphertune_audit::Error| Error::Refused(error.to_string());
     let mut reader = Reader::open(path).map_err(refused)?;
     reader.finish().map_err(refused)?;

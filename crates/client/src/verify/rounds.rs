@@ -652,6 +652,7 @@ impl Examiner<'_> {
         let roster = digest(record, "roster")?;
         let view = self.view(&context)?;
         check_roster(view.roster, roster)?;
+        view.is_open = true;
         demand(
             view.quorum
                 .is_some_and(|(certified, _)| certified == roster),
