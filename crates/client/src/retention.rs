@@ -8,12 +8,15 @@ use std::{
 };
 
 use ciphertune_audit::{Evidence, Log, Reader, Record};
-use ciphertune_policy::{Instant, Policy};
+use ciphertune_policy::Instant;
 use ciphertune_round::{Envelope, Object as _, PolicyDocument};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    rules::strictest_of,
+};
 
 /// What was removed, or would be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -151,12 +154,10 @@ fn retention(evidence: &Evidence, record: &Record) -> Result<Option<u32>> {
         .evidence()
         .map(|name| {
             let envelope = Envelope::decode(&evidence.get(name).map_err(unreadable)?)?;
-            let document = PolicyDocument::parse(envelope.payload())?;
-            Ok(Policy::parse(&document.toml)?)
+            Ok(PolicyDocument::parse(envelope.payload())?.toml)
         })
         .collect::<Result<Vec<_>>>()?;
-    let all: Vec<&Policy> = policies.iter().collect();
-    Ok(Policy::merge(&all)?.retention_days())
+    Ok(strictest_of(policies.iter().map(String::as_str))?.retention_days())
 }
 
 fn unreadable(error: ciphertune_audit::Error) -> Error {

@@ -179,7 +179,8 @@ pub(crate) fn is(envelope: &Envelope, other: &Envelope) -> bool {
     envelope.payload() == other.payload()
 }
 
-fn strictest_of<'a>(documents: impl Iterator<Item = &'a str>) -> Result<Policy> {
+/// The strictest of policies as they are written.
+pub(crate) fn strictest_of<'a>(documents: impl Iterator<Item = &'a str>) -> Result<Policy> {
     let policies = documents
         .map(|toml| Ok(Policy::parse(toml)?))
         .collect::<Result<Vec<_>>>()?;

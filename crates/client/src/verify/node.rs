@@ -9,7 +9,6 @@ use ciphertune_audit::{Evidence, Note, Reader, Record, glance};
 use ciphertune_identity::{
     AuthorityCertificate, Certificate, Manifest, Peer, RevocationList, Role, Serial,
 };
-use ciphertune_policy::Policy;
 use ciphertune_round::{
     Context, Digest, Envelope, Fingerprint, Object, Plan, PolicyDocument, Signed,
 };
@@ -20,7 +19,11 @@ use super::{
     finding::{Breaks, Check, Finding, Rule, Wrong, demand},
     seen::{self, Seen, SeenBy},
 };
-use crate::{budget::LEDGER_HEAD, rules::Rules, site::verify_policy};
+use crate::{
+    budget::LEDGER_HEAD,
+    rules::{Rules, strictest_of},
+    site::verify_policy,
+};
 
 /// How far clocks may be apart, in milliseconds.
 pub(super) const SKEW: u64 = 300_000;
@@ -90,7 +93,7 @@ pub(super) struct Examiner<'a> {
     checkpoints: u64,
     signed: Option<(u64, String)>,
     /// Attempts of jobs whose evidence was removed, and when those jobs ended.
-    pruned: HashSet<Context>,
+    pruned: HashMap<Context, Digest>,
     pub(super) ended: HashMap<Digest, u64>,
     /// Days that evidence is kept: by the policies in force, and by the strictest while each such job ran; `None`: for ever.
     retention: Option<u32>,
@@ -157,7 +160,7 @@ impl<'a> Examiner<'a> {
             shown: None,
             checkpoints: 0,
             signed: None,
-            pruned: HashSet::new(),
+            pruned: HashMap::new(),
             ended: HashMap::new(),
             retention: None,
             kept: HashMap::new(),
@@ -446,13 +449,8 @@ impl<'a> Examiner<'a> {
             Rule::Evidence,
             || "the policies are others than the entry names".into(),
         )?;
-        let policies = documents
-            .iter()
-            .map(|document| Policy::parse(&document.toml))
-            .collect::<Result<Vec<_>, _>>()
-            .breaks(Rule::Policy)?;
-        let all: Vec<&Policy> = policies.iter().collect();
-        self.retention = Policy::merge(&all).breaks(Rule::Policy)?.retention_days();
+        let strictest = strictest_of(documents.iter().map(|document| document.toml.as_str()));
+        self.retention = strictest.breaks(Rule::Policy)?.retention_days();
         self.in_force.policies = documents;
         Ok(())
     }
@@ -522,10 +520,12 @@ impl<'a> Examiner<'a> {
         }
         let field = |name: &str| Digest::from_hex(record.text(name)?).ok();
         let context = field("context").map(Context::from_digest);
-        let Some(job) = field("job").filter(|job| self.has_pruned(job)) else {
-            return context.is_some_and(|context| self.pruned.contains(&context));
+        let of_attempt = context.and_then(|context| self.pruned.get(&context).copied());
+        let named = field("job").filter(|job| self.has_pruned(job));
+        let Some(job) = named.or(of_attempt) else {
+            return false;
         };
-        self.pruned.extend(context);
+        self.pruned.extend(context.map(|context| (context, job)));
         let now = self.retention;
         let kept = self.kept.entry(job).or_insert(now);
         *kept = kept.zip(now).map(|(a, b)| a.max(b));

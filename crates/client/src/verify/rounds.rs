@@ -319,32 +319,30 @@ impl Examiner<'_> {
         let manifest = self.manifest()?;
         rules.admit(job, plan, manifest, now).breaks(Rule::Plan)?;
         let at = |seconds: u64| Instant::from_seconds(seconds).unwrap_or(Instant::EPOCH);
-        {
-            let list = self.list()?;
-            let issued = at(list.validity().not_before());
-            (rules.policy().admit_revocation_list(issued, now)).breaks(Rule::Revocation)?;
-            demand(
-                list.number() != plan.revocation_number || list.digest() == plan.revocations,
-                Rule::Revocation,
-                || {
-                    format!(
-                        "the plan names another revocation list {}",
-                        plan.revocation_number
-                    )
-                },
-            )?;
-            demand(
-                !self.is_server() || list.number() == plan.revocation_number,
-                Rule::Revocation,
-                || {
-                    format!(
-                        "the plan is made under revocation list {}, and list {} is in force",
-                        plan.revocation_number,
-                        list.number()
-                    )
-                },
-            )?;
-        }
+        let list = self.list()?;
+        let issued = at(list.validity().not_before());
+        (rules.policy().admit_revocation_list(issued, now)).breaks(Rule::Revocation)?;
+        demand(
+            list.number() != plan.revocation_number || list.digest() == plan.revocations,
+            Rule::Revocation,
+            || {
+                format!(
+                    "the plan names another revocation list {}",
+                    plan.revocation_number
+                )
+            },
+        )?;
+        demand(
+            !self.is_server() || list.number() == plan.revocation_number,
+            Rule::Revocation,
+            || {
+                format!(
+                    "the plan is made under revocation list {}, and list {} is in force",
+                    plan.revocation_number,
+                    list.number()
+                )
+            },
+        )?;
         if let Some(certificate) = self
             .in_force
             .certificate
