@@ -21,7 +21,7 @@ use ciphertune_client::{
     site::Site,
     tuning::Tuner,
 };
-use ciphertune_identity::{Home, Kit, Passphrase, SigningKey};
+use ciphertune_identity::{Home, Kit, Passphrase, SigningKey, watch::Watched};
 use ciphertune_server::Config;
 use ciphertune_tune::device::Device;
 use tokio::{
@@ -126,6 +126,8 @@ async fn serve(home: &Home) -> Result<()> {
         policy: kit.policy,
         data,
         metrics: None,
+        keep_free: 0,
+        disk: Watched::default(),
         clock: Arc::new(SystemTime::now),
     };
     let listener = bind(SocketAddr::from(([127, 0, 0, 1], kit.address.port()))).await?;

@@ -1,6 +1,7 @@
-//! A member's disk that ends its run at a chosen durable write: before it, after it, or in the middle of it.
+//! A disk that ends the run of whoever writes to it at a chosen durable write: before it, after it, or in the middle of it.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, OpenOptions},
     io::{self, Write as _},
     path::Path,
@@ -10,7 +11,8 @@ use std::{
     },
 };
 
-use ciphertune_client::disk::{Does, Step, Watch, temporary};
+use ciphertune_client::disk::temporary;
+use ciphertune_identity::watch::{Does, Step, Watch};
 
 /// What an error of a cut disk says.
 pub const WORDS: &str = "cut off";
@@ -29,7 +31,7 @@ pub enum Where {
 /// How the run ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// The disk fails from then on, and the member with it.
+    /// The disk fails from then on, and whoever writes to it.
     Fails,
     /// The process aborts.
     Aborts,
@@ -149,6 +151,51 @@ pub fn can_be_torn(does: Does) -> bool {
     )
 }
 
+/// Whether every cut is asked for, be it like another.
+pub fn all_cuts() -> bool {
+    std::env::var_os("CIPHERTUNE_EVERY_CUT").is_some()
+}
+
+/// A cut for every gap between two steps of a run that took these, and a torn write wherever one can be torn: half of
+/// it on the disk is the gap before it, and half a file. Where the member called the server in the gap, one cut before
+/// the call and one after. Gaps that are alike, between the same steps of two rounds or of two keys, are cut once, at
+/// the last of them, unless `CIPHERTUNE_EVERY_CUT` is set.
+pub fn cuts(taken: &[Taken]) -> Vec<(usize, Where)> {
+    let mut cuts = BTreeMap::new();
+    let all = all_cuts();
+    let mut add = |step: usize, place: Where| {
+        let around: Vec<_> = (step.saturating_sub(2)..=step + 1)
+            .map(|step| {
+                step.checked_sub(1)
+                    .and_then(|at| taken.get(at))
+                    .map(Taken::site)
+            })
+            .collect();
+        let alike = if all { step } else { 0 };
+        cuts.insert((alike, place, around), (step, place));
+    };
+    for (step, this) in (1..).zip(taken) {
+        let begins = if can_be_torn(this.does) {
+            Where::Within
+        } else {
+            Where::Before
+        };
+        let called = step == 1 || taken[step - 2].mark != this.mark;
+        if called || begins == Where::Within {
+            add(step, begins);
+        }
+        let covered = taken
+            .get(step)
+            .is_some_and(|next| next.mark == this.mark && can_be_torn(next.does));
+        if !covered {
+            add(step, Where::After);
+        }
+    }
+    let mut cuts: Vec<_> = cuts.into_values().collect();
+    cuts.sort_unstable();
+    cuts
+}
+
 /// Leaves half of a step on the disk.
 fn tear(step: &Step<'_>) -> io::Result<()> {
     let half = |bytes: &[u8]| bytes[..bytes.len() / 2].to_vec();
@@ -162,7 +209,11 @@ fn tear(step: &Step<'_>) -> io::Result<()> {
             bytes[..middle].fill(0);
             fs::write(step.path, bytes)
         }
-        Does::MakesFolder | Does::SettlesFile | Does::Commits | Does::RemovesFile => Ok(()),
+        Does::MakesFolder
+        | Does::SettlesFile
+        | Does::PutsObject
+        | Does::Commits
+        | Does::RemovesFile => Ok(()),
     }
 }
 

@@ -22,6 +22,7 @@ use ciphertune_client::{
 };
 use ciphertune_identity::{
     Authority, Credentials, Endpoint, Kit, Manifest, Reason, Revocation, RevocationList, Role,
+    watch::Watched,
 };
 use ciphertune_ledger::{Book, Entry, Standing};
 use ciphertune_policy::{Metric, Policy};
@@ -40,6 +41,7 @@ use crate::{
     front::{Front, Lies, Papers, stand_before},
     keys::{self, Holder, passphrase},
     learner::{Vectors, backbone, start},
+    lives::Lives,
     tap::Tap,
 };
 
@@ -324,6 +326,38 @@ impl Federation {
         (server, stand_before(address, public, self.papers(), lies))
     }
 
+    /// Readies a server that is to be a process, behind a front with its certificate. `program` is where `server` of this
+    /// package's programs stands.
+    pub fn serve_in_lives(&mut self, program: &str, lies: Lies) -> (Lives, Front) {
+        let public = self.public.take().expect("served once");
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap().to_string();
+        let kit = self.folder.path().join("server-kit");
+        let lives = Lives {
+            program: program.into(),
+            key: self.server.home.key(),
+            data: self.data(),
+            socket,
+            kit: kit.clone(),
+        };
+        let endpoint = self.site(0).manifest().endpoint().clone();
+        Kit {
+            credentials: self.credentials_of(&self.server),
+            manifest: self.manifest.clone(),
+            policy: self.policy.clone(),
+            address: endpoint,
+        }
+        .write(&kit)
+        .unwrap();
+        (lives, stand_before(address, public, self.papers(), lies))
+    }
+
+    /// Starts the server on a disk that is watched.
+    pub fn serve_watched(&mut self, disk: Watched) -> Server {
+        let listener = self.public.take().expect("served once");
+        self.serve_with(listener, Arc::new(SystemTime::now), disk)
+    }
+
     /// Starts the server behind a tap.
     pub async fn serve_tapped(&mut self) -> (Server, Tap) {
         let (server, address, public) = self.serve_hidden().await;
@@ -358,14 +392,20 @@ impl Federation {
     /// Starts the server with a clock that is behind by so much.
     pub fn serve_behind_by(&mut self, late: Duration) -> Server {
         let listener = self.public.take().expect("served once");
-        self.serve_with(listener, Arc::new(move || SystemTime::now() - late))
+        let clock = Arc::new(move || SystemTime::now() - late);
+        self.serve_with(listener, clock, Watched::default())
     }
 
     fn serve_on(&self, listener: TcpListener) -> Server {
-        self.serve_with(listener, Arc::new(SystemTime::now))
+        self.serve_with(listener, Arc::new(SystemTime::now), Watched::default())
     }
 
-    fn serve_with(&self, listener: TcpListener, clock: ciphertune_server::Clock) -> Server {
+    fn serve_with(
+        &self,
+        listener: TcpListener,
+        clock: ciphertune_server::Clock,
+        disk: Watched,
+    ) -> Server {
         let data = self.data();
         let config = ciphertune_server::Config {
             credentials: self.credentials.subscribe(),
@@ -374,6 +414,8 @@ impl Federation {
             policy: self.policy.clone(),
             data: data.clone(),
             metrics: None,
+            keep_free: 0,
+            disk,
             clock,
         };
         let (stop, stopped) = oneshot::channel::<()>();

@@ -6,7 +6,7 @@
 //! random, `CIPHERTUNE_KILLS` times (12 unless that is set). What must hold afterwards stands in [`witness`](ciphertune_tests::witness).
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     path::PathBuf,
     process::Stdio,
     sync::{
@@ -16,15 +16,11 @@ use std::{
     time::Duration,
 };
 
-use ciphertune_client::{
-    Error,
-    disk::{Disk, Does},
-    member::Outcome,
-    report::Happening,
-};
+use ciphertune_client::{Error, disk::Disk, member::Outcome, report::Happening};
+use ciphertune_identity::watch::Does;
 use ciphertune_round::{Digest, Envelope, Fingerprint, Job, Object as _, Roster, Signed};
 use ciphertune_tests::{
-    cut::{Cut, End, Taken, WORDS, Where, can_be_torn},
+    cut::{Cut, End, Taken, WORDS, Where, all_cuts, cuts},
     federation::{
         Federation, INSTITUTION, LABORATORY, Member, RECORD, Wish, is_over, until_job, within,
     },
@@ -175,50 +171,6 @@ fn all_have_the_model_of(federation: &Federation, members: usize, job: &Digest, 
         .collect();
     assert!(models.iter().all(|model| *model == models[0]));
     assert_eq!(models[0].1, rounds);
-}
-
-fn all_cuts() -> bool {
-    std::env::var_os("CIPHERTUNE_EVERY_CUT").is_some()
-}
-
-/// A cut for every gap between two steps of a run that took these, and a torn write wherever one can be torn: half of
-/// it on the disk is the gap before it, and half a file. Where the member called the server in the gap, one cut before
-/// the call and one after. Gaps that are alike, between the same steps of two rounds or of two keys, are cut once, at
-/// the last of them, unless `CIPHERTUNE_EVERY_CUT` is set.
-fn cuts(taken: &[Taken]) -> Vec<(usize, Where)> {
-    let mut cuts = BTreeMap::new();
-    let all = all_cuts();
-    let mut add = |step: usize, place: Where| {
-        let around: Vec<_> = (step.saturating_sub(2)..=step + 1)
-            .map(|step| {
-                step.checked_sub(1)
-                    .and_then(|at| taken.get(at))
-                    .map(Taken::site)
-            })
-            .collect();
-        let alike = if all { step } else { 0 };
-        cuts.insert((alike, place, around), (step, place));
-    };
-    for (step, this) in (1..).zip(taken) {
-        let begins = if can_be_torn(this.does) {
-            Where::Within
-        } else {
-            Where::Before
-        };
-        let called = step == 1 || taken[step - 2].mark != this.mark;
-        if called || begins == Where::Within {
-            add(step, begins);
-        }
-        let covered = taken
-            .get(step)
-            .is_some_and(|next| next.mark == this.mark && can_be_torn(next.does));
-        if !covered {
-            add(step, Where::After);
-        }
-    }
-    let mut cuts: Vec<_> = cuts.into_values().collect();
-    cuts.sort_unstable();
-    cuts
 }
 
 /// Runs with each of some cuts, a few at a time, and panics with the first that does not go as it must.

@@ -1,7 +1,6 @@
 //! A member's disk: every durable write passes through here, one step at a time.
 //!
-//! What must survive a crash is only as good as the order of these steps; so whoever holds a [`Watch`] can count them,
-//! and end the run before or after any of them. Nobody watches in production.
+//! What must survive a crash is only as good as the order of these steps; so they may be [watched](ciphertune_identity::watch).
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -11,7 +10,10 @@ use std::{
     sync::Arc,
 };
 
-use ciphertune_identity::file;
+use ciphertune_identity::{
+    file,
+    watch::{Does, Step, Watch, Watched},
+};
 use ciphertune_round::Digest;
 
 use crate::error::{Error, Result};
@@ -19,61 +21,14 @@ use crate::error::{Error, Result};
 /// Files of a member are its own alone.
 const MODE: u32 = 0o600;
 
-/// One durable write.
-#[derive(Clone, Copy, Debug)]
-pub struct Step<'a> {
-    /// What is done.
-    pub does: Does,
-    /// The file or folder that it is done to.
-    pub path: &'a Path,
-    /// The bytes that a file gets, where they are known here.
-    pub bytes: &'a [u8],
-}
-
-/// What a step does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Does {
-    /// Makes a folder.
-    MakesFolder,
-    /// Starts a temporary file that is filled bit by bit.
-    StartsFile,
-    /// Gives a finished file its name.
-    SettlesFile,
-    /// Puts a file in place, whole, by way of a temporary one.
-    WritesFile,
-    /// Appends a line.
-    AppendsLine,
-    /// Commits to the ledger.
-    Commits,
-    /// Overwrites a secret with zeros.
-    Overwrites,
-    /// Removes a file.
-    RemovesFile,
-}
-
-/// Watches a member's disk. An error ends the step, and with it the run, like one of the disk itself.
-pub trait Watch: Send + Sync {
-    /// A step is about to be taken.
-    ///
-    /// # Errors
-    /// Then it is not taken.
-    fn before(&self, step: &Step<'_>) -> io::Result<()>;
-
-    /// A step was taken and is on the disk.
-    ///
-    /// # Errors
-    /// Then nobody hears that it was.
-    fn after(&self, step: &Step<'_>) -> io::Result<()>;
-}
-
 /// The disk. Clones are the same one.
 #[derive(Clone, Default)]
-pub struct Disk(Option<Arc<dyn Watch>>);
+pub struct Disk(Watched);
 
 impl Disk {
     /// A disk that is watched.
     pub fn watched(watch: Arc<dyn Watch>) -> Self {
-        Self(Some(watch))
+        Self(Watched::by(watch))
     }
 
     /// Writes `bytes` to `path`, whole or not at all, for its owner alone.
@@ -185,10 +140,13 @@ impl Disk {
         path: &Path,
         append: impl FnOnce() -> ciphertune_audit::Result<T>,
     ) -> Result<T> {
-        self.before(Does::AppendsLine, path, &[])?;
-        let appended = append()?;
-        self.after(Does::AppendsLine, path, &[])?;
-        Ok(appended)
+        let step = Step {
+            does: Does::AppendsLine,
+            path,
+            bytes: &[],
+        };
+        let appended = (self.0).step(&step, || append().map_err(Failed::Own));
+        appended.map_err(Failed::into_error)
     }
 
     /// A call that commits to the ledger at `path`, durably when it returns.
@@ -197,10 +155,14 @@ impl Disk {
         path: &Path,
         commit: impl Future<Output = ciphertune_ledger::Result<T>>,
     ) -> Result<T> {
-        self.before(Does::Commits, path, &[])?;
-        let committed = commit.await?;
-        self.after(Does::Commits, path, &[])?;
-        Ok(committed)
+        let step = Step {
+            does: Does::Commits,
+            path,
+            bytes: &[],
+        };
+        let commit = async { commit.await.map_err(Failed::Own) };
+        let committed = self.0.step_async(&step, commit).await;
+        committed.map_err(Failed::into_error)
     }
 
     fn step<T>(
@@ -210,25 +172,30 @@ impl Disk {
         bytes: &[u8],
         take: impl FnOnce() -> io::Result<T>,
     ) -> Result<T> {
-        self.before(does, path, bytes)?;
-        let taken = take()
-            .map_err(|error| Error::fault(format_args!("writing {}", path.display()), error))?;
-        self.after(does, path, bytes)?;
-        Ok(taken)
+        let step = Step { does, path, bytes };
+        (self.0)
+            .step(&step, take)
+            .map_err(|error| Error::fault(format_args!("writing {}", path.display()), error))
     }
+}
 
-    fn before(&self, does: Does, path: &Path, bytes: &[u8]) -> Result<()> {
-        self.tell(|watch| watch.before(&Step { does, path, bytes }))
+/// What failed of a step: what was done, or whoever watched.
+enum Failed<E> {
+    Own(E),
+    Watch(io::Error),
+}
+
+impl<E> From<io::Error> for Failed<E> {
+    fn from(error: io::Error) -> Self {
+        Self::Watch(error)
     }
+}
 
-    fn after(&self, does: Does, path: &Path, bytes: &[u8]) -> Result<()> {
-        self.tell(|watch| watch.after(&Step { does, path, bytes }))
-    }
-
-    fn tell(&self, hears: impl FnOnce(&dyn Watch) -> io::Result<()>) -> Result<()> {
-        match &self.0 {
-            None => Ok(()),
-            Some(watch) => hears(&**watch).map_err(|error| Error::fault("the disk", error)),
+impl<E: Into<Error>> Failed<E> {
+    fn into_error(self) -> Error {
+        match self {
+            Self::Own(error) => error.into(),
+            Self::Watch(error) => Error::fault("the disk", error),
         }
     }
 }

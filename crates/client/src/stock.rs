@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 use crate::{
     disk::{self, Disk},
     error::{Error, Result},
+    transfer::retry,
 };
 
 /// Keys that a member keeps at the server. Each that a plan uses is replaced.
@@ -167,10 +168,14 @@ fn offer(key: &OneTimeKey, serial: u64, signer: &dyn Signer) -> Signed<OneTimeKe
 }
 
 /// Gives keys to the server; returns how many it has that no plan has named.
-async fn give(client: &mut Client, offers: &[Signed<OneTimeKeyOffer>]) -> Result<u32> {
+async fn give(client: &Client, offers: &[Signed<OneTimeKeyOffer>]) -> Result<u32> {
     let keys = offers.iter().map(Signed::encode).collect();
     let request = proto::PutOneTimeKeysRequest { keys };
-    Ok(client.put_one_time_keys(request).await?.into_inner().stock)
+    let given = retry(|| {
+        let (mut client, request) = (client.clone(), request.clone());
+        async move { client.put_one_time_keys(request).await }
+    });
+    Ok(given.await?.into_inner().stock)
 }
 
 #[cfg(test)]

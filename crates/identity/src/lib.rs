@@ -25,6 +25,7 @@ mod request;
 mod revocation_list;
 pub mod tls;
 mod validity;
+pub mod watch;
 
 pub use authority::Authority;
 pub use certificate::{AuthorityCertificate, Certificate};

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
-use ciphertune_identity::{Credentials, SigningKey};
+use ciphertune_identity::{Credentials, SigningKey, watch::Watched};
 use ciphertune_round::Envelope;
 use tokio::{net::TcpListener, sync::watch};
 
@@ -24,6 +24,10 @@ pub struct Config {
     pub data: PathBuf,
     /// Where monitoring asks for metrics, if anywhere: plain HTTP, so best on loopback.
     pub metrics: Option<TcpListener>,
+    /// How many bytes of the disk are left free: with less, the server pauses. For database and log, which go on a while.
+    pub keep_free: u64,
+    /// Who watches the disk; nobody in production.
+    pub disk: Watched,
     /// Where the time comes from: `Arc::new(SystemTime::now)` but in tests.
     pub clock: Clock,
 }

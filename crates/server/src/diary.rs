@@ -1,9 +1,15 @@
 //! What the server writes into its audit log, and the signed objects that it keeps beside it.
 
-use std::path::Path;
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
-use ciphertune_audit::{Evidence, Log, Note};
-use ciphertune_identity::{Credentials, Peer, Validity, file};
+use ciphertune_audit::{Evidence, Log, Note, Reader};
+use ciphertune_identity::{
+    Credentials, Peer, Validity, file,
+    watch::{Does, Step, Watched},
+};
 use ciphertune_round::{Digest, Fingerprint, Signer};
 use serde_json::{Map, Value};
 
@@ -12,6 +18,11 @@ use crate::{
     federation::Federation,
     moment::Moment,
 };
+
+/// The field of an entry that became durable with a step of a job.
+const NUMBER: &str = "number";
+
+const LIST: &str = "revocation-list";
 
 const WRITING: &str = "writing the audit log";
 
@@ -22,14 +33,19 @@ const REASON: usize = 1_000;
 pub struct Diary {
     log: Log,
     evidence: Evidence,
+    path: PathBuf,
+    disk: Watched,
     /// What was last noted to be in force.
     noted: Option<Credentials>,
+    /// Number of the last step's entry that is in the log.
+    last: u64,
 }
 
 impl Diary {
     /// Opens the log, or starts it.
-    pub fn open(path: &Path) -> Result<Self> {
+    pub fn open(path: &Path, disk: Watched) -> Result<Self> {
         let log = Log::open(path).map_err(|error| fault("opening the audit log", error))?;
+        let last = last_number(path)?;
         let evidence = Evidence::beside(path);
         std::fs::create_dir_all(evidence.folder())
             .and_then(|()| file::sync_entry(evidence.folder()))
@@ -37,16 +53,43 @@ impl Diary {
         Ok(Self {
             log,
             evidence,
+            path: path.to_owned(),
+            disk,
             noted: None,
+            last,
         })
     }
 
     /// Appends an entry.
     pub fn append(&mut self, kind: &str, fields: Map<String, Value>, now: Moment) -> Result<()> {
-        self.log
-            .append(kind, fields, now.to_system())
-            .map(drop)
-            .map_err(|error| fault(WRITING, error))
+        let step = Step {
+            does: Does::AppendsLine,
+            path: &self.path,
+            bytes: &[],
+        };
+        let log = &mut self.log;
+        let append = || {
+            let appended = log.append(kind, fields, now.to_system());
+            appended.map(drop).map_err(io::Error::other)
+        };
+        (self.disk.step(&step, append)).map_err(|error| fault(WRITING, error))
+    }
+
+    /// Appends an entry that became durable with its step, under its number; once, however often it is asked for.
+    pub fn append_numbered(
+        &mut self,
+        number: u64,
+        kind: &str,
+        mut fields: Map<String, Value>,
+        at: Moment,
+    ) -> Result<()> {
+        if number <= self.last {
+            return Ok(());
+        }
+        fields.insert(NUMBER.into(), number.into());
+        self.append(kind, fields, at)?;
+        self.last = number;
+        Ok(())
     }
 
     /// The fields of an entry that rests on these objects, which are on the disk when this returns.
@@ -72,7 +115,13 @@ impl Diary {
         let place = self.evidence.place_of(&name);
         if !place.exists() {
             let temporary = place.with_extension("new");
-            file::replace(&place, &temporary, object, 0o600)
+            let step = Step {
+                does: Does::WritesFile,
+                path: &place,
+                bytes: object,
+            };
+            self.disk
+                .step(&step, || file::replace(&place, &temporary, object, 0o600))
                 .map_err(|error| fault("keeping evidence", error))?;
         }
         Ok(name)
@@ -128,7 +177,7 @@ impl Diary {
                 ("number", list.number().into()),
                 ("digest", list.digest().to_string().into()),
             ];
-            self.note("revocation-list", fields, &[list.pem().as_bytes()], now)?;
+            self.note(LIST, fields, &[list.pem().as_bytes()], now)?;
         }
         self.noted = Some(credentials.clone());
         Ok(())
@@ -193,4 +242,22 @@ impl Diary {
         let fields = self.resting_on(fields, objects)?;
         self.append(kind, fields, now)
     }
+}
+
+/// The number of the last step's entry in a log.
+fn last_number(path: &Path) -> Result<u64> {
+    let read = || {
+        let mut reader = Reader::open(path)?;
+        let mut last = 0;
+        while let Some(record) = reader.next()? {
+            if record.kind == LIST {
+                continue; // numbered by the authority
+            }
+            last = (record.fields.get(NUMBER))
+                .and_then(Value::as_u64)
+                .map_or(last, |number| number.max(last));
+        }
+        Ok(last)
+    };
+    read().map_err(|error: ciphertune_audit::Error| fault("reading the audit log", error))
 }

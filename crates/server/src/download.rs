@@ -18,7 +18,11 @@ use crate::{
     error::{Refused, Result, fault},
     phase::Attempt,
     service::status,
+    storage::Item,
 };
+
+/// Chunks that wait for a reader.
+const AHEAD: usize = 4;
 
 type Chunks = ReceiverStream<std::result::Result<Chunk, Status>>;
 
@@ -53,7 +57,7 @@ pub(crate) async fn body(
         Ok(())
     };
     coordinator.with_context(&context, look).await?;
-    chunks(coordinator.files().body(&context, seat), offset).await
+    stored(coordinator, &context, Item::Body(seat), offset).await
 }
 
 /// The sum of the roster's bodies.
@@ -65,7 +69,7 @@ pub(crate) async fn sum(
 ) -> Result<Chunks> {
     let look = |machine: &crate::phase::Machine| expect_roster(machine.seat(&context, caller)?.0);
     coordinator.with_context(&context, look).await?;
-    chunks(coordinator.files().sum(&context), offset).await
+    stored(coordinator, &context, Item::Sum, offset).await
 }
 
 /// The parcel that was sealed to the caller.
@@ -77,19 +81,16 @@ pub(crate) async fn parcel(
 ) -> Result<Chunks> {
     let look = |machine: &crate::phase::Machine| {
         let (attempt, seat) = machine.seat(&context, caller)?;
-        let here = attempt
+        let sender = attempt
             .seats
             .get(seat.position())
-            .and_then(|held| held.parcel.as_ref())
-            .is_some_and(|wanted| wanted.is_here());
-        if here {
-            Ok(seat)
-        } else {
-            Err(Refused::new(Refusal::Conflict, "there is no parcel yet"))
-        }
+            .and_then(|held| held.parcel.as_ref()?.sender())
+            .and_then(|sender| attempt.plan.seat_of(&sender))
+            .ok_or_else(|| Refused::new(Refusal::Conflict, "there is no parcel yet"))?;
+        Ok(Item::Parcel { seat, sender })
     };
-    let seat = coordinator.with_context(&context, look).await?;
-    chunks(coordinator.files().parcel(&context, seat), offset).await
+    let parcel = coordinator.with_context(&context, look).await?;
+    stored(coordinator, &context, parcel, offset).await
 }
 
 /// The audit log.
@@ -105,6 +106,35 @@ pub(crate) async fn evidence(coordinator: &Coordinator, name: &str) -> Result<Ch
         return Err(Refused::new(Refusal::Unknown, "no such object").into());
     }
     chunks(path, 0).await
+}
+
+/// Something stored, from an offset, a few chunks ahead of the reader.
+async fn stored(
+    coordinator: &Coordinator,
+    context: &Context,
+    item: Item,
+    offset: u64,
+) -> Result<Chunks> {
+    let bulk = coordinator.bulk();
+    if offset > bulk.length(context, item).await? {
+        return Err(Refused::new(Refusal::TooLarge, "an offset beyond the end").into());
+    }
+    let mut reader = bulk.read(context, item, offset).await?;
+    let (out, stream) = mpsc::channel(AHEAD);
+    tokio::spawn(async move {
+        loop {
+            let chunk = match reader.next(CHUNK_BYTES).await {
+                Ok(Some(data)) => Ok(Chunk { data }),
+                Ok(None) => return,
+                Err(error) => Err(status(&error)),
+            };
+            let failed = chunk.is_err();
+            if out.send(chunk).await.is_err() || failed {
+                return;
+            }
+        }
+    });
+    Ok(ReceiverStream::new(stream))
 }
 
 /// A file from an offset, a few chunks ahead of the reader.
@@ -124,7 +154,7 @@ async fn chunks(path: PathBuf, offset: u64) -> Result<Chunks> {
     file.seek(std::io::SeekFrom::Start(offset))
         .await
         .map_err(|error| fault(DOING, error))?;
-    let (out, stream) = mpsc::channel(4);
+    let (out, stream) = mpsc::channel(AHEAD);
     tokio::spawn(async move {
         loop {
             let mut data = Vec::with_capacity(CHUNK_BYTES);

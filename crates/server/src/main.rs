@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use ciphertune_identity::{Credentials, Kit, Passphrase, SigningKey};
+use ciphertune_identity::{Credentials, Kit, Passphrase, SigningKey, watch::Watched};
 use ciphertune_server::{Config, run};
 use clap::Parser;
 use serde::Deserialize;
@@ -51,7 +51,12 @@ struct File {
     /// Where monitoring collects metrics (Prometheus, `GET /metrics`), for example `127.0.0.1:9464`; nowhere when absent. Plain
     /// HTTP that anybody may read who can reach it.
     metrics: Option<String>,
+    /// Mebibytes of the data's disk that are left free: with less, the server pauses until there is room again. 256 when absent.
+    keep_free_mib: Option<u64>,
 }
+
+/// For a database and a log that go on a while when everything else has stopped.
+const KEEP_FREE_MIB: u64 = 256;
 
 /// How often the kit's folder is looked at.
 const LOOK: Duration = Duration::from_secs(2);
@@ -169,6 +174,8 @@ fn read(path: &Path) -> Result<Read> {
         policy: kit.policy,
         data: beside(&file.data),
         metrics: None,
+        keep_free: file.keep_free_mib.unwrap_or(KEEP_FREE_MIB) << 20,
+        disk: Watched::default(),
         clock: Arc::new(SystemTime::now),
     };
     Ok(Read {

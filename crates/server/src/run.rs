@@ -7,7 +7,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use ciphertune_identity::{Credentials, RevocationList, file};
+use ciphertune_identity::{
+    Credentials, RevocationList, file,
+    watch::{Does, Step, Watched},
+};
 use ciphertune_round::Signer;
 use ciphertune_wire::{accept, limits::MESSAGE_BYTES, proto::federation_server::FederationServer};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
@@ -76,9 +79,11 @@ pub async fn run(
         key,
         config.clock,
         &config.data,
+        config.disk.clone(),
+        config.keep_free,
     )
     .await?;
-    keep_list(&gate.credentials(), &config.data)?;
+    keep_list(&gate.credentials(), &config.data, &config.disk)?;
     coordinator.enforce_revocations().await?;
     let _guard = Closing(Arc::clone(&coordinator));
     let _conductor = Aborted(tokio::spawn(Arc::clone(&coordinator).conduct()));
@@ -87,6 +92,7 @@ pub async fn run(
         Arc::clone(&coordinator),
         clock,
         config.data,
+        config.disk,
     );
     let _followed = Aborted(tokio::spawn(followed));
     let _metrics = (config.metrics)
@@ -134,6 +140,7 @@ async fn follow(
     coordinator: Arc<Coordinator>,
     clock: Clock,
     data: PathBuf,
+    disk: Watched,
 ) {
     let mut met = coordinator.gate().credentials();
     loop {
@@ -147,7 +154,7 @@ async fn follow(
                 );
             }
             match coordinator.gate().replace(new, clock()) {
-                Ok(()) => enforce(&coordinator, &data).await,
+                Ok(()) => enforce(&coordinator, &data, &disk).await,
                 Err(error) => {
                     tracing::error!(%error, "a new certificate or revocation list was not taken");
                 }
@@ -165,10 +172,10 @@ async fn follow(
 }
 
 /// The gate holds callers to a new list already; this sees to what they had sent, for as long as it takes.
-async fn enforce(coordinator: &Arc<Coordinator>, data: &Path) {
+async fn enforce(coordinator: &Arc<Coordinator>, data: &Path, disk: &Watched) {
     loop {
         let seen_to = async {
-            keep_list(&coordinator.gate().credentials(), data)?;
+            keep_list(&coordinator.gate().credentials(), data, disk)?;
             coordinator.note_credentials().await?;
             coordinator.enforce_revocations().await
         };
@@ -207,11 +214,18 @@ fn stored_list(credentials: Credentials, data: &Path) -> Result<Credentials> {
     Ok(newest)
 }
 
-fn keep_list(credentials: &Credentials, data: &Path) -> Result<()> {
+fn keep_list(credentials: &Credentials, data: &Path, disk: &Watched) -> Result<()> {
     let (path, pem) = (data.join(LIST), credentials.revocations().pem());
     let temporary = data.join(format!("{LIST}.new"));
-    file::replace(&path, &temporary, pem.as_bytes(), 0o644)
-        .map_err(|error| fault("keeping the revocation list", error))
+    let step = Step {
+        does: Does::WritesFile,
+        path: &path,
+        bytes: pem.as_bytes(),
+    };
+    disk.step(&step, || {
+        file::replace(&path, &temporary, pem.as_bytes(), 0o644)
+    })
+    .map_err(|error| fault("keeping the revocation list", error))
 }
 
 /// In words, and in numbers for whoever collects them from the log.

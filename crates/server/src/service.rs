@@ -393,11 +393,13 @@ impl proto::federation_server::Federation for Service {
         answer(async {
             let caller = self.caller_as(&request, Role::Member)?;
             let context = context(&request.get_ref().context)?;
-            Ok(
-                upload::place(&self.coordinator, context, &caller.fingerprint)
-                    .await?
-                    .reply(),
+            upload::ask(
+                &self.coordinator,
+                &self.uploads,
+                context,
+                &caller.fingerprint,
             )
+            .await
         })
         .await
     }

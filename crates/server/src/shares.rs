@@ -1,28 +1,25 @@
-//! Sealed shares: taken as a stream, to a file and share by share, kept when they are the ones that were signed; handed
-//! out one by one. In memory there is one message of one sender at a time, however many seats there are.
+//! Sealed shares: taken as a stream, stored as they come, and counted when they are the ones that were signed; handed out one by
+//! one. In memory there is a segment of one sender at a time, however many seats there are.
 
-use std::{io::SeekFrom, path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
-use ciphertune_round::{Context, Digest, Fingerprint, Header, Release, Signed};
+use ciphertune_round::{Context, Digest, Fingerprint, Header, Release, ShareIndex, Signed};
 use ciphertune_wire::{
     Refusal,
     limits::SHARE_BYTES,
     proto::{PutSharesReply, PutSharesRequest, SealedShare, ShareKind},
 };
-use tokio::{
-    fs::File,
-    io::{AsyncSeekExt as _, AsyncWriteExt as _},
-    sync::mpsc,
-};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use crate::{
     coordinator::Coordinator,
     download::expect_roster,
-    error::{Refused, Result, fault},
-    phase::{Input, Machine, Shares},
+    error::{Refused, Result},
+    phase::{Attempt, Input, Machine, Shares},
     service::status,
+    storage::Item,
     uploads::Uploads,
 };
 
@@ -31,6 +28,8 @@ pub(crate) struct Announced {
     context: Context,
     sender: Fingerprint,
     kind: Shares,
+    /// Digest of the object that signs them.
+    signed: Digest,
     digests: Vec<Digest>,
     input: Input,
 }
@@ -41,6 +40,7 @@ impl From<Signed<Header>> for Announced {
             context: header.context,
             sender: header.signer(),
             kind: Shares::Key,
+            signed: header.digest(),
             digests: header.shares.clone(),
             input: Input::Header(header),
         }
@@ -53,6 +53,7 @@ impl From<Signed<Release>> for Announced {
             context: release.context,
             sender: release.signer(),
             kind: Shares::KeySum,
+            signed: release.digest(),
             digests: release.shares.clone(),
             input: Input::Release(release),
         }
@@ -67,11 +68,11 @@ pub(crate) async fn take(
     first: PutSharesRequest,
     mut messages: Streaming<PutSharesRequest>,
 ) -> Result<PutSharesReply> {
-    const DOING: &str = "writing sealed shares";
     let Announced {
         context,
         sender,
         kind,
+        signed,
         digests,
         input,
     } = announced;
@@ -91,40 +92,30 @@ pub(crate) async fn take(
     let Some(seat) = coordinator.with_context(&context, look).await? else {
         return Ok(PutSharesReply {});
     };
-    let path = coordinator.files().shares_upload(&context, seat, kind);
-    let mut upload = Upload::create(path, digests)
-        .await
-        .map_err(|error| fault(DOING, error))?;
+    let item = Item::Shares {
+        sender: seat,
+        kind,
+        signed,
+    };
+    let mut stored = coordinator.bulk().start(&context, item).await?;
+    let mut expected = Expected::new(digests);
     let mut next = Some(first);
-    let mut outcome = Ok(());
     while let Some(message) = next {
-        for share in &message.shares {
-            outcome = upload.check(share);
-            if outcome.is_err() {
-                break;
-            }
-            upload
-                .write(share)
-                .await
-                .map_err(|error| fault(DOING, error))?;
-        }
-        if outcome.is_err() {
-            break;
+        for share in message.shares {
+            expected.check(&share)?;
+            stored.write(share.into()).await?;
         }
         next = tokio::select! {
             message = messages.message() => message.unwrap_or(None),
             () = turn.superseded() => {
-                outcome = Err(Refused::new(Refusal::Conflict, "a newer connection took over"));
-                None
+                return Err(Refused::new(Refusal::Conflict, "a newer connection took over").into());
             }
         };
     }
-    // Whatever the outcome, nothing is in flight when the next connection has its turn.
-    let whole = upload.finish().await.map_err(|error| fault(DOING, error))?;
-    outcome?;
-    if !whole {
+    if !expected.are_here() {
         return Err(Refused::malformed("fewer shares than were signed").into());
     }
+    stored.finish().await?;
     coordinator.feed_context(&context, input).await?;
     Ok(PutSharesReply {})
 }
@@ -140,33 +131,33 @@ fn turn_of(context: &Context, kind: Shares) -> Context {
     Context::from_digest(Digest::sha256(&bytes))
 }
 
-/// Shares on their way to a file: how many, the length of each, the shares (see [`crate::storage::Files::share`]).
-struct Upload {
-    file: File,
-    digests: Vec<Digest>,
-    lengths: Vec<u32>,
+/// The shares that were signed, as they come.
+struct Expected {
+    digests: std::vec::IntoIter<Digest>,
+    /// Of the first, and so of all.
+    bytes: Option<usize>,
 }
 
-impl Upload {
-    async fn create(path: PathBuf, digests: Vec<Digest>) -> std::io::Result<Self> {
-        let mut file = File::create(path).await?;
-        file.write_all(&vec![0; (digests.len() + 1) * 4]).await?;
-        Ok(Self {
-            file,
-            lengths: Vec::with_capacity(digests.len()),
-            digests,
-        })
+impl Expected {
+    fn new(digests: Vec<Digest>) -> Self {
+        Self {
+            digests: digests.into_iter(),
+            bytes: None,
+        }
     }
 
-    /// In order, each the one that was signed, and no more of them.
-    fn check(&self, share: &[u8]) -> Result<(), Refused> {
+    /// In order, each the one that was signed, of one length, and no more of them.
+    fn check(&mut self, share: &[u8]) -> Result<(), Refused> {
         if share.len() > SHARE_BYTES {
             return Err(Refused::new(
                 Refusal::TooLarge,
                 "a sealed share is too large",
             ));
         }
-        if self.digests.get(self.lengths.len()) == Some(&Digest::sha256(share)) {
+        if *self.bytes.get_or_insert(share.len()) != share.len() {
+            return Err(Refused::malformed("sealed shares of different lengths"));
+        }
+        if self.digests.next() == Some(Digest::sha256(share)) {
             Ok(())
         } else {
             Err(Refused::malformed(
@@ -175,26 +166,8 @@ impl Upload {
         }
     }
 
-    async fn write(&mut self, share: &[u8]) -> std::io::Result<()> {
-        self.file.write_all(share).await?;
-        self.lengths
-            .push(u32::try_from(share.len()).unwrap_or(u32::MAX));
-        Ok(())
-    }
-
-    /// Writes the table; whether every share is there.
-    async fn finish(mut self) -> std::io::Result<bool> {
-        let whole = self.lengths.len() == self.digests.len();
-        let count = u32::try_from(self.lengths.len()).unwrap_or(u32::MAX);
-        let table: Vec<u8> = [count]
-            .iter()
-            .chain(&self.lengths)
-            .flat_map(|number| number.to_le_bytes())
-            .collect();
-        self.file.seek(SeekFrom::Start(0)).await?;
-        self.file.write_all(&table).await?;
-        self.file.flush().await?;
-        Ok(whole)
+    fn are_here(&self) -> bool {
+        self.digests.len() == 0
     }
 }
 
@@ -205,6 +178,13 @@ pub(crate) async fn hand_out(
     caller: &Fingerprint,
     kind: Shares,
 ) -> Result<ReceiverStream<Result<SealedShare, Status>>> {
+    let stored = |attempt: &Attempt, senders: Vec<ShareIndex>| -> Vec<_> {
+        let place = |sender| {
+            let (item, shares) = attempt.shares_of(sender, kind)?;
+            Some((sender, item, shares))
+        };
+        senders.into_iter().filter_map(place).collect()
+    };
     let look = |machine: &Machine| {
         let (attempt, recipient) = machine.seat(&context, caller)?;
         expect_roster(attempt)?;
@@ -213,22 +193,17 @@ pub(crate) async fn hand_out(
                 let place = attempt.plan.place_of(recipient).ok_or_else(|| {
                     Refused::new(Refusal::Role, "shares of keys for a member that holds none")
                 })?;
-                Ok((place, attempt.contributors.clone()))
+                Ok((place, stored(attempt, attempt.contributors.clone())))
             }
-            Shares::KeySum => Ok((recipient.position(), attempt.released())),
+            Shares::KeySum => Ok((recipient.position(), stored(attempt, attempt.released()))),
         }
     };
     let (place, senders) = coordinator.with_context(&context, look).await?;
-    let files = coordinator.files().clone();
+    let bulk = coordinator.bulk().clone();
     let (out, stream) = mpsc::channel(4);
     tokio::spawn(async move {
-        for sender in senders {
-            let files = files.clone();
-            // A thread for one share: a slow reader holds none.
-            let read = move || files.share(&context, sender, kind, place);
-            let share = tokio::task::spawn_blocking(read)
-                .await
-                .unwrap_or_else(|error| Err(fault("reading a sealed share", error)))
+        for (sender, item, shares) in senders {
+            let share = (bulk.share(&context, item, place, shares).await)
                 .map(|share| SealedShare {
                     sender: sender.get().into(),
                     share,
@@ -254,44 +229,23 @@ pub(crate) fn kind(kind: ShareKind) -> Result<Shares, Refused> {
 
 #[cfg(test)]
 mod tests {
-    use ciphertune_round::ShareIndex;
-
     use super::*;
-    use crate::storage::Files;
 
-    #[tokio::test]
-    async fn each_place_reads_the_share_that_was_sealed_for_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let files = Files::open(folder.path().to_owned()).unwrap();
-        let (context, sender) = (Context::of_plan(b"plan"), ShareIndex::new(2).unwrap());
-        files.create(&context).unwrap();
-        let shares: Vec<Vec<u8>> = [3, 0, 5].map(|length| vec![length as u8; length]).into();
-        let digests = shares.iter().map(|share| Digest::sha256(share)).collect();
-        let path = files.shares_upload(&context, sender, Shares::Key);
-        let mut upload = Upload::create(path, digests).await.unwrap();
-        for share in &shares {
-            upload.check(share).unwrap();
-            upload.write(share).await.unwrap();
-            assert!(upload.check(b"another").is_err());
-        }
-        assert!(upload.check(&shares[0]).is_err(), "one too many");
-        assert!(upload.finish().await.unwrap());
-        files.keep_shares(&context, sender, Shares::Key).unwrap();
-        for (place, share) in shares.iter().enumerate() {
-            let read = files.share(&context, sender, Shares::Key, place).unwrap();
-            assert_eq!(&read, share);
-        }
-        assert!(files.share(&context, sender, Shares::Key, 3).is_err());
-        assert!(files.share(&context, sender, Shares::KeySum, 0).is_err());
-    }
-
-    #[tokio::test]
-    async fn an_upload_with_a_share_less_is_not_whole() {
-        let folder = tempfile::tempdir().unwrap();
-        let digests = vec![Digest::sha256(b"a"), Digest::sha256(b"b")];
-        let path = folder.path().join("upload");
-        let mut upload = Upload::create(path, digests).await.unwrap();
-        upload.write(b"a").await.unwrap();
-        assert!(!upload.finish().await.unwrap());
+    #[test]
+    fn the_shares_that_were_signed_are_expected_in_order_and_no_others() {
+        let shares = [[1; 3], [2; 3]];
+        let digests: Vec<_> = shares.iter().map(|share| Digest::sha256(share)).collect();
+        let mut expected = Expected::new(digests.clone());
+        expected.check(&shares[0]).unwrap();
+        assert!(!expected.are_here());
+        expected.check(&shares[1]).unwrap();
+        assert!(expected.are_here());
+        assert!(expected.check(&shares[1]).is_err(), "one too many");
+        let mut expected = Expected::new(digests);
+        assert!(expected.check(&shares[1]).is_err(), "out of order");
+        let of_two_lengths = [Digest::sha256(b"a"), Digest::sha256(b"bc")];
+        let mut expected = Expected::new(of_two_lengths.into());
+        expected.check(b"a").unwrap();
+        assert!(expected.check(b"bc").is_err());
     }
 }

@@ -1,29 +1,28 @@
 //! Taking a body: in order, in whole words below q, resumable, whole only with the digest that was signed. Taking a
 //! parcel: in one go, with the digest that was signed.
 
-use ciphertune_round::{Context, Fingerprint, Hasher, Parcel, ShareIndex, Signed};
+use std::sync::Arc;
+
+use ciphertune_round::{Context, Digest, Fingerprint, Parcel, ShareIndex, Signed};
 use ciphertune_sum::codec::check_words;
 use ciphertune_wire::{
     Refusal,
     limits::CHUNK_BYTES,
     proto::{BodyChunk, ParcelChunk, PutBodyReply, PutParcelReply},
 };
-use tokio::{
-    fs::{File, OpenOptions},
-    io::AsyncWriteExt as _,
-};
 use tonic::Streaming;
 
 use crate::{
     coordinator::Coordinator,
-    error::{Refused, Result, fault},
+    error::{Error, Refused, Result},
     phase::{Input, Phase},
     service::context,
+    storage::Item,
     uploads::Uploads,
 };
 
 /// Where a member's upload stands.
-pub(crate) struct Place {
+struct Place {
     context: Context,
     seat: ShareIndex,
     size: u64,
@@ -32,8 +31,7 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// As a reply.
-    pub(crate) fn reply(&self) -> PutBodyReply {
+    fn reply(&self) -> PutBodyReply {
         PutBodyReply {
             durable: self.durable,
             complete: self.complete,
@@ -41,15 +39,27 @@ impl Place {
     }
 }
 
-/// Where the caller's upload for a context stands.
+/// Where the caller's upload for a context stands. One that is whole, and was cut off before its job heard of it, is handed to
+/// the job first.
 ///
 /// # Errors
 /// `Unknown`, `Late`, as the machine says; `Late` when the attempt is closed and the body never was whole.
-pub(crate) async fn place(
-    coordinator: &Coordinator,
+pub(crate) async fn ask(
+    coordinator: &Arc<Coordinator>,
+    uploads: &Uploads,
     context: Context,
     member: &Fingerprint,
-) -> Result<Place> {
+) -> Result<PutBodyReply> {
+    let mut place = find(coordinator, context, member).await?;
+    if place.durable == place.size && !place.complete {
+        let _turn = uploads.enter(context, *member).await;
+        place = find(coordinator, context, member).await?;
+        settle(coordinator, &mut place, *member, None).await?;
+    }
+    Ok(place.reply())
+}
+
+async fn find(coordinator: &Coordinator, context: Context, member: &Fingerprint) -> Result<Place> {
     let look = |machine: &crate::phase::Machine| {
         let (attempt, seat) = machine.seat(&context, member)?;
         let complete = attempt
@@ -65,10 +75,14 @@ pub(crate) async fn place(
         Ok((seat, size, complete))
     };
     let (seat, size, complete) = coordinator.with_context(&context, look).await?;
-    let durable = if complete {
-        size
-    } else {
-        coordinator.files().uploaded(&context, seat)
+    let durable = match complete {
+        true => size,
+        false => {
+            coordinator
+                .bulk()
+                .length(&context, Item::Body(seat))
+                .await?
+        }
     };
     Ok(Place {
         context,
@@ -79,9 +93,29 @@ pub(crate) async fn place(
     })
 }
 
+/// Hands a body that is whole by now to its job; one that the job does not take is thrown away, to be sent again. `digest` is
+/// that of the body, where it is known.
+async fn settle(
+    coordinator: &Arc<Coordinator>,
+    place: &mut Place,
+    member: Fingerprint,
+    digest: Option<Digest>,
+) -> Result<()> {
+    if place.complete || place.durable != place.size {
+        return Ok(());
+    }
+    match finish(coordinator, place, member, digest).await {
+        Err(Error::Refused(refused)) if refused.code == Refusal::Malformed => {
+            place.durable = 0;
+            Ok(())
+        }
+        finished => finished,
+    }
+}
+
 /// Takes a stream of chunks; the first names the context and goes on where the server stopped.
 pub(crate) async fn take(
-    coordinator: &std::sync::Arc<Coordinator>,
+    coordinator: &Arc<Coordinator>,
     uploads: &Uploads,
     member: Fingerprint,
     mut chunks: Streaming<BodyChunk>,
@@ -91,17 +125,13 @@ pub(crate) async fn take(
     };
     let context = context(&first.context)?;
     let mut turn = uploads.enter(context, member).await;
-    let mut place = place(coordinator, context, &member).await?;
+    let mut place = find(coordinator, context, &member).await?;
+    settle(coordinator, &mut place, member, None).await?;
     if place.complete {
         return Ok(place.reply());
     }
-    let path = coordinator.files().upload(&context, place.seat);
-    let mut file = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)
-        .await
-        .map_err(|error| fault("opening an upload", error))?;
+    let item = Item::Body(place.seat);
+    let mut body = coordinator.bulk().append(&context, item).await?;
     let mut next = Some(first);
     let mut outcome = Ok(());
     while let Some(chunk) = next {
@@ -109,10 +139,8 @@ pub(crate) async fn take(
         if outcome.is_err() {
             break;
         }
-        file.write_all(&chunk.data)
-            .await
-            .map_err(|error| fault("writing a body", error))?;
         place.durable += chunk.data.len() as u64;
+        body.write(chunk.data).await?;
         next = tokio::select! {
             // A lost connection ends the stream like its end does: what came stays, BodyOffset says how much.
             chunk = chunks.message() => chunk.unwrap_or(None),
@@ -122,16 +150,10 @@ pub(crate) async fn take(
             }
         };
     }
-    file.flush()
-        .await
-        .map_err(|error| fault("writing a body", error))?;
-    file.sync_data()
-        .await
-        .map_err(|error| fault("writing a body", error))?;
-    drop(file);
+    let digest = body.finish().await?;
     outcome?;
     if place.durable == place.size {
-        finish(coordinator, &mut place, member).await?;
+        finish(coordinator, &mut place, member, digest).await?;
     }
     Ok(place.reply())
 }
@@ -156,38 +178,42 @@ fn check(place: &Place, chunk: &BodyChunk) -> Result<(), Refused> {
     check_words(&chunk.data).map_err(Refused::malformed)
 }
 
-/// Hands a whole body to the job; one that it does not take is thrown away.
+/// Hands a whole body to the job; one that is not what was signed is thrown away.
 async fn finish(
-    coordinator: &std::sync::Arc<Coordinator>,
+    coordinator: &Arc<Coordinator>,
     place: &mut Place,
     member: Fingerprint,
+    digest: Option<Digest>,
 ) -> Result<()> {
-    let (context, seat, files) = (place.context, place.seat, coordinator.files().clone());
-    let digest = tokio::task::spawn_blocking(move || files.digest(&context, seat))
-        .await
-        .map_err(|error| fault("reading a body", error))??;
+    let (context, item) = (place.context, Item::Body(place.seat));
+    let digest = match digest {
+        Some(digest) => digest,
+        None => coordinator.bulk().digest(&context, item).await?,
+    };
     let input = Input::Body {
         context,
         member,
         digest,
     };
     if let Err(error) = coordinator.feed_context(&context, input).await {
-        coordinator.discard(&context, seat)?;
+        // Whatever else it was, the next connection, or the next run of this server, takes it up.
+        if matches!(&error, Error::Refused(refused) if refused.code == Refusal::Malformed) {
+            coordinator.bulk().remove(&context, item).await?;
+        }
         return Err(error);
     }
     place.complete = true;
     Ok(())
 }
 
-/// Takes a parcel, each sender's into a file of its own: the first that is whole is kept.
+/// Takes a parcel, each sender's by itself: the first that is whole is kept.
 pub(crate) async fn take_parcel(
-    coordinator: &std::sync::Arc<Coordinator>,
+    coordinator: &Arc<Coordinator>,
     uploads: &Uploads,
     parcel: Signed<Parcel>,
     first: ParcelChunk,
     mut chunks: Streaming<ParcelChunk>,
 ) -> Result<PutParcelReply> {
-    const DOING: &str = "writing a parcel";
     let context = parcel.context;
     let look = |machine: &crate::phase::Machine| {
         let bytes = Parcel::sealed_bytes(machine.job().state);
@@ -200,13 +226,12 @@ pub(crate) async fn take_parcel(
     if place.is_here {
         return Ok(PutParcelReply {});
     }
-    let path = coordinator
-        .files()
-        .parcel_upload(&context, place.seat, place.sender);
-    let mut file = File::create(path)
-        .await
-        .map_err(|error| fault(DOING, error))?;
-    let (mut hasher, mut bytes) = (Hasher::default(), 0);
+    let item = Item::Parcel {
+        seat: place.seat,
+        sender: place.sender,
+    };
+    let mut sealed = coordinator.bulk().start(&context, item).await?;
+    let mut bytes = 0;
     let mut next = Some(first);
     let mut outcome = Ok(());
     while let Some(chunk) = next {
@@ -216,10 +241,7 @@ pub(crate) async fn take_parcel(
             outcome = Err(Refused::new(Refusal::TooLarge, said));
             break;
         }
-        hasher.update(&chunk.data);
-        file.write_all(&chunk.data)
-            .await
-            .map_err(|error| fault(DOING, error))?;
+        sealed.write(chunk.data).await?;
         next = tokio::select! {
             chunk = chunks.message() => chunk.unwrap_or(None),
             () = turn.superseded() => {
@@ -228,11 +250,8 @@ pub(crate) async fn take_parcel(
             }
         };
     }
-    // Whatever the outcome, nothing is in flight when the next connection has its turn.
-    file.sync_all().await.map_err(|error| fault(DOING, error))?;
-    drop(file);
     outcome?;
-    if bytes != size || hasher.finish() != parcel.sealed {
+    if bytes != size || sealed.finish().await? != Some(parcel.sealed) {
         return Err(Refused::malformed("the parcel is not the one that was signed").into());
     }
     let input = Input::Parcel(parcel);

@@ -28,6 +28,8 @@ pub enum Refusal {
     Conflict,
     /// The caller has used up what it may hold here.
     Exhausted,
+    /// The server's disk is full: it has paused.
+    Full,
     /// A fault of the server's own: its operator must look.
     Fault,
     /// The server is shutting down.
@@ -35,7 +37,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::Stranger,
         Self::Revoked,
         Self::Expired,
@@ -47,6 +49,7 @@ impl Refusal {
         Self::Late,
         Self::Conflict,
         Self::Exhausted,
+        Self::Full,
         Self::Fault,
         Self::Closing,
     ];
@@ -63,7 +66,7 @@ impl Refusal {
             Self::Conflict => Code::FailedPrecondition,
             Self::Exhausted => Code::ResourceExhausted,
             Self::Fault => Code::Internal,
-            Self::Closing | Self::StaleList => Code::Unavailable,
+            Self::Closing | Self::StaleList | Self::Full => Code::Unavailable,
         }
     }
 
@@ -87,6 +90,9 @@ impl Refusal {
             Self::Late => "the phase that takes this has ended",
             Self::Conflict => "this contradicts what the server already holds, or comes too early",
             Self::Exhausted => "you have used up what you may hold here",
+            Self::Full => {
+                "the server's disk is full: it has paused, and goes on when there is room again"
+            }
             Self::Fault => "the server has a fault; its operator's log says which",
             Self::Closing => "the server is shutting down; try again later",
         }

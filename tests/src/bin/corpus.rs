@@ -368,6 +368,12 @@ fn journal() {
             Input::Abort(Signed::verify(said("abort"), keyring).unwrap()),
         ),
         ("deadline", Input::Deadline),
+        (
+            "resumed",
+            Input::Resumed {
+                waited: std::time::Duration::from_secs(90),
+            },
+        ),
         ("restarted", Input::Restarted),
     ] {
         keep("journal", name, &Entry::of(&input).encode_to_vec());
@@ -388,6 +394,7 @@ fn messages() {
         refusal: "our data is away".into(),
         present: true,
         progress: "none".into(),
+        waited_for: true,
     };
     let status = proto::JobStatusReply {
         jobs: vec![proto::JobState {
@@ -399,6 +406,9 @@ fn messages() {
             rounds: 5,
             members: vec![member],
             reason: String::new(),
+            seconds: 600,
+            seconds_left: 60,
+            paused: "the disk is full".into(),
         }],
     };
     let shares = proto::PutSharesRequest {

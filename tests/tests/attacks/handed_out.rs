@@ -98,7 +98,7 @@ async fn a_changed_sum_that_the_roster_vouches_for_fails_the_check_values() {
         state.members.iter().any(|member| member.progress == "done")
     })
     .await;
-    let path = server.file("/1.body").await;
+    let path = server.file("/body-1/000000000000000").await;
     let mut body = fs::read(&path).unwrap();
     add_to_word(&mut body, 4_097, 1);
     fs::write(&path, body).unwrap();

@@ -6,7 +6,8 @@ use ciphertune_round::{
     Agreement, Context, Digest, Echo, Fingerprint, Header, Plan, Release, ShareIndex, Signed,
 };
 
-use super::parcels::Wanted;
+use super::{Shares, parcels::Wanted};
+use crate::storage::Item;
 
 /// An attempt and all that came of it. Big objects are shared: cloning is cheap.
 #[derive(Clone)]
@@ -81,6 +82,27 @@ impl Attempt {
     /// How many seats may still come to be complete, or are.
     pub fn possible(&self) -> usize {
         self.seats.iter().filter(|held| !held.out).count()
+    }
+
+    /// Where the shares are that a seat has sealed, and how many.
+    pub(crate) fn shares_of(&self, sender: ShareIndex, kind: Shares) -> Option<(Item, usize)> {
+        let held = self.seats.get(sender.position())?;
+        let (signed, shares) = match kind {
+            Shares::Key => (
+                held.header.as_ref()?.digest(),
+                &held.header.as_ref()?.shares,
+            ),
+            Shares::KeySum => (
+                held.release.as_ref()?.digest(),
+                &held.release.as_ref()?.shares,
+            ),
+        };
+        let item = Item::Shares {
+            sender,
+            kind,
+            signed,
+        };
+        Some((item, shares.len()))
     }
 
     /// The seats that hold shares and have released theirs of the sum of keys.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ciphertune_round::{Context, Digest, Fingerprint, Header, Signed};
 use ciphertune_wire::Refusal;
 
-use super::{Effect, Machine, Outcome, Phase, Shares, closing, note};
+use super::{Effect, Machine, Outcome, Phase, closing, note};
 use crate::{error::Refused, moment::Moment};
 
 /// A header with its shares: one for each seat; the same one as often as its sender likes.
@@ -34,11 +34,6 @@ pub(super) fn header(machine: &mut Machine, header: &Signed<Header>) -> Outcome 
     }
     held.header = Some(Arc::new(header.clone()));
     let mut effects = vec![
-        Effect::KeepShares {
-            context,
-            seat,
-            kind: Shares::Key,
-        },
         note(
             "contribution",
             [
@@ -67,7 +62,7 @@ pub(super) fn body(
     digest: Digest,
 ) -> Outcome {
     let contributing = is_open(machine);
-    let (seat, held) = machine.held(context, member)?;
+    let (_, held) = machine.held(context, member)?;
     if let Some(first) = held.body {
         return if first == digest {
             Ok(Vec::new())
@@ -88,20 +83,14 @@ pub(super) fn body(
         ));
     }
     held.body = Some(digest);
-    let mut effects = vec![
-        Effect::KeepBody {
-            context: *context,
-            seat,
-        },
-        note(
-            "body",
-            [
-                ("context", context.to_string().into()),
-                ("member", member.to_string().into()),
-                ("body", digest.to_string().into()),
-            ],
-        ),
-    ];
+    let mut effects = vec![note(
+        "body",
+        [
+            ("context", context.to_string().into()),
+            ("member", member.to_string().into()),
+            ("body", digest.to_string().into()),
+        ],
+    )];
     effects.extend(close_if_all_are_in(machine));
     Ok(effects)
 }

@@ -1,5 +1,7 @@
 //! What happens to a job, and what is to be done about it.
 
+use std::time::Duration;
+
 use ciphertune_identity::RevocationList;
 use ciphertune_policy::Instant;
 use ciphertune_round::{
@@ -66,6 +68,11 @@ pub enum Input {
     Abort(Signed<Abort>),
     /// Time passed.
     Deadline,
+    /// There was no room on the disk, and nothing could go on: it was nobody's fault.
+    Resumed {
+        /// For how long.
+        waited: Duration,
+    },
     /// The server was away: let members come back before anything is decided on who is present.
     Restarted,
 }
@@ -147,31 +154,6 @@ pub enum Effect {
     },
     /// Append to the events.
     Emit(Announcement),
-    /// Keep the finished upload of the sealed shares that came before the input.
-    KeepShares {
-        /// The attempt.
-        context: Context,
-        /// The sender's seat.
-        seat: ShareIndex,
-        /// Of which kind.
-        kind: Shares,
-    },
-    /// Keep the finished upload.
-    KeepBody {
-        /// The attempt.
-        context: Context,
-        /// The sender's seat.
-        seat: ShareIndex,
-    },
-    /// Keep the finished upload of a parcel.
-    KeepParcel {
-        /// The attempt.
-        context: Context,
-        /// The asker's seat.
-        seat: ShareIndex,
-        /// The sender's.
-        sender: ShareIndex,
-    },
     /// Throw the upload away.
     DiscardBody {
         /// The attempt.

@@ -28,6 +28,7 @@ use ciphertune_round::{
     Abort, Context, Digest, Ended, Envelope, Fingerprint, Job, Object as _, ShareIndex, Signed,
     Void,
 };
+use ciphertune_sum::{CohortSize, Parameters, ValueBound};
 use ciphertune_wire::{Refusal, proto::EventKind};
 
 pub use attempt::{Attempt, Held};
@@ -188,6 +189,7 @@ impl Machine {
                 effects.extend(self.time_passed(now));
                 effects
             }
+            Input::Resumed { waited } => self.resumed(*waited, now),
             Input::Restarted => self.restarted(now),
         };
         if !effects.is_empty() {
@@ -227,6 +229,25 @@ impl Machine {
             Phase::Admitting | Phase::Closing | Phase::Ended { .. } => None,
         };
         phase.into_iter().chain(parcels::wakes_at(self)).min()
+    }
+
+    /// At most so many bytes more are stored for the next plan's bodies and their sum; 0 while there is a plan.
+    pub fn next_round_bytes(&self) -> u64 {
+        if !matches!(self.phase, Phase::Admitting | Phase::Gathering { .. }) {
+            return 0;
+        }
+        let members = self.accepted().count();
+        let body = |members| -> Option<u64> {
+            let bound = ValueBound::new(self.job.value_bound).ok()?;
+            let parameters = Parameters::derive(CohortSize::new(members).ok()?, bound).ok()?;
+            Some(parameters.body_bytes(usize::try_from(self.job.dimension).ok()?))
+        };
+        let body = body(members).unwrap_or(0);
+        // What is here of the last attempt goes when the next begins.
+        let here = self.current.as_ref().map_or(0, |attempt| {
+            attempt.complete().len() + usize::from(attempt.roster.is_some())
+        });
+        body.saturating_mul((members + 1).saturating_sub(here) as u64)
     }
 
     /// Where the job stands.
@@ -461,6 +482,26 @@ impl Machine {
             Phase::Agreeing { until } if now >= until => agreeing::deadline(self, now),
             _ => Vec::new(),
         }
+    }
+
+    /// Every deadline is later by what was waited for nothing.
+    fn resumed(&mut self, waited: Duration, now: Moment) -> Vec<Effect> {
+        match &mut self.phase {
+            Phase::Gathering { until }
+            | Phase::Contributing { until }
+            | Phase::Opening { until }
+            | Phase::Agreeing { until } => *until = until.after(waited),
+            Phase::Ended { .. } => return Vec::new(),
+            Phase::Admitting | Phase::Closing => {}
+        }
+        self.patient_until = now.after(self.patience());
+        vec![note(
+            "resumed",
+            [
+                ("job", self.digest.to_string().into()),
+                ("seconds", waited.as_secs().into()),
+            ],
+        )]
     }
 
     fn restarted(&mut self, now: Moment) -> Vec<Effect> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ciphertune_round::{Context, Digest, Echo, Release, Signed};
 use ciphertune_wire::{Refusal, proto::EventKind};
 
-use super::{Announcement, Effect, Machine, Outcome, Phase, Shares, note};
+use super::{Announcement, Effect, Machine, Outcome, Phase, note};
 use crate::{error::Refused, moment::Moment};
 
 /// An echo: one for each seat that holds shares, of the one roster there is.
@@ -55,7 +55,7 @@ pub(super) fn release(machine: &mut Machine, release: &Signed<Release>, now: Mom
         return Err(Refused::malformed("a release of nothing"));
     }
     expect_roster(machine, &context, release.roster)?;
-    let (seat, held) = machine.held(&context, &release.signer())?;
+    let (_, held) = machine.held(&context, &release.signer())?;
     if let Some(first) = &held.release {
         return same(
             first.envelope().payload(),
@@ -74,11 +74,6 @@ pub(super) fn release(machine: &mut Machine, release: &Signed<Release>, now: Mom
         };
     }
     Ok(vec![
-        Effect::KeepShares {
-            context,
-            seat,
-            kind: Shares::KeySum,
-        },
         Effect::Emit(Announcement::Said(
             EventKind::Release,
             release.envelope().clone(),

@@ -76,7 +76,7 @@ pub(super) fn request(
 
 /// A parcel whose sealed bytes are here, whole: the first for its request is kept.
 pub(super) fn parcel(machine: &mut Machine, parcel: &Signed<Parcel>) -> Outcome {
-    let Place { seat, sender, .. } = machine.parcel_place(parcel)?;
+    let Place { seat, .. } = machine.parcel_place(parcel)?;
     let Some(wanted) = wanted_mut(machine, seat) else {
         return Ok(Vec::new());
     };
@@ -89,11 +89,6 @@ pub(super) fn parcel(machine: &mut Machine, parcel: &Signed<Parcel>) -> Outcome 
     }
     wanted.parcel = Some(Arc::new(parcel.clone()));
     Ok(vec![
-        Effect::KeepParcel {
-            context: parcel.context,
-            seat,
-            sender,
-        },
         Effect::Emit(Announcement::Said(
             EventKind::Parcel,
             parcel.envelope().clone(),
@@ -220,6 +215,11 @@ impl Wanted {
     /// Whether the parcel is here.
     pub(crate) fn is_here(&self) -> bool {
         self.parcel.is_some()
+    }
+
+    /// Who sealed the parcel that is here.
+    pub(crate) fn sender(&self) -> Option<Fingerprint> {
+        self.parcel.as_ref().map(|parcel| parcel.signer())
     }
 }
 

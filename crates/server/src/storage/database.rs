@@ -3,9 +3,12 @@
 //! One transaction for each step of a job; nothing of it is announced before it is on the disk (write-ahead log,
 //! `synchronous = FULL`). Calls that write are made one at a time by the coordinator.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use ciphertune_identity::{Peer, Serial};
+use ciphertune_identity::{
+    Peer, Serial,
+    watch::{Does, Step, Watched},
+};
 use ciphertune_round::{Context, Digest, Envelope, Fingerprint};
 use ciphertune_wire::{limits::KEY_STOCK, proto::Event};
 use sqlx::{
@@ -67,11 +70,13 @@ pub struct StoredJob {
 /// The database of one server.
 pub struct Database {
     pool: SqlitePool,
+    path: PathBuf,
+    disk: Watched,
 }
 
 impl Database {
     /// Opens or creates the file.
-    pub async fn open(path: &Path) -> Result<Self> {
+    pub async fn open(path: &Path, disk: Watched) -> Result<Self> {
         const DOING: &str = "opening the database";
         let options = SqliteConnectOptions::new()
             .filename(path)
@@ -90,30 +95,37 @@ impl Database {
                 .await
                 .map_err(|error| fault(DOING, error))?;
         }
-        Ok(Self { pool })
+        Ok(Self {
+            pool,
+            path: path.to_owned(),
+            disk,
+        })
     }
 
-    /// Notes which certificate a party has: the newest that it ever showed. Returns whether it is another than before.
-    pub async fn meet(&self, peer: &Peer) -> Result<bool> {
-        const DOING: &str = "noting a certificate";
-        let party = peer.fingerprint.as_bytes().as_slice();
-        let before: Option<Vec<u8>> =
+    /// Whether this is the certificate that the party is known by.
+    pub async fn has_met(&self, peer: &Peer) -> Result<bool> {
+        let serial: Option<Vec<u8>> =
             sqlx::query_scalar("SELECT serial FROM certificates WHERE party = ?")
-                .bind(party)
+                .bind(peer.fingerprint.as_bytes().as_slice())
                 .fetch_optional(&self.pool)
                 .await
-                .map_err(|error| fault(DOING, error))?;
-        sqlx::query(
+                .map_err(|error| fault("reading certificates", error))?;
+        Ok(serial.as_deref() == Some(peer.serial.as_bytes()))
+    }
+
+    /// Knows a party by this certificate from now on, unless it showed a newer one before.
+    pub async fn meet(&self, peer: &Peer) -> Result<()> {
+        let insert = sqlx::query(
             "INSERT INTO certificates (party, serial, issued) VALUES (?, ?, ?) ON CONFLICT (party) DO UPDATE
              SET serial = excluded.serial, issued = excluded.issued WHERE excluded.issued >= certificates.issued",
         )
-        .bind(party)
+        .bind(peer.fingerprint.as_bytes().as_slice())
         .bind(peer.serial.as_bytes())
-        .bind(i64::try_from(peer.issued_at).unwrap_or(i64::MAX))
-        .execute(&self.pool)
-        .await
-        .map_err(|error| fault(DOING, error))?;
-        Ok(before.as_deref() != Some(peer.serial.as_bytes()))
+        .bind(i64::try_from(peer.issued_at).unwrap_or(i64::MAX));
+        let inserted = self.writes(insert.execute(&self.pool)).await;
+        inserted
+            .map(drop)
+            .map_err(|error| fault("noting a certificate", error))
     }
 
     /// The newest certificate of each party that was met.
@@ -135,7 +147,7 @@ impl Database {
 
     /// Makes one step of a job durable, whole or not at all. Returns the last event's number.
     pub async fn commit(&self, job: &Digest, at: Moment, batch: Batch) -> Result<u64> {
-        self.try_commit(job, at, batch)
+        self.writes(self.try_commit(job, at, batch))
             .await
             .map_err(|error| fault("storing a step", error))
     }
@@ -327,7 +339,7 @@ impl Database {
     /// # Errors
     /// `None` when the stock is full: nothing was added.
     pub async fn add_keys(&self, member: &Fingerprint, keys: &[Envelope]) -> Result<Option<u32>> {
-        self.try_add_keys(member, keys)
+        self.writes(self.try_add_keys(member, keys))
             .await
             .map_err(|error| fault("storing one-time keys", error))
     }
@@ -398,9 +410,9 @@ impl Database {
 
     /// Forgets the audit entries up to a number: they are in the log.
     pub async fn noted(&self, number: u64) -> Result<()> {
-        sqlx::query("DELETE FROM notes WHERE number <= ?")
-            .bind(i64::try_from(number).unwrap_or(i64::MAX))
-            .execute(&self.pool)
+        let delete = sqlx::query("DELETE FROM notes WHERE number <= ?")
+            .bind(i64::try_from(number).unwrap_or(i64::MAX));
+        self.writes(delete.execute(&self.pool))
             .await
             .map_err(|error| fault("forgetting audit entries", error))?;
         Ok(())
@@ -414,9 +426,8 @@ impl Database {
         } else {
             "INSERT OR IGNORE INTO meta VALUES ('federation', ?)"
         };
-        sqlx::query(statement)
-            .bind(now.as_bytes().as_slice())
-            .execute(&self.pool)
+        let store = sqlx::query(statement).bind(now.as_bytes().as_slice());
+        self.writes(store.execute(&self.pool))
             .await
             .map_err(|error| fault(DOING, error))?;
         let bytes: Vec<u8> = sqlx::query_scalar("SELECT value FROM meta WHERE name = 'federation'")
@@ -424,6 +435,15 @@ impl Database {
             .await
             .map_err(|error| fault(DOING, error))?;
         Digest::parse(&bytes).map_err(|error| Error::Fault(format!("{DOING}: {error}")))
+    }
+
+    async fn writes<T>(&self, write: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+        let step = Step {
+            does: Does::Commits,
+            path: &self.path,
+            bytes: &[],
+        };
+        self.disk.step_async(&step, write).await
     }
 
     /// Closes the file.

@@ -1,5 +1,7 @@
 //! Inputs as they are stored. Replaying them gives the machine again.
 
+use std::time::Duration;
+
 use ciphertune_policy::Instant;
 use ciphertune_round::{Context, Digest, Envelope, Fingerprint, Keyring, Signed};
 use prost::Message;
@@ -29,6 +31,9 @@ pub struct Entry {
     /// The revocation list in force.
     #[prost(message, optional, tag = "7")]
     list: Option<StoredList>,
+    /// A span of time.
+    #[prost(uint64, tag = "8")]
+    millis: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -119,6 +124,11 @@ impl Entry {
                 kind: 12,
                 ..Self::default()
             },
+            Input::Resumed { waited } => Self {
+                kind: 16,
+                millis: waited.as_millis().try_into().unwrap_or(u64::MAX),
+                ..Self::default()
+            },
             Input::Revoked { member } => Self {
                 kind: 15,
                 member: member.as_bytes().to_vec(),
@@ -178,6 +188,9 @@ impl Entry {
             14 => Input::Parcel(Signed::decode(object, keyring)?),
             15 => Input::Revoked {
                 member: Fingerprint::parse(&self.member)?,
+            },
+            16 => Input::Resumed {
+                waited: Duration::from_millis(self.millis),
             },
             kind => {
                 return Err(ciphertune_round::Error::Misuse(format!(

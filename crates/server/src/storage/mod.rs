@@ -1,9 +1,9 @@
-//! What survives a restart: a database for all that is small, a folder of files for bodies, shares and sums.
+//! What survives a restart: a database for all that is small, an object store for bodies, shares, parcels and sums.
 
+mod bulk;
 mod database;
-mod files;
 mod journal;
 
+pub use bulk::{Bulk, Item, Writer};
 pub use database::{Batch, Database, StoredJob};
-pub use files::Files;
 pub use journal::Entry;

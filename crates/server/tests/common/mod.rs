@@ -12,7 +12,7 @@ use std::{
 
 use ciphertune_identity::{
     Authority, Certificate, Credentials, Host, Kit, Manifest, Name, Party, Reason, Request,
-    Revocation, RevocationList, Role, SigningKey, Validity, tls,
+    Revocation, RevocationList, Role, SigningKey, Validity, tls, watch::Watched,
 };
 use ciphertune_policy::{Adjacency, Placement, Unit};
 use ciphertune_round::{
@@ -184,6 +184,8 @@ passphrase_file = "passphrase"
             policy: self.policy.envelope().clone(),
             data: self.data(),
             metrics: None,
+            keep_free: 0,
+            disk: Watched::default(),
             clock: Arc::new(SystemTime::now),
         };
         change(&mut config);

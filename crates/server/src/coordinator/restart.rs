@@ -1,0 +1,106 @@
+//! What an earlier run left: its jobs, its audit entries, its files.
+
+use std::sync::Arc;
+
+use ciphertune_identity::Manifest;
+use ciphertune_round::{Context, Ended, Job, Object as _, Signed};
+use ciphertune_wire::proto;
+use prost::Message as _;
+
+use super::{Coordinator, room::Held};
+use crate::{
+    diary::Diary,
+    error::{Result, fault},
+    moment::Moment,
+    phase::{Input, Machine},
+    storage::{Batch, StoredJob},
+};
+
+impl Coordinator {
+    pub(super) async fn resume(&self) -> Result<()> {
+        let now = self.now();
+        let mut jobs = self.jobs.lock().await;
+        self.flush_notes(&mut jobs.diary).await?;
+        let federation = self.federation.digest();
+        let unchanged = self.database.federation(&federation, false).await? == federation;
+        for stored in self.database.running().await? {
+            if !unchanged {
+                self.end_stored(&jobs.diary, &stored, now).await?;
+                continue;
+            }
+            let mut machine = self.replay(&stored)?;
+            if let Some(why) = self.paused() {
+                // It may have waited for room already: since it last did anything.
+                let since = stored.entries.last().map_or(stored.at, |(at, _)| *at);
+                jobs.held.insert(stored.digest, Held::new(since, why));
+            }
+            let effects = machine.handle(&Input::Restarted, now)?;
+            self.apply(
+                &mut jobs.diary,
+                &machine,
+                Some(&Input::Restarted),
+                effects,
+                now,
+            )
+            .await?;
+            tracing::info!(job = %stored.digest, "job taken up again");
+            jobs.running.insert(stored.digest, machine);
+        }
+        if !unchanged {
+            self.database.federation(&federation, true).await?;
+        }
+        self.flush_notes(&mut jobs.diary).await?;
+        let current: Vec<Context> = jobs
+            .running
+            .values()
+            .filter_map(|machine| machine.current().map(|attempt| attempt.context))
+            .collect();
+        self.bulk.sweep(&current).await
+    }
+
+    fn replay(&self, stored: &StoredJob) -> Result<Machine> {
+        let keyring: &Manifest = self.federation.manifest();
+        let job = Signed::<Job>::decode(&stored.envelope, keyring)
+            .map_err(|error| fault("reading a job", error))?;
+        let (mut machine, _) = Machine::submit(Arc::clone(&self.federation), job, stored.at)?;
+        for (at, entry) in &stored.entries {
+            machine.handle(&entry.input(keyring)?, *at)?;
+        }
+        Ok(machine)
+    }
+
+    /// Ends a job that began under another manifest or policy: what its members signed was about those.
+    async fn end_stored(&self, diary: &Diary, stored: &StoredJob, now: Moment) -> Result<()> {
+        let reason = "the federation's manifest or policy changed; submit the job again";
+        let ended = Ended {
+            job: stored.digest,
+            completed: false,
+            rounds: 0,
+            reason: reason.into(),
+        };
+        let status = proto::JobState {
+            job: stored.digest.as_bytes().to_vec(),
+            phase: "ended".into(),
+            reason: reason.into(),
+            ..Default::default()
+        };
+        let signed = self.sign(Ended::LABEL, ended.serialise());
+        let fields = vec![
+            ("job", stored.digest.to_string().into()),
+            ("completed", false.into()),
+            ("rounds", 0.into()),
+            ("reason", reason.into()),
+        ];
+        let fields = diary.resting_on(fields, &[&signed])?;
+        let fields = serde_json::Value::Object(fields).to_string();
+        let batch = Batch {
+            events: vec![(proto::EventKind::Ended.into(), signed)],
+            notes: vec![("ended".into(), fields)],
+            ended: Some(status.encode_to_vec()),
+            ..Batch::default()
+        };
+        let last = self.database.commit(&stored.digest, now, batch).await?;
+        self.announced.send_replace(last);
+        Ok(())
+    }
+}

@@ -1,0 +1,249 @@
+//! One step of one job: the machine takes an input, its effects become durable, and then they are announced.
+
+use std::sync::Arc;
+
+use ciphertune_round::{Context, Digest, Envelope, Fingerprint, Job, Signed};
+use ciphertune_wire::Refusal;
+use prost::Message as _;
+
+use super::{Coordinator, Jobs};
+use crate::{
+    diary::Diary,
+    error::{Error, Refused, Result, fault},
+    moment::Moment,
+    phase::{Announcement, Effect, Input, Machine, Object, Phase, Present},
+    storage::{Batch, Entry, Item},
+};
+
+/// Jobs that run side by side.
+const JOBS: usize = 64;
+
+impl Coordinator {
+    /// Takes a researcher's job and returns its digest; the same one as often as it is sent.
+    pub async fn submit(self: &Arc<Self>, job: Signed<Job>) -> Result<Digest> {
+        let this = Arc::clone(self);
+        to_its_end(async move { this.take_job(job).await }).await
+    }
+
+    async fn take_job(&self, job: Signed<Job>) -> Result<Digest> {
+        let digest = job.digest();
+        self.expect_room()?;
+        let mut jobs = self.jobs.lock().await;
+        if self.database.knows_job(&digest).await? {
+            return Ok(digest);
+        }
+        if jobs.running.len() >= JOBS {
+            return Err(
+                Refused::new(Refusal::Exhausted, format!("{JOBS} jobs are running")).into(),
+            );
+        }
+        let now = self.now();
+        let researcher = job.signer();
+        let submitted = Machine::submit(Arc::clone(&self.federation), job, now);
+        let (machine, effects) = match submitted {
+            Ok(submitted) => submitted,
+            Err(refused) => {
+                self.note_refused(&mut jobs, "job", &digest, Some(researcher), &refused);
+                return Err(refused.into());
+            }
+        };
+        self.apply(&mut jobs.diary, &machine, None, effects, now)
+            .await?;
+        jobs.running.insert(digest, machine);
+        Ok(digest)
+    }
+
+    /// Takes an input to a job.
+    pub async fn feed(self: &Arc<Self>, job: &Digest, input: Input) -> Result<()> {
+        self.expect_room()?;
+        let (this, job) = (Arc::clone(self), *job);
+        to_its_end(async move {
+            let mut jobs = this.jobs.lock().await;
+            let stepped = this.step(&mut jobs, &job, &input).await;
+            if let Err(Error::Refused(refused)) = &stepped {
+                let (what, signer) = (input.name(), input.signer());
+                this.note_refused(&mut jobs, what, &job, signer, refused);
+            }
+            stepped?;
+            this.poll(&mut jobs, &job).await
+        })
+        .await
+    }
+
+    /// [`Self::feed`] to the job that a context belongs to.
+    pub async fn feed_context(self: &Arc<Self>, context: &Context, input: Input) -> Result<()> {
+        let job = self.job_of(context).await?;
+        self.feed(&job, input).await
+    }
+
+    /// Adds to a member's stock of one-time keys.
+    pub async fn add_keys(&self, member: &Fingerprint, keys: &[Envelope]) -> Result<u32> {
+        self.expect_room()?;
+        // Under the lock: no plan is made in between.
+        let jobs = self.jobs.lock().await;
+        let stock = self.database.add_keys(member, keys).await?;
+        drop(jobs);
+        self.poke.notify_one();
+        stock.ok_or_else(|| {
+            Refused::new(Refusal::Exhausted, "the stock of one-time keys is full").into()
+        })
+    }
+
+    pub(super) async fn step(
+        self: &Arc<Self>,
+        jobs: &mut Jobs,
+        job: &Digest,
+        input: &Input,
+    ) -> Result<()> {
+        if *self.closing.borrow() {
+            return Err(Refused::new(Refusal::Closing, "shutting down").into());
+        }
+        let now = self.now();
+        let Some(machine) = jobs.running.get(job) else {
+            let code = if self.database.knows_job(job).await? {
+                Refusal::Late
+            } else {
+                Refusal::Unknown
+            };
+            return Err(Refused::new(code, "no such job runs").into());
+        };
+        let mut next = machine.clone();
+        let effects = next.handle(input, now)?;
+        if effects.is_empty() {
+            return Ok(());
+        }
+        let sums: Vec<_> = effects
+            .iter()
+            .filter(|effect| matches!(effect, Effect::StartSum { .. }))
+            .cloned()
+            .collect();
+        self.apply(&mut jobs.diary, &next, Some(input), effects, now)
+            .await?;
+        if matches!(next.phase(), Phase::Ended { .. }) {
+            jobs.running.remove(job);
+            jobs.held.remove(job);
+        } else {
+            for sum in sums {
+                self.start_sum(*job, &next, sum);
+            }
+            jobs.running.insert(*job, next);
+        }
+        self.poke.notify_one();
+        Ok(())
+    }
+
+    /// Lets a job go on by itself as far as it can with who is present.
+    pub(super) async fn poll(self: &Arc<Self>, jobs: &mut Jobs, job: &Digest) -> Result<()> {
+        loop {
+            let waits = jobs.running.get(job).is_some_and(|machine| {
+                matches!(
+                    machine.phase(),
+                    Phase::Admitting | Phase::Gathering { .. } | Phase::Agreeing { .. }
+                )
+            });
+            if !waits || jobs.held.contains_key(job) {
+                return Ok(());
+            }
+            let before = jobs.running.get(job).map(|machine| machine.phase().clone());
+            let mut present = Vec::new();
+            for member in self.present() {
+                present.push(Present {
+                    member,
+                    one_time_key: self.database.next_key(&member).await?,
+                });
+            }
+            let mut nonce = [0; 32];
+            getrandom::fill(&mut nonce).map_err(|error| fault("drawing a nonce", error))?;
+            let list = self.gate.list();
+            let poll = Input::Poll {
+                present,
+                nonce,
+                list,
+            };
+            self.step(jobs, job, &poll).await?;
+            if jobs.running.get(job).map(|machine| machine.phase().clone()) == before {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Carries out effects: evidence first, then one transaction, then the rest.
+    pub(super) async fn apply(
+        &self,
+        diary: &mut Diary,
+        machine: &Machine,
+        input: Option<&Input>,
+        effects: Vec<Effect>,
+        now: Moment,
+    ) -> Result<()> {
+        let mut batch = Batch::default();
+        let mut old = Vec::new();
+        let mut announced = Vec::new();
+        let mut round_is_over = false;
+        for effect in effects {
+            match effect {
+                Effect::Persist => match input {
+                    Some(input) => batch.entry = Some(Entry::of(input)),
+                    None => batch.new_job = Some(machine.job().encode()),
+                },
+                Effect::OpenContext { context, keys } => batch.opened = Some((context, keys)),
+                Effect::Emit(Announcement::Said(kind, envelope)) => {
+                    batch.events.push((kind.into(), envelope.encode()))
+                }
+                Effect::Emit(Announcement::Own(kind, label, payload)) => {
+                    announced = self.sign(label, payload);
+                    batch.events.push((kind.into(), announced.clone()));
+                }
+                Effect::DiscardBody { context, seat } => old.push((context, Some(seat))),
+                Effect::DeleteContext(context) => old.push((context, None)),
+                Effect::StartSum { .. } => {}
+                Effect::Note { kind, fields, on } => {
+                    let object = match on {
+                        Some(Object::Said(envelope)) => Some(envelope.encode()),
+                        Some(Object::Announced) => Some(announced.clone()),
+                        None => None,
+                    };
+                    let fields = tokio::task::block_in_place(|| {
+                        diary.resting_on(fields, object.as_deref().as_slice())
+                    })?;
+                    tracing::info!(job = %machine.digest(), "{kind}");
+                    round_is_over |= matches!(kind, "complete" | "void" | "ended");
+                    let fields = serde_json::Value::Object(fields).to_string();
+                    batch.notes.push((kind.into(), fields));
+                }
+            }
+        }
+        if matches!(machine.phase(), Phase::Ended { .. }) {
+            let present = self.present();
+            batch.ended = Some(machine.status(&present, now).encode_to_vec());
+        }
+        let last = self.database.commit(&machine.digest(), now, batch).await?;
+        // From here on the step is a fact: what fails below is reported and mended by the next start.
+        for (context, seat) in old {
+            let deleted = match seat {
+                Some(seat) => self.bulk.remove(&context, Item::Body(seat)).await,
+                None => self.bulk.delete(&context).await,
+            };
+            if let Err(error) = deleted {
+                tracing::error!(%context, %error, "old files stay until the next start");
+            }
+        }
+        if let Err(error) = self.flush_notes(diary).await {
+            tracing::error!(%error, "audit entries wait in the database");
+        } else if round_is_over && let Err(error) = diary.note_checkpoint(&*self.key, now) {
+            tracing::error!(%error, "the audit log has no checkpoint of this round");
+        }
+        self.announced.send_replace(last);
+        Ok(())
+    }
+}
+
+/// Carries a step to its end even when the call that brought it is dropped, as a broken connection does: between the
+/// commit and the machine's own state nothing may stop, or the journal knows what the machine does not.
+pub(super) async fn to_its_end<T: Send + 'static>(
+    step: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    tokio::spawn(step)
+        .await
+        .unwrap_or_else(|error| Err(fault("a step", error)))
+}
