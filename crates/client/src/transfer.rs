@@ -314,10 +314,11 @@ pub async fn fetch_shares(
             let mut stream = client.get_shares(request).await?.into_inner();
             let mut shares = Vec::new();
             while let Some(share) = stream.next().await {
+                // A connection that breaks behind the last share is no share.
+                let share = share?;
                 if shares.len() == most {
                     return Err(tonic::Status::out_of_range("more shares than senders"));
                 }
-                let share = share?;
                 if share.share.len() > SHARE_BYTES {
                     return Err(tonic::Status::out_of_range("a share that is too large"));
                 }
