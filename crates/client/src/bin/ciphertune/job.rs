@@ -1,7 +1,9 @@
 //! `ciphertune job`: a researcher's commands.
 
+mod preview;
+
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, SystemTime},
 };
@@ -11,9 +13,11 @@ use ciphertune_client::{
     tuning::Tuner,
 };
 use ciphertune_round::Digest;
-use ciphertune_wire::proto::JobState;
+use ciphertune_wire::proto::{JobState, MemberState};
 use clap::Subcommand;
 use serde_json::json;
+
+use preview::Preview;
 
 use crate::{
     Common,
@@ -24,6 +28,14 @@ use crate::{
 /// Subcommands of `ciphertune job`.
 #[derive(Subcommand)]
 pub enum Job {
+    /// Derive a job's numbers from the federation's policy, and say what would come of it: nothing is sent.
+    Check {
+        /// The job's TOML file, as for submit.
+        file: PathBuf,
+        /// The backbone's folder: for its digest and the first model.
+        #[arg(long, value_name = "DIR")]
+        model: PathBuf,
+    },
     /// Derive a job's numbers from the federation's policy, sign it, submit it.
     Submit {
         /// The job's TOML file. Where the policy hides single records (and may, where it hides nothing), it says
@@ -33,7 +45,9 @@ pub enum Job {
         #[arg(long, value_name = "DIR")]
         model: PathBuf,
     },
-    /// How one job stands, or all of them.
+    /// Every job that the server knows, a line each.
+    List,
+    /// How one job stands, or all of them: the phase, who is in, who is waited for, and why a member refused.
     Status {
         /// The job's digest.
         job: Option<String>,
@@ -57,15 +71,17 @@ impl Job {
     pub async fn run(self, common: &Common) -> Result<ExitCode> {
         let site = Site::open(common.home.clone(), &passphrase()?)?;
         match self {
+            Self::Check { file, model } => {
+                let job = draft(&site, &file, &model)?;
+                let preview = Preview::of(&site, &job)?;
+                if common.json {
+                    output::json(&preview)?;
+                } else {
+                    output::say(&preview.to_string())?;
+                }
+            }
             Self::Submit { file, model } => {
-                let mut draft = Draft::from_toml(&output::read(&file)?)?;
-                let tuner = Tuner::for_draft(&model)?;
-                draft.tuning = tuner.pin(draft.tuning)?;
-                let policy = site.policy()?;
-                let start = tuner.start(&draft.tuning, draft.in_batches(&policy))?;
-                let federation = site.manifest().federation().to_string();
-                let job = draft.job(&federation, &policy, tuner.backbone(), &start)?;
-                site.admits(&job, &policy, SystemTime::now().into())?;
+                let job = draft(&site, &file, &model)?;
                 let digest = Researcher::connect(site).await?.submit(job).await?;
                 if common.json {
                     output::json(&json!({"job": digest.to_string()}))?;
@@ -73,6 +89,11 @@ impl Job {
                     output::say(&format!(
                         "submitted {digest}\nnext: ciphertune job watch {digest}"
                     ))?;
+                }
+            }
+            Self::List => {
+                for state in Researcher::connect(site).await?.status(None).await? {
+                    list(&state, common.json)?;
                 }
             }
             Self::Status { job } => {
@@ -100,6 +121,19 @@ impl Job {
     }
 }
 
+/// The job that a file asks for, which the policies here admit.
+fn draft(site: &Site, file: &Path, model: &Path) -> Result<ciphertune_round::Job> {
+    let mut draft = Draft::from_toml(&output::read(file)?)?;
+    let tuner = Tuner::for_draft(model)?;
+    draft.tuning = tuner.pin(draft.tuning)?;
+    let policy = site.policy()?;
+    let start = tuner.start(&draft.tuning, draft.in_batches(&policy))?;
+    let federation = site.manifest().federation().to_string();
+    let job = draft.job(&federation, &policy, tuner.backbone(), &start)?;
+    site.admits(&job, &policy, SystemTime::now().into())?;
+    Ok(job)
+}
+
 async fn watch(site: Site, job: &str, as_json: bool) -> Result<ExitCode> {
     let job = Digest::from_hex(job)?;
     let mut researcher = Researcher::connect(site).await?;
@@ -111,19 +145,46 @@ async fn watch(site: Site, job: &str, as_json: bool) -> Result<ExitCode> {
             .into_iter()
             .next()
             .ok_or_else(|| Error::Refused(format!("the server has no job {job}")))?;
-        if last.as_ref() != Some(&state) {
+        // Time that passes is no news.
+        let told = JobState {
+            seconds_left: 0,
+            ..state.clone()
+        };
+        if last.as_ref() != Some(&told) {
             show(&state, as_json)?;
         }
         match state.phase.as_str() {
             "completed" => return Ok(ExitCode::SUCCESS),
             "ended" => return Ok(ExitCode::from(1)),
-            _ => last = Some(state),
+            _ => last = Some(told),
         }
         tokio::select! {
             () = asked_to_stop() => return Err(Error::Stopped),
             () = tokio::time::sleep(Duration::from_secs(1)) => {}
         }
     }
+}
+
+/// One line.
+fn list(state: &JobState, as_json: bool) -> Result<()> {
+    if as_json {
+        return show(state, true);
+    }
+    let digest = Digest::parse(&state.job)?;
+    let accepted = |member: &&MemberState| member.admission == "accepted";
+    output::say(&format!(
+        "{digest}  {}  {}{}  round {} of {}  {} in",
+        output::one_line(&state.name),
+        state.phase,
+        if state.paused.is_empty() {
+            ""
+        } else {
+            ", paused"
+        },
+        state.round,
+        state.rounds,
+        state.members.iter().filter(accepted).count()
+    ))
 }
 
 fn show(state: &JobState, as_json: bool) -> Result<()> {
@@ -139,6 +200,8 @@ fn show(state: &JobState, as_json: bool) -> Result<()> {
                     "refusal": member.refusal,
                     "present": member.present,
                     "progress": member.progress,
+                    "waited_for": member.waited_for,
+                    "late": is_late(state, member),
                 })
             })
             .collect();
@@ -149,28 +212,52 @@ fn show(state: &JobState, as_json: bool) -> Result<()> {
             "round": state.round,
             "rounds": state.rounds,
             "attempt": state.attempt,
+            "seconds": state.seconds,
+            "seconds_left": state.seconds_left,
+            "paused": state.paused,
             "members": members,
             "reason": state.reason,
         }));
     }
-    println!(
-        "{}  {}  {}  round {} of {}, attempt {}",
+    let left = match state.seconds {
+        0 => String::new(),
+        seconds => format!(", {} s of {seconds} s left", state.seconds_left),
+    };
+    output::say(&format!(
+        "{}  {}  {}  round {} of {}, attempt {}{left}",
         digest.short(),
-        state.name,
+        output::one_line(&state.name),
         state.phase,
         state.round,
         state.rounds,
         state.attempt
-    );
+    ))?;
+    if !state.paused.is_empty() {
+        output::say(&format!("  paused: {}", output::one_line(&state.paused)))?;
+    }
     for member in &state.members {
         let presence = if member.present { "present" } else { "absent" };
-        println!(
-            "  {:<24} {:<8} {presence:<8} {} {}",
-            member.name, member.admission, member.progress, member.refusal
+        let waiting = match (is_late(state, member), member.waited_for) {
+            (true, _) => "late",
+            (false, true) => "waited for",
+            (false, false) => "",
+        };
+        let line = format!(
+            "  {:<24} {:<8} {presence:<8} {:<8} {waiting} {}",
+            output::one_line(&member.name),
+            member.admission,
+            member.progress,
+            output::one_line(&member.refusal)
         );
+        output::say(line.trim_end())?;
     }
     if !state.reason.is_empty() {
         output::say(&format!("  {}", state.reason))?;
     }
     Ok(())
+}
+
+/// Whether the phase waits for this member when more than half of its time is gone.
+fn is_late(state: &JobState, member: &MemberState) -> bool {
+    member.waited_for && state.seconds > 0 && state.seconds_left * 2 < state.seconds
 }

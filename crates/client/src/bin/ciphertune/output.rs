@@ -28,6 +28,12 @@ pub fn say(line: &str) -> Result<()> {
     }
 }
 
+/// Words of another's on one line of ours.
+pub fn one_line(words: &str) -> String {
+    let clean = |c: char| if c.is_control() { ' ' } else { c };
+    words.chars().map(clean).collect()
+}
+
 /// Prints an error: words on standard error, or JSON on standard output.
 pub fn error(error: &Error, as_json: bool) {
     if as_json {

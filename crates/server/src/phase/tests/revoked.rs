@@ -4,7 +4,7 @@ use ciphertune_round::Signer as _;
 use ciphertune_wire::{Refusal, proto::EventKind};
 
 use super::{
-    Effect, Input, Phase, Shares,
+    Effect, Input, Phase,
     lab::{Lab, events, reason},
 };
 
