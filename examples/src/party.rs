@@ -125,7 +125,7 @@ async fn serve(home: &Home) -> Result<()> {
         manifest: kit.manifest,
         policy: kit.policy,
         data,
-        metrics: None,
+        outside: None,
         clock: Arc::new(SystemTime::now),
     };
     let listener = bind(SocketAddr::from(([127, 0, 0, 1], kit.address.port()))).await?;

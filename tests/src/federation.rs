@@ -373,7 +373,7 @@ impl Federation {
             manifest: self.manifest.clone(),
             policy: self.policy.clone(),
             data: data.clone(),
-            metrics: None,
+            outside: None,
             clock,
         };
         let (stop, stopped) = oneshot::channel::<()>();

@@ -23,6 +23,7 @@ use crate::{
     federation::Federation,
     gate::Gate,
     moment::Moment,
+    outside::History,
     phase::{Announcement, Effect, Input, Machine, Object, Phase, Present},
     presence::Presence,
     storage::{Batch, Database, Entry, Files, StoredJob},
@@ -43,6 +44,7 @@ pub struct Coordinator {
     database: Database,
     files: Files,
     log: PathBuf,
+    history: Arc<History>,
     /// Held over a whole step: steps come one after the other.
     jobs: Mutex<Jobs>,
     presence: Arc<Presence>,
@@ -74,6 +76,7 @@ impl Coordinator {
         let files = Files::open(data.join("contexts"))?;
         let poke = Arc::new(Notify::new());
         let coordinator = Self {
+            history: diary.history(),
             announced: watch::channel(database.last_event().await?).0,
             jobs: Mutex::new(Jobs {
                 running: HashMap::new(),
@@ -612,6 +615,21 @@ impl Coordinator {
             Refusal::Unknown
         };
         Err(Refused::new(code, "no such context is open").into())
+    }
+
+    /// The jobs that run, as they stand.
+    pub async fn running(&self) -> Vec<Machine> {
+        self.jobs.lock().await.running.values().cloned().collect()
+    }
+
+    /// Returns between two steps.
+    pub async fn idle(&self) {
+        drop(self.jobs.lock().await);
+    }
+
+    /// What the audit log adds up to.
+    pub fn history(&self) -> &History {
+        &self.history
     }
 
     /// The states of all jobs, or of one.

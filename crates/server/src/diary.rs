@@ -1,6 +1,6 @@
 //! What the server writes into its audit log, and the signed objects that it keeps beside it.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use ciphertune_audit::{Evidence, Log, Note};
 use ciphertune_identity::{Credentials, Peer, Validity, file};
@@ -11,6 +11,7 @@ use crate::{
     error::{Result, fault},
     federation::Federation,
     moment::Moment,
+    outside::History,
 };
 
 const WRITING: &str = "writing the audit log";
@@ -22,6 +23,8 @@ const REASON: usize = 1_000;
 pub struct Diary {
     log: Log,
     evidence: Evidence,
+    /// What its entries add up to.
+    history: Arc<History>,
     /// What was last noted to be in force.
     noted: Option<Credentials>,
 }
@@ -37,16 +40,23 @@ impl Diary {
         Ok(Self {
             log,
             evidence,
+            history: Arc::new(History::read(path)?),
             noted: None,
         })
+    }
+
+    /// What the log's entries add up to.
+    pub fn history(&self) -> Arc<History> {
+        Arc::clone(&self.history)
     }
 
     /// Appends an entry.
     pub fn append(&mut self, kind: &str, fields: Map<String, Value>, now: Moment) -> Result<()> {
         self.log
-            .append(kind, fields, now.to_system())
-            .map(drop)
-            .map_err(|error| fault(WRITING, error))
+            .append(kind, fields.clone(), now.to_system())
+            .map_err(|error| fault(WRITING, error))?;
+        self.history.take(kind, &fields, now);
+        Ok(())
     }
 
     /// The fields of an entry that rests on these objects, which are on the disk when this returns.
