@@ -58,19 +58,22 @@ fn bytes(bytes: u64) -> String {
     format!("{value:.places$} {unit}")
 }
 
-/// 1.2 s, 45 s, 3 min 20 s, 2 h 5 min, 29 d 23 h.
+/// 40 ms, 1.2 s, 45 s, 3 min 20 s, 2 h 5 min, 29 d 23 h; a number and its unit stay on one line.
 fn span(seconds: f64) -> String {
+    if seconds < 0.95 {
+        return format!("{:.0}\u{a0}ms", seconds * 1e3);
+    }
     if seconds < 9.95 {
-        return format!("{seconds:.1} s");
+        return format!("{seconds:.1}\u{a0}s");
     }
     let whole = seconds.round() as u64;
     let (days, hours, minutes) = (whole / 86_400, whole / 3_600, whole / 60);
     let two = |first: u64, unit: &str, second: u64, next: &str| match second {
-        0 => format!("{first} {unit}"),
-        _ => format!("{first} {unit} {second} {next}"),
+        0 => format!("{first}\u{a0}{unit}"),
+        _ => format!("{first}\u{a0}{unit} {second}\u{a0}{next}"),
     };
     match whole {
-        0..60 => format!("{whole} s"),
+        0..60 => format!("{whole}\u{a0}s"),
         60..3_600 => two(minutes, "min", whole % 60, "s"),
         3_600..86_400 => two(hours, "h", minutes % 60, "min"),
         _ => two(days, "d", hours % 24, "h"),
@@ -135,7 +138,9 @@ mod tests {
             assert_eq!(bytes(given), written);
         }
         for (given, written) in [
-            (0.04, "0.0 s"),
+            (0.0, "0 ms"),
+            (0.0404, "40 ms"),
+            (0.96, "1.0 s"),
             (9.94, "9.9 s"),
             (9.96, "10 s"),
             (59.6, "1 min"),
@@ -143,7 +148,7 @@ mod tests {
             (7_500.0, "2 h 5 min"),
             (2_588_400.0, "29 d 23 h"),
         ] {
-            assert_eq!(span(given), written);
+            assert_eq!(span(given).replace('\u{a0}', " "), written);
         }
         assert_eq!(
             time("2026-01-31T12:00:07.123Z".into()),
