@@ -125,7 +125,7 @@ async fn serve(home: &Home) -> Result<()> {
         manifest: kit.manifest,
         policy: kit.policy,
         data,
-        metrics: None,
+        outside: None,
         keep_free: 0,
         disk: Watched::default(),
         clock: Arc::new(SystemTime::now),

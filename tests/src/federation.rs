@@ -413,7 +413,7 @@ impl Federation {
             manifest: self.manifest.clone(),
             policy: self.policy.clone(),
             data: data.clone(),
-            metrics: None,
+            outside: None,
             keep_free: 0,
             disk,
             clock,

@@ -55,6 +55,7 @@ impl Subscriber for Ear {
 struct List {
     headers: BTreeMap<String, String>,
     server_prints: BTreeSet<String>,
+    member_prints: BTreeSet<String>,
     calls: Section,
     signed: Section,
     server_log: BTreeMap<String, BTreeSet<String>>,
@@ -71,6 +72,7 @@ impl List {
         Self {
             headers: part("headers").try_into().unwrap(),
             server_prints: part("server_prints").try_into().unwrap(),
+            member_prints: part("member_prints").try_into().unwrap(),
             calls: part("calls").try_into().unwrap(),
             signed: part("signed").try_into().unwrap(),
             server_log: part("server_log").try_into().unwrap(),
@@ -331,4 +333,107 @@ async fn a_batchs_size_changes_neither_which_calls_a_member_makes_nor_the_length
     assert!(one.len() > 10);
     assert_eq!(one, forty);
     assert_eq!(one, no_numbers);
+}
+
+/// The arguments of each call of a tracing macro in a source text: what stands between its parentheses.
+fn logged(source: &str) -> Vec<&str> {
+    let mut calls = Vec::new();
+    for level in ["error", "warn", "info", "debug", "trace"] {
+        let begin = format!("tracing::{level}!(");
+        for (at, _) in source.match_indices(&begin) {
+            let rest = &source[at + begin.len()..];
+            let (mut depth, mut quoted, mut before) = (1, false, ' ');
+            let end = rest.find(|c| {
+                match c {
+                    '"' if before != '\\' => quoted = !quoted,
+                    '(' | '[' | '{' if !quoted => depth += 1,
+                    ')' | ']' | '}' if !quoted => depth -= 1,
+                    _ => {}
+                }
+                before = c;
+                depth == 0
+            });
+            calls.push(&rest[..end.expect("a macro that ends")]);
+        }
+    }
+    calls
+}
+
+/// The fields of such a call, and what is put into its words.
+fn fields_of(arguments: &str) -> Vec<String> {
+    let (mut parts, mut part) = (Vec::new(), String::new());
+    let (mut depth, mut quoted, mut before) = (0, false, ' ');
+    for c in arguments.chars() {
+        match c {
+            '"' if before != '\\' => quoted = !quoted,
+            '(' | '[' | '{' if !quoted => depth += 1,
+            ')' | ']' | '}' if !quoted => depth -= 1,
+            _ => {}
+        }
+        before = c;
+        if c == ',' && depth == 0 && !quoted {
+            parts.push(std::mem::take(&mut part));
+        } else {
+            part.push(c);
+        }
+    }
+    parts.push(part);
+    let mut fields = Vec::new();
+    for part in parts
+        .iter()
+        .map(|part| part.trim())
+        .filter(|it| !it.is_empty())
+    {
+        if let Some(words) = part.strip_prefix('"') {
+            let put = words
+                .split('{')
+                .skip(1)
+                .filter_map(|it| it.split('}').next());
+            fields.extend(put.map(str::to_owned));
+        } else {
+            let name = part.split('=').next().unwrap_or_default();
+            fields.push(name.trim().trim_start_matches(['%', '?']).to_owned());
+        }
+    }
+    fields
+}
+
+fn sources(folder: &Path, found: &mut Vec<String>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|it| it == "rs") {
+            found.push(std::fs::read_to_string(path).unwrap());
+        }
+    }
+}
+
+#[test]
+fn no_line_of_a_log_has_a_field_that_is_not_listed() {
+    let list = List::read();
+    let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates");
+    for (crate_, listed) in [
+        ("server", &list.server_prints),
+        ("client", &list.member_prints),
+    ] {
+        let mut texts = Vec::new();
+        sources(&crates.join(crate_).join("src"), &mut texts);
+        let calls: Vec<&str> = texts.iter().flat_map(|text| logged(text)).collect();
+        assert!(calls.len() > 5, "{crate_}: {calls:?}");
+        for call in calls {
+            for field in fields_of(call) {
+                assert!(listed.contains(&field), "{crate_}: {field:?} in {call}");
+            }
+        }
+        // No other way to the log: spans carry fields, too, and an import would hide the macro's name.
+        for other in ["#[instrument", "_span!(", "use tracing::"] {
+            assert!(
+                !texts.iter().any(|text| text.contains(other)),
+                "{crate_}: {other}"
+            );
+        }
+    }
+    let words = fields_of("%error, path = %path.display(), \"{given} is, older {held}\"");
+    assert_eq!(words, ["error", "path", "given", "held"]);
 }

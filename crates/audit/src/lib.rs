@@ -17,4 +17,4 @@ pub use log::{Entry, Log, verify_extends, verify_file};
 pub use note::Note;
 pub use proof::Proof;
 pub use reader::{Reader, glance};
-pub use record::Record;
+pub use record::{Record, in_words};

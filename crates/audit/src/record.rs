@@ -208,8 +208,9 @@ fn is_plain(value: &Value) -> bool {
     }
 }
 
-/// RFC 3339, UTC, milliseconds.
-fn in_words(millis: u64) -> String {
+/// Milliseconds after 1970 as a log writes them: RFC 3339, UTC.
+#[must_use]
+pub fn in_words(millis: u64) -> String {
     let t = time::OffsetDateTime::from(UNIX_EPOCH + Duration::from_millis(millis));
     format!(
         "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",

@@ -9,6 +9,14 @@ use tokio::{net::TcpListener, sync::watch};
 /// Where the time comes from.
 pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 
+/// Where the server is seen from outside.
+pub struct Outside {
+    /// Where it is listened.
+    pub listener: TcpListener,
+    /// The host's name that requests may be for, beside `localhost`, every IP address and the manifest's host.
+    pub name: Option<String>,
+}
+
 /// What a server is started with. Everything in it is verified by [`run`](crate::run()).
 pub struct Config {
     /// The server's certificate, the authority's, and the revocation list that callers are held to. Whoever has the sender
@@ -22,8 +30,8 @@ pub struct Config {
     pub policy: Envelope,
     /// Where the server keeps its database, its audit log, and bodies, shares and sums under way.
     pub data: PathBuf,
-    /// Where monitoring asks for metrics, if anywhere: plain HTTP, so best on loopback.
-    pub metrics: Option<TcpListener>,
+    /// Where people and monitoring look at the server, if anywhere: plain HTTP for whoever can reach it, so best on loopback.
+    pub outside: Option<Outside>,
     /// How many bytes of the disk are left free: with less, the server pauses. For database and log, which go on a while.
     pub keep_free: u64,
     /// Who watches the disk; nobody in production.

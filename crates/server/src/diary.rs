@@ -3,6 +3,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use ciphertune_audit::{Evidence, Log, Note, Reader};
@@ -17,6 +18,7 @@ use crate::{
     error::{Result, fault},
     federation::Federation,
     moment::Moment,
+    outside::History,
 };
 
 /// The field of an entry that became durable with a step of a job.
@@ -33,6 +35,8 @@ const REASON: usize = 1_000;
 pub struct Diary {
     log: Log,
     evidence: Evidence,
+    /// What its entries add up to.
+    history: Arc<History>,
     path: PathBuf,
     disk: Watched,
     /// What was last noted to be in force.
@@ -53,11 +57,17 @@ impl Diary {
         Ok(Self {
             log,
             evidence,
+            history: Arc::new(History::read(path)?),
             path: path.to_owned(),
             disk,
             noted: None,
             last,
         })
+    }
+
+    /// What the log's entries add up to.
+    pub fn history(&self) -> Arc<History> {
+        Arc::clone(&self.history)
     }
 
     /// Appends an entry.
@@ -69,10 +79,12 @@ impl Diary {
         };
         let log = &mut self.log;
         let append = || {
-            let appended = log.append(kind, fields, now.to_system());
+            let appended = log.append(kind, fields.clone(), now.to_system());
             appended.map(drop).map_err(io::Error::other)
         };
-        (self.disk.step(&step, append)).map_err(|error| fault(WRITING, error))
+        (self.disk.step(&step, append)).map_err(|error| fault(WRITING, error))?;
+        self.history.take(kind, &fields, now);
+        Ok(())
     }
 
     /// Appends an entry that became durable with its step, under its number; once, however often it is asked for.

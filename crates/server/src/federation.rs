@@ -1,5 +1,7 @@
 //! What the server was given and holds every object against: manifest and federation policy.
 
+use std::collections::HashMap;
+
 use ciphertune_identity::{AuthorityCertificate, Manifest, Name, Role};
 use ciphertune_policy::{self as policy, Policy};
 use ciphertune_round::{Digest, Envelope, Fingerprint, PolicyDocument, Signed};
@@ -11,6 +13,7 @@ pub struct Federation {
     manifest: Signed<Manifest>,
     document: Signed<PolicyDocument>,
     policy: Policy,
+    names: HashMap<Fingerprint, String>,
 }
 
 impl Federation {
@@ -28,7 +31,10 @@ impl Federation {
         let (document, policy) = officers_policy(&manifest, policy).map_err(|refused| {
             Error::Malformed(format!("federation policy: {}", refused.detail))
         })?;
+        let parties = manifest.parties().iter();
+        let names = parties.map(|party| (party.fingerprint(), party.name.to_string()));
         Ok(Self {
+            names: names.collect(),
             manifest,
             document,
             policy,
@@ -80,9 +86,7 @@ impl Federation {
 
     /// A party's name, for words that people read.
     pub fn name_of(&self, party: &Fingerprint) -> String {
-        self.manifest
-            .party(party)
-            .map_or_else(|| party.to_string(), |party| party.name.to_string())
+        (self.names.get(party)).map_or_else(|| party.to_string(), String::clone)
     }
 
     /// The members, in the manifest's order.

@@ -10,8 +10,8 @@ mod download;
 mod error;
 mod federation;
 mod gate;
-mod metrics;
 mod moment;
+mod outside;
 pub mod phase;
 mod presence;
 mod run;
@@ -21,7 +21,7 @@ pub mod storage;
 mod upload;
 mod uploads;
 
-pub use config::{Clock, Config};
+pub use config::{Clock, Config, Outside};
 pub use error::{Error, Refused, Result};
 pub use federation::Federation;
 pub use moment::Moment;

@@ -9,9 +9,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use ciphertune_identity::{Credentials, Kit, Passphrase, SigningKey, watch::Watched};
-use ciphertune_server::{Config, run};
+use ciphertune_server::{Config, Outside, run};
 use clap::Parser;
 use serde::Deserialize;
 use tokio::{
@@ -48,12 +48,20 @@ struct File {
     data: PathBuf,
     /// The file with the key's pass-phrase; `CIPHERTUNE_PASSPHRASE_FILE` when absent.
     passphrase_file: Option<PathBuf>,
-    /// Where monitoring collects metrics (Prometheus, `GET /metrics`), for example `127.0.0.1:9464`; nowhere when absent. Plain
-    /// HTTP that anybody may read who can reach it.
-    metrics: Option<String>,
+    /// Where the server is seen from outside: health, metrics and a page over plain HTTP, which anybody may read who can reach
+    /// it. [`OUTSIDE`] when absent, nowhere with [`OFF`].
+    outside: Option<String>,
+    /// What `outside` was called.
+    metrics: Option<toml::Value>,
     /// Mebibytes of the data's disk that are left free: with less, the server pauses until there is room again. 256 when absent.
     keep_free_mib: Option<u64>,
 }
+
+/// Where the server is seen from outside unless the configuration says otherwise: on this machine alone.
+const OUTSIDE: &str = "127.0.0.1:9464";
+
+/// The configuration's word for nowhere.
+const OFF: &str = "off";
 
 /// For a database and a log that go on a while when everything else has stopped.
 const KEEP_FREE_MIB: u64 = 256;
@@ -86,16 +94,15 @@ fn main() -> ExitCode {
 async fn serve(path: &Path) -> Result<()> {
     let Read {
         listen,
-        metrics,
+        outside,
         kit,
         changing,
         mut config,
     } = read(path)?;
-    let listener = bind(&listen).await?;
-    if let Some(metrics) = metrics {
-        let listener = bind(&metrics).await?;
-        tracing::info!(address = %listener.local_addr()?, "metrics");
-        config.metrics = Some(listener);
+    let listener = bind(&listen, "set `listen` in the configuration").await?;
+    if outside != OFF {
+        let said = "set `outside` in the configuration to another address, or to \"off\"";
+        config.outside = Some(see(bind(&outside, said).await?, &outside)?);
     }
     tracing::info!(address = %listener.local_addr()?, "listening");
     let mut terminate = signal(SignalKind::terminate())?;
@@ -135,16 +142,32 @@ async fn watch_kit(folder: PathBuf, credentials: watch::Sender<Credentials>) {
     }
 }
 
-async fn bind(address: &str) -> Result<TcpListener> {
+async fn bind(address: &str, hint: &str) -> Result<TcpListener> {
     TcpListener::bind(address)
         .await
-        .with_context(|| format!("cannot listen on {address}"))
+        .with_context(|| format!("cannot listen on {address}: {hint}"))
+}
+
+fn see(listener: TcpListener, asked: &str) -> Result<Outside> {
+    let address = listener.local_addr()?;
+    tracing::info!(%address, "seen from outside");
+    if !address.ip().is_loopback() {
+        tracing::warn!(
+            %address,
+            "whoever reaches this address can read who takes part in what, over plain HTTP and without a password"
+        );
+    }
+    let host = asked.rsplit_once(':').map(|(host, _)| host.to_owned());
+    Ok(Outside {
+        listener,
+        name: host,
+    })
 }
 
 /// A configuration, read.
 struct Read {
     listen: String,
-    metrics: Option<String>,
+    outside: String,
     /// The kit's folder, and where what changes in it goes.
     kit: PathBuf,
     changing: watch::Sender<Credentials>,
@@ -156,6 +179,12 @@ fn read(path: &Path) -> Result<Read> {
         fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let file: File = toml::from_str(&text)
         .with_context(|| format!("{} is not a server's configuration", path.display()))?;
+    if file.metrics.is_some() {
+        bail!(
+            "{}: the key `metrics` is called `outside` now (health, metrics and a page): write outside = \"{OUTSIDE}\", or outside = \"{OFF}\"",
+            path.display()
+        );
+    }
     let beside = |other: &Path| path.parent().unwrap_or(Path::new("")).join(other);
     let passphrase = match file.passphrase_file {
         Some(path) => beside(&path),
@@ -173,14 +202,14 @@ fn read(path: &Path) -> Result<Read> {
         manifest: kit.manifest,
         policy: kit.policy,
         data: beside(&file.data),
-        metrics: None,
+        outside: None,
         keep_free: file.keep_free_mib.unwrap_or(KEEP_FREE_MIB) << 20,
         disk: Watched::default(),
         clock: Arc::new(SystemTime::now),
     };
     Ok(Read {
         listen: file.listen,
-        metrics: file.metrics,
+        outside: file.outside.unwrap_or_else(|| OUTSIDE.into()),
         kit: folder,
         changing,
         config,

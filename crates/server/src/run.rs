@@ -22,7 +22,7 @@ use crate::{
     error::{Error, Result, fault},
     federation::Federation,
     gate::Gate,
-    metrics,
+    outside,
     phase::ListInForce,
     service::Service,
 };
@@ -95,8 +95,8 @@ pub async fn run(
         config.disk,
     );
     let _followed = Aborted(tokio::spawn(followed));
-    let _metrics = (config.metrics)
-        .map(|listener| metrics::serve(listener, Arc::clone(&coordinator)))
+    let _outside = (config.outside)
+        .map(|outside| outside::serve(outside, Arc::clone(&coordinator)))
         .map(|serving| Aborted(tokio::spawn(serving)));
     let incoming = accept(
         listener,

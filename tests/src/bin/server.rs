@@ -39,7 +39,7 @@ async fn main() -> ExitCode {
         manifest: kit.manifest,
         policy: kit.policy,
         data: data.into(),
-        metrics: None,
+        outside: None,
         keep_free: 0,
         disk,
         clock: Arc::new(SystemTime::now),

@@ -52,6 +52,21 @@ impl Coordinator {
         Err(Refused::new(code, "no such context is open").into())
     }
 
+    /// The jobs that run, as they stand, each with why it waits if it waits for room.
+    pub async fn running(&self) -> Vec<(Machine, Option<String>)> {
+        let jobs = self.jobs.lock().await;
+        let held = |job| jobs.held.get(job).map(|held| held.why().to_owned());
+        let running = jobs.running.iter();
+        running
+            .map(|(job, machine)| (machine.clone(), held(job)))
+            .collect()
+    }
+
+    /// Returns between two steps.
+    pub async fn idle(&self) {
+        drop(self.jobs.lock().await);
+    }
+
     /// The states of all jobs, or of one.
     pub async fn status(&self, job: Option<&Digest>) -> Result<Vec<proto::JobState>> {
         let present = self.present();

@@ -28,6 +28,7 @@ use crate::{
     federation::Federation,
     gate::Gate,
     moment::Moment,
+    outside::History,
     phase::Machine,
     presence::Presence,
     storage::{Bulk, Database},
@@ -43,6 +44,7 @@ pub struct Coordinator {
     database: Database,
     bulk: Bulk,
     log: PathBuf,
+    history: Arc<History>,
     /// Held over a whole step: steps come one after the other.
     jobs: Mutex<Jobs>,
     presence: Arc<Presence>,
@@ -80,6 +82,7 @@ impl Coordinator {
         let bulk = Bulk::in_folder(data.join("contexts"), disk, keep_free)?;
         let poke = Arc::new(Notify::new());
         let coordinator = Self {
+            history: diary.history(),
             announced: watch::channel(database.last_event().await?).0,
             jobs: Mutex::new(Jobs {
                 running: HashMap::new(),
@@ -143,6 +146,11 @@ impl Coordinator {
     /// The database.
     pub fn database(&self) -> &Database {
         &self.database
+    }
+
+    /// What the audit log adds up to.
+    pub fn history(&self) -> &History {
+        &self.history
     }
 
     /// The time, as steps see it.

@@ -265,6 +265,16 @@ impl Machine {
         self.digest
     }
 
+    /// The round that is under way, or next.
+    pub fn round(&self) -> u32 {
+        self.round
+    }
+
+    /// Which attempt of it.
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
     /// Rounds that ended with a model.
     pub fn completed(&self) -> u32 {
         self.completed

@@ -20,7 +20,7 @@ use ciphertune_round::{
     Mechanism, Object, OneTimeKeyOffer, PUBLIC_KEY_BYTES, Plan, PolicyDocument, Release, Roster,
     Signed, Signer,
 };
-use ciphertune_server::{Config, run};
+use ciphertune_server::{Config, Outside, run};
 use ciphertune_sum::{N, codec::encode_words, modular};
 use ciphertune_wire::{
     Client, Meter, Refusal, connect,
@@ -165,6 +165,7 @@ kit = "kit"
 key = "server.pem"
 data = "data"
 passphrase_file = "passphrase"
+outside = "127.0.0.1:0"
 "#;
         std::fs::write(&path, text).unwrap();
         path
@@ -175,6 +176,22 @@ passphrase_file = "passphrase"
         self.serve_with(|_| ())
     }
 
+    /// The same, seen from outside at the address that is returned. The listener lives in the caller's runtime.
+    pub fn serve_seen(&self, change: impl FnOnce(&mut Config)) -> (Server, SocketAddr) {
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let outside = Outside {
+            listener: TcpListener::from_std(listener).unwrap(),
+            name: Some("hub.example".into()),
+        };
+        let server = self.serve_with(|config| {
+            config.outside = Some(outside);
+            change(config);
+        });
+        (server, address)
+    }
+
     /// The same, configured otherwise.
     pub fn serve_with(&self, change: impl FnOnce(&mut Config)) -> Server {
         let mut config = Config {
@@ -183,7 +200,7 @@ passphrase_file = "passphrase"
             manifest: self.manifest.envelope().clone(),
             policy: self.policy.envelope().clone(),
             data: self.data(),
-            metrics: None,
+            outside: None,
             keep_free: 0,
             disk: Watched::default(),
             clock: Arc::new(SystemTime::now),

@@ -10,7 +10,7 @@ use ciphertune_identity::SigningKey;
 use ciphertune_round::{Context, Digest, PolicyDocument, ShareIndex, Signed, Signer as _};
 use ciphertune_wire::{Refusal, proto::EventKind};
 
-use super::{Effect, Input, Machine, Phase, Present, Shares, key_digest};
+use super::{Effect, Input, Machine, Phase, Present, key_digest};
 use lab::{Lab, POLICY, events, reason};
 
 #[test]
