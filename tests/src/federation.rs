@@ -318,6 +318,12 @@ impl Federation {
         self.serve_on(listener)
     }
 
+    /// Starts the server again, where it was.
+    pub async fn serve_again(&self) -> Server {
+        let listener = TcpListener::bind(self.address()).await.unwrap();
+        self.serve_on(listener)
+    }
+
     /// Starts the server where nobody looks for it, and a front with its certificate where everybody does.
     pub async fn serve_behind(&mut self, lies: Lies) -> (Server, Front) {
         let (server, address, public) = self.serve_hidden().await;

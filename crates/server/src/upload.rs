@@ -16,7 +16,7 @@ use tonic::Streaming;
 
 use crate::{
     coordinator::Coordinator,
-    error::{Refused, Result, fault},
+    error::{Error, Refused, Result, fault},
     phase::{Input, Phase},
     service::context,
     uploads::Uploads,
@@ -91,6 +91,7 @@ pub(crate) async fn take(
     };
     let context = context(&first.context)?;
     let mut turn = uploads.enter(context, member).await;
+    let mut over = std::pin::pin!(closed(coordinator, context, &member));
     let mut place = place(coordinator, context, &member).await?;
     if place.complete {
         return Ok(place.reply());
@@ -120,7 +121,15 @@ pub(crate) async fn take(
                 outcome = Err(Refused::new(Refusal::Conflict, "a newer connection took over"));
                 None
             }
+            refused = &mut over => {
+                outcome = Err(refused);
+                None
+            }
         };
+        if next.as_ref().is_some_and(|chunk| chunk.data.is_empty()) {
+            outcome = Err(Refused::malformed("an empty chunk"));
+            break;
+        }
     }
     file.flush()
         .await
@@ -134,6 +143,19 @@ pub(crate) async fn take(
         finish(coordinator, &mut place, member).await?;
     }
     Ok(place.reply())
+}
+
+/// Ready, with why, when no body of this member's is taken any more: a slow one does not outlast its phase.
+async fn closed(coordinator: &Coordinator, context: Context, member: &Fingerprint) -> Refused {
+    let mut announced = coordinator.announced();
+    loop {
+        if announced.changed().await.is_err() {
+            return Refused::new(Refusal::Closing, "shutting down");
+        }
+        if let Err(Error::Refused(refused)) = place(coordinator, context, member).await {
+            return refused;
+        }
+    }
 }
 
 /// In order, not beyond the body's size, whole words below q.

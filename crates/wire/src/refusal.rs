@@ -28,6 +28,8 @@ pub enum Refusal {
     Conflict,
     /// The caller has used up what it may hold here.
     Exhausted,
+    /// The caller calls more often, or more at once, than anybody needs to: it passes.
+    Busy,
     /// A fault of the server's own: its operator must look.
     Fault,
     /// The server is shutting down.
@@ -35,7 +37,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::Stranger,
         Self::Revoked,
         Self::Expired,
@@ -47,6 +49,7 @@ impl Refusal {
         Self::Late,
         Self::Conflict,
         Self::Exhausted,
+        Self::Busy,
         Self::Fault,
         Self::Closing,
     ];
@@ -63,7 +66,8 @@ impl Refusal {
             Self::Conflict => Code::FailedPrecondition,
             Self::Exhausted => Code::ResourceExhausted,
             Self::Fault => Code::Internal,
-            Self::Closing | Self::StaleList => Code::Unavailable,
+            // Every gRPC client knows that this one may pass; it would take `ResourceExhausted` for the last word.
+            Self::Busy | Self::Closing | Self::StaleList => Code::Unavailable,
         }
     }
 
@@ -87,6 +91,7 @@ impl Refusal {
             Self::Late => "the phase that takes this has ended",
             Self::Conflict => "this contradicts what the server already holds, or comes too early",
             Self::Exhausted => "you have used up what you may hold here",
+            Self::Busy => "too many of your calls at once; wait a little and try again",
             Self::Fault => "the server has a fault; its operator's log says which",
             Self::Closing => "the server is shutting down; try again later",
         }
