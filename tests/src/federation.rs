@@ -40,6 +40,7 @@ use crate::{
     front::{Front, Lies, Papers, stand_before},
     keys::{self, Holder, passphrase},
     learner::{Vectors, backbone, start},
+    network::{Link, Network},
     tap::Tap,
 };
 
@@ -334,6 +335,12 @@ impl Federation {
     pub async fn serve_tapped(&mut self) -> (Server, Tap) {
         let (server, address, public) = self.serve_hidden().await;
         (server, Tap::open(address, public, self.papers()))
+    }
+
+    /// Starts the server behind a network.
+    pub async fn serve_over(&mut self, usual: Link, seed: u64) -> (Server, Network) {
+        let (server, address, public) = self.serve_hidden().await;
+        (server, Network::open(address, public, usual, seed))
     }
 
     /// The server where nobody looks for it, its address, and the listener where everybody does.

@@ -39,8 +39,10 @@ pub const RESETS: usize = 20;
 /// See [`RESETS`].
 pub const ERRORS: usize = 64;
 
-/// A connection whose peer does not answer a ping for so long, asked after so long without a word, is dead.
+/// A connection without a word for so long is asked whether it lives.
 pub const PING: Duration = Duration::from_secs(10);
+/// And is dead without an answer in this time: behind what a slow line has queued, one may take a while.
+pub const PONG: Duration = Duration::from_secs(20);
 
 /// How far ahead of the server a peer may send: of one call, and of all of a connection. 4 MiB fill 300 Mbit/s at 100 ms.
 pub const CALL_WINDOW: u32 = 4 << 20;

@@ -23,7 +23,7 @@ use crate::{
     error::{Error, Result, fault},
     federation::Federation,
     gate::Gate,
-    limits::{CALL_WINDOW, CONNECTION_WINDOW, ERRORS, HEADER_BYTES, PING, RESETS, STREAMS, TOLD},
+    limits::{CALL_WINDOW, CONNECTION_WINDOW, ERRORS, HEADER_BYTES, PING, PONG, RESETS, STREAMS, TOLD},
     metrics,
     phase::ListInForce,
     service::Service,
@@ -117,7 +117,7 @@ pub async fn run(
     };
     let serving = Server::builder()
         .http2_keepalive_interval(Some(PING))
-        .http2_keepalive_timeout(Some(PING))
+        .http2_keepalive_timeout(Some(PONG))
         .initial_stream_window_size(CALL_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(STREAMS)

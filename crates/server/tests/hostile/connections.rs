@@ -161,7 +161,7 @@ async fn a_half_open_connection_that_answers_no_ping_is_closed() {
         .await
     );
     completes(&federation, members, &plan).await;
-    let patience = Duration::from_secs(20) + PROMPTLY;
+    let patience = Duration::from_secs(30) + PROMPTLY;
     assert!(is_closed(&mut stream, patience).await);
 }
 
