@@ -32,12 +32,13 @@ pub const STREAMS: u32 = 64;
 /// Bytes of a call's headers; an honest one has 300.
 pub const HEADER_BYTES: u32 = 8 << 10;
 
-/// Calls that a peer may open and take back before they were looked at ("rapid reset", CVE-2023-44487), and those that the
-/// server may reset for a peer's errors, before the connection ends. An honest client has none of the latter, and takes a call
-/// back only when its attempt is over.
+/// Calls that a peer may open and take back before they were looked at ("rapid reset", CVE-2023-44487), before its
+/// connection ends. An honest client takes one back when its attempt is over.
 pub const RESETS: usize = 20;
-/// See [`RESETS`].
-pub const ERRORS: usize = 64;
+
+/// Frames that the server may refuse on a connection before it ends. What is still on its way of an upload that was refused, up
+/// to [`CALL_WINDOW`] in frames of 16 KiB, may be among them: four such uploads.
+pub const ERRORS: usize = 1_024;
 
 /// A connection without a word for so long is asked whether it lives.
 pub const PING: Duration = Duration::from_secs(10);

@@ -23,7 +23,9 @@ use crate::{
     error::{Error, Result, fault},
     federation::Federation,
     gate::Gate,
-    limits::{CALL_WINDOW, CONNECTION_WINDOW, ERRORS, HEADER_BYTES, PING, PONG, RESETS, STREAMS, TOLD},
+    limits::{
+        CALL_WINDOW, CONNECTION_WINDOW, ERRORS, HEADER_BYTES, PING, PONG, RESETS, STREAMS, TOLD,
+    },
     metrics,
     phase::ListInForce,
     service::Service,

@@ -170,7 +170,7 @@ mod tests {
         let (send, mut body) = paced();
         let sending = tokio::spawn(async move {
             for _ in 0..20 {
-                tokio::time::sleep(PATIENCE / 8).await;
+                sleep(PATIENCE / 8).await;
                 send.send(PACE).await.unwrap();
             }
         });
@@ -187,7 +187,7 @@ mod tests {
         let (send, mut body) = paced();
         let sending = tokio::spawn(async move {
             while send.send(1).await.is_ok() {
-                tokio::time::sleep(PATIENCE / 20).await;
+                sleep(PATIENCE / 20).await;
             }
         });
         let status = loop {
