@@ -37,6 +37,7 @@ use ciphertune_wire::{
 use tokio::time::Instant;
 
 use crate::{
+    backoff::Backoff,
     budget::LEDGER_HEAD,
     desk::Desk,
     error::{Error, Result},
@@ -183,9 +184,14 @@ impl Member {
             }
         };
         let client = site.connect_when_up(meter.clone(), &mut waits).await?;
+        let mut backoff = Backoff::default();
         loop {
             match stock.offer_all(&client, site.key()).await {
-                Err(error @ Error::Server(_)) => waits(error.to_string(), Duration::ZERO),
+                Err(error @ Error::Server(_)) => {
+                    let pause = backoff.pause();
+                    waits(error.to_string(), pause);
+                    tokio::time::sleep(pause).await;
+                }
                 offered => break offered?,
             }
         }
