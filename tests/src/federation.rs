@@ -42,6 +42,7 @@ use crate::{
     keys::{self, Holder, passphrase},
     learner::{Vectors, backbone, start},
     lives::Lives,
+    network::{Link, Network},
     tap::Tap,
 };
 
@@ -320,6 +321,12 @@ impl Federation {
         self.serve_on(listener)
     }
 
+    /// Starts the server again, where it was.
+    pub async fn serve_again(&self) -> Server {
+        let listener = TcpListener::bind(self.address()).await.unwrap();
+        self.serve_on(listener)
+    }
+
     /// Starts the server where nobody looks for it, and a front with its certificate where everybody does.
     pub async fn serve_behind(&mut self, lies: Lies) -> (Server, Front) {
         let (server, address, public) = self.serve_hidden().await;
@@ -362,6 +369,12 @@ impl Federation {
     pub async fn serve_tapped(&mut self) -> (Server, Tap) {
         let (server, address, public) = self.serve_hidden().await;
         (server, Tap::open(address, public, self.papers()))
+    }
+
+    /// Starts the server behind a network.
+    pub async fn serve_over(&mut self, usual: Link, seed: u64) -> (Server, Network) {
+        let (server, address, public) = self.serve_hidden().await;
+        (server, Network::open(address, public, usual, seed))
     }
 
     /// The server where nobody looks for it, its address, and the listener where everybody does.

@@ -130,6 +130,18 @@ impl Quantiser {
         vec![0; update.len()]
     }
 
+    /// [`Quantiser::quantise`] of an update that lies inside of the ball, in little memory: 2^s·x is exact in f64.
+    pub fn quantise_inside(self, update: &[f32]) -> Vec<i64> {
+        let scale = f64::exp2(self.scale_log2.into());
+        let scaled = || update.iter().map(|x| f64::from(*x) * scale);
+        let square: f64 = scaled().map(|x| x * x).sum();
+        assert!(square < 0.99 * self.d2sq as f64, "outside, or nearly");
+        let values: Vec<i64> = scaled().map(|x| x.round_ties_even() as i64).collect();
+        let sum: i128 = values.iter().map(|v| i128::from(*v).pow(2)).sum();
+        assert!(sum <= i128::from(self.d2sq), "rounding leads outside");
+        values
+    }
+
     /// θ + Σ/(2^s·|U|): one division in f64, one rounding to f32, one addition in f32.
     pub fn average_onto(self, model: &[f32], sum: &[i64], contributors: usize) -> Vec<f32> {
         let divisor = f64::exp2(self.scale_log2.into()) * contributors as f64;
@@ -208,6 +220,10 @@ mod tests {
             f32::MIN_POSITIVE,
         ];
         assert_eq!(quantiser.quantise(&update), [0, 2, 0, -2, 2, 1, 2, 0, 0, 0]);
+        assert_eq!(
+            quantiser.quantise_inside(&update),
+            quantiser.quantise(&update)
+        );
     }
 
     #[test]

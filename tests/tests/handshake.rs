@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use ciphertune_client::Error;
+use ciphertune_client::{Error, report::Happening};
 use ciphertune_identity::{Credentials, tls};
 use ciphertune_tests::{
-    federation::{Federation, LABORATORY, within},
+    federation::{Federation, LABORATORY, Member, until, within},
     learner::Vectors,
 };
 use ciphertune_wire::{Meter, connect, proto::DirectoryRequest};
@@ -73,16 +73,30 @@ async fn a_certificate_of_another_authority_is_refused_by_both_sides() {
     server.stop().await;
 }
 
+/// Once, and it goes on trying: whoever starts first waits for the other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_member_whose_server_does_not_run_is_told_so() {
+async fn a_member_whose_server_does_not_run_says_so_and_waits_for_it() {
     let mut federation = Federation::found(3, LABORATORY).await;
     federation.serve().stop().await;
     let mut member = federation.join(Vectors::of(0, 10));
-    let Err(Error::Server(said)) = member.end().await else {
-        panic!("nobody was there");
+    let said = |member: &Member| {
+        let reasons = member.happenings().into_iter().filter_map(|it| match it {
+            Happening::Waiting { reason, .. } => Some(reason),
+            _ => None,
+        });
+        reasons.collect::<Vec<_>>()
     };
+    until(|| !said(&member).is_empty()).await;
+    let server = federation.serve_again().await;
+    member
+        .waits_for(|happening| matches!(happening, Happening::Connected { .. }))
+        .await;
+    let said = said(&member);
     assert!(
-        said.contains("cannot reach the server at 127.0.0.1:") && said.contains("refused"),
-        "{said}"
+        said[0].contains("cannot reach the server at 127.0.0.1:") && said[0].contains("refused"),
+        "{said:?}"
     );
+    assert_eq!(said.len(), 1, "not more than once a minute: {said:?}");
+    member.stop().await;
+    server.stop().await;
 }

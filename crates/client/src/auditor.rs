@@ -10,7 +10,7 @@ use crate::{
     disk::Disk,
     error::{Error, Result},
     site::Site,
-    transfer::retry,
+    transfer::retry_a_while,
 };
 
 /// The largest object that is taken.
@@ -52,7 +52,7 @@ pub async fn fetch(
     let fault = |error| Error::fault(format_args!("writing {}", path.display()), error);
     log.set_len(bytes).map_err(fault)?;
     let request = proto::GetLogRequest { offset: bytes };
-    let mut stream = retry(|| {
+    let mut stream = retry_a_while(|| {
         let (mut client, request) = (client.clone(), request);
         async move { client.get_log(request).await }
     })
@@ -113,7 +113,7 @@ async fn object(client: &Client, name: &str) -> Result<Vec<u8>> {
     let request = proto::GetEvidenceRequest {
         name: name.to_owned(),
     };
-    let mut stream = retry(|| {
+    let mut stream = retry_a_while(|| {
         let (mut client, request) = (client.clone(), request.clone());
         async move { client.get_evidence(request).await }
     })

@@ -85,7 +85,7 @@ impl From<tonic::Status> for Error {
             Some(Refusal::Late | Refusal::Conflict | Refusal::Unknown) => {
                 Self::Void(format!("server: {}", status.message()))
             }
-            Some(Refusal::Fault | Refusal::Closing | Refusal::StaleList) => {
+            Some(Refusal::Fault | Refusal::Busy | Refusal::Closing | Refusal::StaleList) => {
                 Self::Server(status.message().to_owned())
             }
             Some(Refusal::Stranger | Refusal::Revoked | Refusal::Expired) => {

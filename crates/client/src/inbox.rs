@@ -1,19 +1,21 @@
 //! The server's events, in order, over any number of lost connections.
 
-use std::{collections::VecDeque, time::Duration};
+use std::collections::VecDeque;
 
 use ciphertune_wire::{
     Client,
+    limits::MESSAGE_BYTES,
     proto::{Event, EventKind, EventsRequest},
 };
 use tokio::sync::mpsc;
 
-use crate::error::{Error, Result};
+use crate::{
+    backoff::Backoff,
+    error::{Error, Result},
+};
 
 /// Events that wait while a member trains; then the stream itself waits.
 const WAITING: usize = 16;
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
 /// What may be kept of events for later: more than an honest server has to say while a member waits for something else.
 const MOST_KEPT: usize = 16_384;
@@ -41,6 +43,11 @@ impl Backlog {
         self.bytes = bytes;
         self.events.push_back(event);
         Ok(())
+    }
+
+    /// Whether another one may be refused.
+    pub fn is_full(&self) -> bool {
+        self.events.len() == MOST_KEPT || self.bytes + MESSAGE_BYTES > MOST_KEPT_BYTES
     }
 
     /// Takes the oldest.
@@ -96,7 +103,7 @@ impl Inbox {
 }
 
 async fn follow(mut client: Client, mut after: u64, arrived: mpsc::Sender<Result<Event>>) {
-    let mut pause = FIRST_PAUSE;
+    let mut backoff = Backoff::default();
     loop {
         let lost = match client.events(EventsRequest { after }).await {
             Err(status) => status,
@@ -110,7 +117,7 @@ async fn follow(mut client: Client, mut after: u64, arrived: mpsc::Sender<Result
                     match event {
                         Ok(Some(event)) if event.sequence == after + 1 => {
                             after = event.sequence;
-                            pause = FIRST_PAUSE;
+                            backoff = Backoff::default();
                             if arrived.send(Ok(event)).await.is_err() {
                                 return;
                             }
@@ -133,9 +140,8 @@ async fn follow(mut client: Client, mut after: u64, arrived: mpsc::Sender<Result
         tracing::warn!(code = %lost.code(), "lost the event stream; reconnecting");
         tokio::select! {
             () = arrived.closed() => return,
-            () = tokio::time::sleep(pause) => {}
+            () = backoff.wait() => {}
         }
-        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 

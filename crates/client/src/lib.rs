@@ -8,6 +8,7 @@
 //! one machine) and [`tuned`] (the folder it leaves).
 
 pub mod auditor;
+mod backoff;
 pub mod budget;
 pub mod desk;
 pub mod disk;

@@ -70,6 +70,13 @@ pub struct RoundReport {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Happening {
+    /// The server cannot be reached; it is tried again, for ever. Told once a minute at most.
+    Waiting {
+        /// What is wrong, in words.
+        reason: String,
+        /// Until the next try.
+        seconds: f64,
+    },
     /// Connected to the server.
     Connected {
         /// Its address.

@@ -3,7 +3,7 @@
 use ciphertune_round::{Abort, Digest, Job, Signed};
 use ciphertune_wire::{Client, Meter, Refusal, proto};
 
-use crate::{error::Result, site::Site, transfer::retry};
+use crate::{error::Result, site::Site, transfer::retry_a_while};
 
 /// A researcher, connected.
 pub struct Researcher {
@@ -22,7 +22,7 @@ impl Researcher {
     pub async fn submit(&mut self, job: Job) -> Result<Digest> {
         let job = Signed::sign(job, self.site.key());
         let request = proto::SubmitJobRequest { job: job.encode() };
-        retry(|| {
+        retry_a_while(|| {
             let (mut client, request) = (self.client.clone(), request.clone());
             async move { client.submit_job(request).await.map(drop) }
         })
@@ -35,7 +35,7 @@ impl Researcher {
         let request = proto::JobStatusRequest {
             job: job.map(|job| job.as_bytes().to_vec()).unwrap_or_default(),
         };
-        let reply = retry(|| {
+        let reply = retry_a_while(|| {
             let (mut client, request) = (self.client.clone(), request.clone());
             async move { client.job_status(request).await }
         })

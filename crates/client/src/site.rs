@@ -13,6 +13,7 @@ use rustls::ClientConfig;
 use tokio::sync::watch;
 
 use crate::{
+    backoff::Backoff,
     disk::{self, Disk},
     error::{Error, Result},
 };
@@ -129,12 +130,42 @@ impl Site {
     /// Connects to the federation's server over mutual TLS. A certificate or list that is installed later is taken up
     /// without a restart.
     pub async fn connect(&self, meter: Meter) -> Result<Client> {
+        let (address, configs) = self.dialled()?;
+        Ok(connect_following(&address, configs, meter).await?)
+    }
+
+    /// The same, however long the server is away; `waits` hears why, and for how long, before each pause. A handshake that
+    /// either side refuses is refused the next time, too.
+    ///
+    /// # Errors
+    /// As [`Site::connect`], but for a server that cannot be reached.
+    pub async fn connect_when_up(
+        &self,
+        meter: Meter,
+        mut waits: impl FnMut(String, Duration),
+    ) -> Result<Client> {
+        let (address, configs) = self.dialled()?;
+        let mut backoff = Backoff::default();
+        loop {
+            let dialled = connect_following(&address, configs.clone(), meter.clone());
+            match dialled.await {
+                Err(error @ ciphertune_wire::Error::Unreachable { .. }) => {
+                    let pause = backoff.pause();
+                    waits(error.to_string(), pause);
+                    tokio::time::sleep(pause).await;
+                }
+                dialled => return Ok(dialled?),
+            }
+        }
+    }
+
+    /// Where the server is, and what to connect with: what is installed from now on is among it.
+    fn dialled(&self) -> Result<(String, watch::Receiver<Arc<ClientConfig>>)> {
         let config = tls::client_config(&self.credentials, &self.key)?;
         let (configs, following) = watch::channel(config);
         let (home, key) = (self.home.clone(), Arc::clone(&self.key));
         tokio::spawn(follow_home(home, key, self.credentials.clone(), configs));
-        let address = self.manifest.endpoint().to_string();
-        Ok(connect_following(&address, following, meter).await?)
+        Ok((self.manifest.endpoint().to_string(), following))
     }
 
     /// Takes up a certificate or revocation list that was installed in the meantime. Of two lists the later one counts, and is

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use crate::{
     disk::{self, Disk},
     error::{Error, Result},
-    transfer::retry,
+    transfer::retry_a_while,
 };
 
 /// Keys that a member keeps at the server. Each that a plan uses is replaced.
@@ -37,9 +37,15 @@ impl Stock {
         Ok(Self { folder, disk })
     }
 
+    /// Gives the server what an earlier life may not have given it, and what it lacks.
+    pub async fn offer_all(&self, client: &Client, signer: &dyn Signer) -> Result<()> {
+        self.offer_again(client, signer).await?;
+        self.refill(client, signer).await
+    }
+
     /// Offers the keys of an earlier life that no plan has named yet, most recent first: a crash may have kept them
     /// from the server. It passes over those that it had.
-    pub async fn offer_again(&self, client: &mut Client, signer: &dyn Signer) -> Result<()> {
+    async fn offer_again(&self, client: &Client, signer: &dyn Signer) -> Result<()> {
         let mut serials: Vec<u64> = disk::files(&self.folder)?
             .iter()
             .filter(|path| path.extension().is_some_and(|extension| extension == "key"))
@@ -61,7 +67,7 @@ impl Stock {
 
     /// Makes keys until the server has [`FIRST_KEYS`] that no plan has named: keeps their private halves durably, and
     /// gives it the signed public halves.
-    pub async fn refill(&self, client: &mut Client, signer: &dyn Signer) -> Result<()> {
+    pub async fn refill(&self, client: &Client, signer: &dyn Signer) -> Result<()> {
         let stock = give(client, &[]).await?;
         let missing = FIRST_KEYS.saturating_sub(u64::from(stock));
         if missing == 0 {
@@ -171,11 +177,12 @@ fn offer(key: &OneTimeKey, serial: u64, signer: &dyn Signer) -> Signed<OneTimeKe
 async fn give(client: &Client, offers: &[Signed<OneTimeKeyOffer>]) -> Result<u32> {
     let keys = offers.iter().map(Signed::encode).collect();
     let request = proto::PutOneTimeKeysRequest { keys };
-    let given = retry(|| {
+    let reply = retry_a_while(|| {
         let (mut client, request) = (client.clone(), request.clone());
         async move { client.put_one_time_keys(request).await }
-    });
-    Ok(given.await?.into_inner().stock)
+    })
+    .await?;
+    Ok(reply.into_inner().stock)
 }
 
 #[cfg(test)]

@@ -5,8 +5,10 @@ use std::{
     io::{BufWriter, Read, Seek, SeekFrom, Write},
     ops::Range,
     path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use ciphertune_identity::file::create;
@@ -20,30 +22,53 @@ use tokio::sync::mpsc;
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 
 use crate::{
+    backoff::Backoff,
     error::{Error, Result},
     inbox::passing,
 };
 
-/// Tries at one transfer or call; with the pauses between them, about ten minutes. A server that is away for longer has
-/// missed its deadlines; the member then ends with the attempt intact, and takes it up when it is started again.
-const TRIES: u32 = 45;
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// Tries at a command's call, for which a person waits: with the pauses between them, about four minutes. Likewise of a
+/// download that ends short without a word, which no honest server's does.
+const TRIES: u32 = 40;
 
-/// Makes a call again, with growing pauses, while it fails for reasons that may pass.
-pub async fn retry<T, F>(mut call: impl FnMut() -> F) -> Result<T>
+/// Makes a call again while it fails for reasons that may pass: for ever. What belongs to an attempt is refused when the attempt is
+/// over, and that does not pass.
+pub async fn retry<T, F>(call: impl FnMut() -> F) -> Result<T>
 where
     F: Future<Output = Result<T, tonic::Status>>,
 {
-    let mut pause = FIRST_PAUSE;
-    let mut tries = 1;
+    retry_noting(call, || 0, u32::MAX).await
+}
+
+/// The same for so long as a person waits.
+pub async fn retry_a_while<T, F>(call: impl FnMut() -> F) -> Result<T>
+where
+    F: Future<Output = Result<T, tonic::Status>>,
+{
+    retry_noting(call, || 0, TRIES).await
+}
+
+/// The same where a call that fails may have come further than the one before, as `reached` says: pauses begin short again.
+async fn retry_noting<T, F>(
+    mut call: impl FnMut() -> F,
+    reached: impl Fn() -> u64,
+    most: u32,
+) -> Result<T>
+where
+    F: Future<Output = Result<T, tonic::Status>>,
+{
+    let (mut backoff, mut before, mut tries) = (Backoff::default(), reached(), 1_u32);
     loop {
         match call().await {
             Ok(reply) => return Ok(reply),
-            Err(status) if tries < TRIES && passing(&status) => {
+            Err(status) if tries < most && passing(&status) => {
                 tracing::warn!(code = %status.code(), tries, "a call failed; trying again");
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_secs(15));
-                tries += 1;
+                let now = reached();
+                if now > before {
+                    (backoff, before) = (Backoff::default(), now);
+                }
+                backoff.wait().await;
+                tries = tries.saturating_add(1);
             }
             Err(status) => return Err(status.into()),
         }
@@ -52,12 +77,14 @@ where
 
 /// Sends a body from its file, from wherever the server has it.
 pub async fn send_body(client: &Client, context: Context, path: &Path) -> Result<()> {
-    retry(|| async {
+    let durable = AtomicU64::new(0);
+    let send = || async {
         let mut client = client.clone();
         let request = proto::BodyOffsetRequest {
             context: context.as_bytes().to_vec(),
         };
         let at = client.body_offset(request).await?.into_inner();
+        durable.store(at.durable, Ordering::Relaxed);
         if at.complete {
             return Ok(());
         }
@@ -76,10 +103,11 @@ pub async fn send_body(client: &Client, context: Context, path: &Path) -> Result
                 "the server has only part of the body",
             ))
         }
-    })
-    .await
+    };
+    retry_noting(send, || durable.load(Ordering::Relaxed), u32::MAX).await
 }
 
+/// At least one, so that a server that has every byte and has not looked at them does.
 fn chunks(context: Context, path: PathBuf, from: u64) -> mpsc::Receiver<proto::BodyChunk> {
     let (ready, chunks) = mpsc::channel(4);
     tokio::task::spawn_blocking(move || {
@@ -91,7 +119,7 @@ fn chunks(context: Context, path: PathBuf, from: u64) -> mpsc::Receiver<proto::B
                 (&mut file)
                     .take(CHUNK_BYTES as u64)
                     .read_to_end(&mut data)?;
-                if data.is_empty() {
+                if data.is_empty() && offset > from {
                     return Ok(());
                 }
                 let length = data.len() as u64;
@@ -100,7 +128,7 @@ fn chunks(context: Context, path: PathBuf, from: u64) -> mpsc::Receiver<proto::B
                     offset,
                     data: data.into(),
                 };
-                if ready.blocking_send(chunk).is_err() {
+                if ready.blocking_send(chunk).is_err() || length == 0 {
                     return Ok(());
                 }
                 offset += length;
@@ -140,20 +168,23 @@ pub async fn fetch(
     let file = create(path, 0o600).map_err(|error| Error::fault("creating a download", error))?;
     let mut file = BufWriter::new(file);
     let mut have = 0_u64;
-    let mut tries = 1;
-    let mut pause = FIRST_PAUSE;
+    let (mut backoff, mut short) = (Backoff::default(), 0);
     while have < bytes {
+        let before = have;
         match fetch_from(client, context, wanted, bytes, &mut have, &mut file).await {
             Ok(()) if have == bytes => break,
-            Ok(()) if tries < TRIES => {}
+            Ok(()) if short < TRIES => short += 1,
             Ok(()) => return Err(Error::Server(format!("sent {have} of {bytes} bytes"))),
-            Err(Failure::Status(status)) if tries < TRIES && passing(&status) => {}
+            Err(Failure::Status(status)) if passing(&status) => {
+                tracing::warn!(code = %status.code(), have, bytes, "a download broke off; going on");
+            }
             Err(Failure::Status(status)) => return Err(status.into()),
             Err(Failure::Final(error)) => return Err(error),
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_secs(15));
-        tries += 1;
+        if have > before {
+            (backoff, short) = (Backoff::default(), 0);
+        }
+        backoff.wait().await;
     }
     file.flush()
         .map_err(|error| Error::fault("writing a download", error))

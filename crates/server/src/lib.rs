@@ -3,6 +3,7 @@
 //! [`Machine`](phase::Machine) is the life of a job as a pure machine; [`storage`] makes it durable; the service
 //! authenticates, translates and calls. This crate's graph holds no code that could open a body or a share.
 
+mod allowance;
 mod config;
 mod coordinator;
 mod diary;
@@ -10,6 +11,7 @@ mod download;
 mod error;
 mod federation;
 mod gate;
+mod limits;
 mod moment;
 mod outside;
 pub mod phase;
@@ -18,6 +20,7 @@ mod run;
 mod service;
 mod shares;
 pub mod storage;
+mod throttle;
 mod upload;
 mod uploads;
 

@@ -3,8 +3,8 @@
 use std::{
     future::Future,
     path::{Path, PathBuf},
-    sync::Arc,
-    time::{Duration, SystemTime},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime},
 };
 
 use ciphertune_identity::{
@@ -12,7 +12,11 @@ use ciphertune_identity::{
     watch::{Does, Step, Watched},
 };
 use ciphertune_round::Signer;
-use ciphertune_wire::{accept, limits::MESSAGE_BYTES, proto::federation_server::FederationServer};
+use ciphertune_wire::{
+    accept,
+    limits::{MESSAGE_BYTES, REQUEST_BYTES},
+    proto::federation_server::FederationServer,
+};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tonic::transport::Server;
 
@@ -22,9 +26,13 @@ use crate::{
     error::{Error, Result, fault},
     federation::Federation,
     gate::Gate,
+    limits::{
+        CALL_WINDOW, CONNECTION_WINDOW, ERRORS, HEADER_BYTES, PING, PONG, RESETS, STREAMS, TOLD,
+    },
     outside,
     phase::ListInForce,
     service::Service,
+    throttle::Throttled,
 };
 
 /// How long open calls may take to end after a shutdown was asked for.
@@ -98,13 +106,16 @@ pub async fn run(
     let _outside = (config.outside)
         .map(|outside| outside::serve(outside, Arc::clone(&coordinator)))
         .map(|serving| Aborted(tokio::spawn(serving)));
-    let incoming = accept(
-        listener,
-        gate.tls(),
-        |error| tracing::warn!(%error, "handshake refused"),
-    );
+    let told = Arc::new(Mutex::new(Told::default()));
+    let incoming = accept(listener, gate.tls(), move |error| {
+        let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(untold) = told.may_tell(Instant::now()) {
+            tracing::warn!(%error, untold, "handshake refused");
+        }
+    });
+    // No compression: a compressed request is refused, so none grows when it is read.
     let service = FederationServer::new(Service::new(Arc::clone(&coordinator)))
-        .max_decoding_message_size(MESSAGE_BYTES)
+        .max_decoding_message_size(REQUEST_BYTES)
         .max_encoding_message_size(MESSAGE_BYTES);
     let closed = {
         let mut closing = coordinator.closing();
@@ -113,13 +124,15 @@ pub async fn run(
         }
     };
     let serving = Server::builder()
-        .http2_keepalive_interval(Some(Duration::from_secs(10)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        .initial_stream_window_size(4 << 20)
-        .initial_connection_window_size(8 << 20)
-        .max_concurrent_streams(64)
-        .add_service(service)
-        .serve_with_incoming_shutdown(incoming, closed);
+        .http2_keepalive_interval(Some(PING))
+        .http2_keepalive_timeout(Some(PONG))
+        .initial_stream_window_size(CALL_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(STREAMS)
+        .http2_max_header_list_size(HEADER_BYTES)
+        .http2_max_pending_accept_reset_streams(Some(RESETS))
+        .http2_max_local_error_reset_streams(Some(ERRORS))
+        .serve_with_incoming_shutdown(Throttled::new(service), incoming, closed);
     tracing::info!(federation = %coordinator.federation().name(), "serving");
     let mut serving = std::pin::pin!(serving);
     let served = tokio::select! {
@@ -242,6 +255,30 @@ fn report(credentials: &Credentials, now: SystemTime) {
     }
 }
 
+/// How many of one kind of thing the log was told of in this minute: whoever floods a server fills no log.
+#[derive(Default)]
+struct Told {
+    since: Option<Instant>,
+    times: u32,
+    untold: u64,
+}
+
+impl Told {
+    /// If there is room for one more: how many there was none for.
+    fn may_tell(&mut self, now: Instant) -> Option<u64> {
+        let is_over = |since| now.saturating_duration_since(since) >= Duration::from_secs(60);
+        if self.since.is_none_or(is_over) {
+            (self.since, self.times) = (Some(now), 0);
+        }
+        if self.times == TOLD {
+            self.untold += 1;
+            return None;
+        }
+        self.times += 1;
+        Some(std::mem::take(&mut self.untold))
+    }
+}
+
 /// Closes the coordinator when the run ends in whatever way: tasks of open connections live on for a while.
 struct Closing(Arc<Coordinator>);
 
@@ -256,5 +293,20 @@ struct Aborted(JoinHandle<()>);
 impl Drop for Aborted {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_is_told_of_a_few_times_a_minute_and_then_counted() {
+        let (mut told, now) = (Told::default(), Instant::now());
+        let times = (0..1_000).filter(|_| told.may_tell(now).is_some()).count();
+        assert_eq!(times, TOLD as usize);
+        let later = now + Duration::from_secs(61);
+        assert_eq!(told.may_tell(later), Some(1_000 - u64::from(TOLD)));
+        assert_eq!(told.may_tell(later), Some(0));
     }
 }

@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::{
     coordinator::Coordinator,
     download,
-    error::{Error, Refused, Result},
+    error::{Error, Refused, Result, fault},
     phase::{Input, Shares},
     shares, upload,
     uploads::Uploads,
@@ -28,7 +28,7 @@ type Stream<T> = ReceiverStream<std::result::Result<T, Status>>;
 /// The federation's service.
 pub struct Service {
     coordinator: Arc<Coordinator>,
-    uploads: Uploads,
+    uploads: Arc<Uploads>,
 }
 
 /// How long an open stream may go on before its caller's certificate is looked at again.
@@ -48,8 +48,13 @@ impl Service {
     pub fn new(coordinator: Arc<Coordinator>) -> Self {
         Self {
             coordinator,
-            uploads: Uploads::default(),
+            uploads: Arc::default(),
         }
+    }
+
+    /// For work that does not end with its call.
+    fn shared(&self) -> (Arc<Coordinator>, Arc<Uploads>) {
+        (Arc::clone(&self.coordinator), Arc::clone(&self.uploads))
     }
 
     /// The party behind a request: its certificate must hold now and not be revoked, its key be in the manifest, in the
@@ -154,7 +159,11 @@ impl Service {
             Shares::Key => self.own::<Header>(&caller, &first.signed)?.into(),
             Shares::KeySum => self.own::<Release>(&caller, &first.signed)?.into(),
         };
-        shares::take(&self.coordinator, &self.uploads, announced, first, messages).await
+        let (coordinator, uploads) = self.shared();
+        to_its_end(
+            async move { shares::take(&coordinator, &uploads, announced, first, messages).await },
+        )
+        .await
     }
 
     async fn take_keys(&self, request: Request<proto::PutOneTimeKeysRequest>) -> Result<u32> {
@@ -375,12 +384,11 @@ impl proto::federation_server::Federation for Service {
     ) -> Reply<proto::PutBodyReply> {
         answer(async {
             let caller = self.caller_as(&request, Role::Member)?;
-            upload::take(
-                &self.coordinator,
-                &self.uploads,
-                caller.fingerprint,
-                request.into_inner(),
-            )
+            let (coordinator, uploads) = self.shared();
+            let chunks = request.into_inner();
+            to_its_end(async move {
+                upload::take(&coordinator, &uploads, caller.fingerprint, chunks).await
+            })
             .await
         })
         .await
@@ -470,7 +478,11 @@ impl proto::federation_server::Federation for Service {
             let first = chunks.message().await.ok().flatten();
             let first = first.ok_or_else(|| Refused::malformed("a parcel without a chunk"))?;
             let parcel: Signed<Parcel> = self.own(&caller, &first.parcel)?;
-            upload::take_parcel(&self.coordinator, &self.uploads, parcel, first, chunks).await
+            let (coordinator, uploads) = self.shared();
+            to_its_end(async move {
+                upload::take_parcel(&coordinator, &uploads, parcel, first, chunks).await
+            })
+            .await
         })
         .await
     }
@@ -544,6 +556,16 @@ async fn answer<T>(work: impl Future<Output = Result<T>>) -> Reply<T> {
     work.await
         .map(Response::new)
         .map_err(|error| status(&error))
+}
+
+/// Carries an upload to its end when its connection breaks, which drops the call: its stream has ended then, what came is made
+/// durable, and a body that is whole by then is handed over. Half a write would be behind the next connection's first one.
+async fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    tokio::spawn(work)
+        .await
+        .unwrap_or_else(|error| Err(fault("an upload", error)))
 }
 
 async fn until(closing: &mut tokio::sync::watch::Receiver<bool>) {

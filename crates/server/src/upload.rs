@@ -1,7 +1,7 @@
 //! Taking a body: in order, in whole words below q, resumable, whole only with the digest that was signed. Taking a
 //! parcel: in one go, with the digest that was signed.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use ciphertune_round::{Context, Digest, Fingerprint, Parcel, ShareIndex, Signed};
 use ciphertune_sum::codec::check_words;
@@ -20,6 +20,9 @@ use crate::{
     storage::Item,
     uploads::Uploads,
 };
+
+/// How often an upload asks whether its phase still goes on.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Where a member's upload stands.
 struct Place {
@@ -60,21 +63,7 @@ pub(crate) async fn ask(
 }
 
 async fn find(coordinator: &Coordinator, context: Context, member: &Fingerprint) -> Result<Place> {
-    let look = |machine: &crate::phase::Machine| {
-        let (attempt, seat) = machine.seat(&context, member)?;
-        let complete = attempt
-            .seats
-            .get(seat.position())
-            .is_some_and(|held| held.body.is_some());
-        if !complete && !matches!(machine.phase(), Phase::Contributing { .. }) {
-            return Err(Refused::new(Refusal::Late, "a body after the close"));
-        }
-        let plan = &attempt.plan;
-        let parameters = plan.parameters().map_err(Refused::malformed)?;
-        let size = parameters.body_bytes(plan.length().map_err(Refused::malformed)?);
-        Ok((seat, size, complete))
-    };
-    let (seat, size, complete) = coordinator.with_context(&context, look).await?;
+    let (seat, size, complete) = wanted(coordinator, context, member).await?;
     let durable = match complete {
         true => size,
         false => {
@@ -91,6 +80,29 @@ async fn find(coordinator: &Coordinator, context: Context, member: &Fingerprint)
         durable,
         complete,
     })
+}
+
+/// The seat, the bytes of its body, and whether that is here.
+async fn wanted(
+    coordinator: &Coordinator,
+    context: Context,
+    member: &Fingerprint,
+) -> Result<(ShareIndex, u64, bool)> {
+    let look = |machine: &crate::phase::Machine| {
+        let (attempt, seat) = machine.seat(&context, member)?;
+        let complete = attempt
+            .seats
+            .get(seat.position())
+            .is_some_and(|held| held.body.is_some());
+        if !complete && !matches!(machine.phase(), Phase::Contributing { .. }) {
+            return Err(Refused::new(Refusal::Late, "a body after the close"));
+        }
+        let plan = &attempt.plan;
+        let parameters = plan.parameters().map_err(Refused::malformed)?;
+        let size = parameters.body_bytes(plan.length().map_err(Refused::malformed)?);
+        Ok((seat, size, complete))
+    };
+    coordinator.with_context(&context, look).await
 }
 
 /// Hands a body that is whole by now to its job; one that the job does not take is thrown away, to be sent again. `digest` is
@@ -125,6 +137,7 @@ pub(crate) async fn take(
     };
     let context = context(&first.context)?;
     let mut turn = uploads.enter(context, member).await;
+    let mut over = std::pin::pin!(closed(coordinator, context, &member));
     let mut place = find(coordinator, context, &member).await?;
     settle(coordinator, &mut place, member, None).await?;
     if place.complete {
@@ -148,7 +161,15 @@ pub(crate) async fn take(
                 outcome = Err(Refused::new(Refusal::Conflict, "a newer connection took over"));
                 None
             }
+            refused = &mut over => {
+                outcome = Err(refused);
+                None
+            }
         };
+        if next.as_ref().is_some_and(|chunk| chunk.data.is_empty()) {
+            outcome = Err(Refused::malformed("an empty chunk"));
+            break;
+        }
     }
     let digest = body.finish().await?;
     outcome?;
@@ -156,6 +177,21 @@ pub(crate) async fn take(
         finish(coordinator, &mut place, member, digest).await?;
     }
     Ok(place.reply())
+}
+
+/// Ready, with why, when no body of this member's is taken any more: a slow one does not outlast its phase.
+async fn closed(coordinator: &Coordinator, context: Context, member: &Fingerprint) -> Refused {
+    let mut announced = coordinator.announced();
+    loop {
+        if announced.changed().await.is_err() {
+            return Refused::new(Refusal::Closing, "shutting down");
+        }
+        if let Err(Error::Refused(refused)) = wanted(coordinator, context, member).await {
+            return refused;
+        }
+        // Much is announced, and little of it ends a phase.
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
 }
 
 /// In order, not beyond the body's size, whole words below q.

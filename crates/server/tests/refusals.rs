@@ -9,16 +9,13 @@ use std::{
 
 use ciphertune_identity::{Validity, tls};
 use ciphertune_round::{
-    Abort, Digest, Header, OneTimeKeyOffer, PUBLIC_KEY_BYTES, Release, Roster, Signed, Signer as _,
+    Digest, Header, OneTimeKeyOffer, PUBLIC_KEY_BYTES, Release, Roster, Signed, Signer as _,
 };
 use ciphertune_sum::Q;
 use ciphertune_wire::{
     Error, Meter, Refusal, connect,
     limits::{CHUNK_BYTES, MESSAGE_BYTES},
-    proto::{
-        AbortJobRequest, BodyChunk, DirectoryRequest, EventKind, PutOneTimeKeysRequest, ShareKind,
-        SubmitJobRequest,
-    },
+    proto::{BodyChunk, DirectoryRequest, EventKind, PutOneTimeKeysRequest, ShareKind},
 };
 use tokio::sync::watch;
 
@@ -54,45 +51,6 @@ async fn who_is_not_in_the_manifest_is_a_stranger() {
         .unwrap()
         .into_inner();
     assert_eq!(reply.manifest, federation.manifest.encode());
-}
-
-#[tokio::test]
-async fn nobody_acts_outside_its_role() {
-    let federation = Federation::new(3, POLICY);
-    let server = federation.serve();
-    let job = federation.job(|_| ());
-    let (mut members, plan) = federation.begin(&server, &job).await;
-    let submit = SubmitJobRequest { job: job.encode() };
-    assert_eq!(
-        refusal(members[0].client.submit_job(submit.clone()).await),
-        Refusal::Role
-    );
-    let mut officer = federation.connect(&server, &federation.officer).await;
-    assert_eq!(refusal(officer.submit_job(submit).await), Refusal::Role);
-    let mut researcher = federation.connect(&server, &federation.researcher).await;
-    let body = members[0].body();
-    let put = researcher
-        .put_body(tokio_stream::iter(chunks(plan.context(), 0, &body)))
-        .await;
-    assert_eq!(refusal(put), Refusal::Role);
-    let keys = PutOneTimeKeysRequest { keys: Vec::new() };
-    assert_eq!(
-        refusal(researcher.put_one_time_keys(keys).await),
-        Refusal::Role
-    );
-    let job = job.digest();
-    let abort = Signed::sign(
-        Abort {
-            job,
-            reason: "enough".into(),
-        },
-        &federation.officer.key,
-    )
-    .encode();
-    assert_eq!(
-        refusal(officer.abort_job(AbortJobRequest { abort }).await),
-        Refusal::Role
-    );
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ mod connect;
 mod error;
 pub mod limits;
 mod meter;
+mod places;
 mod refusal;
 mod renewed;
 
@@ -18,7 +19,7 @@ pub mod proto {
     include!(concat!(env!("OUT_DIR"), "/ciphertune.wire.rs"));
 }
 
-pub use accept::{ConnectInfo, accept};
+pub use accept::{Accepted, ConnectInfo, accept};
 pub use connect::{Client, connect, connect_following};
 pub use error::{Error, Result, turned_away};
 pub use meter::Meter;

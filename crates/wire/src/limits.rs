@@ -1,10 +1,36 @@
-//! Sizes that hold on both sides, before anything is allocated.
+//! Sizes that hold on both sides, before anything is allocated, and how many connections a server holds. What one party's
+//! calls may take is in the server's own limits.
+
+use std::time::Duration;
 
 use ciphertune_round::{Object as _, Plan, Roster};
 use ciphertune_sum::BLOCK_BYTES;
 
 /// The largest message: a plan of a thousand seats fits, and the roster of a thousand with a committee of 200.
 pub const MESSAGE_BYTES: usize = 8 << 20;
+
+/// The largest message that a server takes. Plans and rosters go the other way; the largest that a member sends are 256
+/// one-time keys (some 350 KB) and a header beside [`SHARES_A_MESSAGE`] (some 300 KB).
+pub const REQUEST_BYTES: usize = 2 << 20;
+
+/// How long a peer may take over its handshake, and then over its first bytes. An honest one takes three round trips: even
+/// with each of them lost once, less than half of it.
+pub const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// Handshakes under way. For one more, the oldest of the address with most of them is dropped, so that sockets that say
+/// nothing keep nobody out: whoever opens them from one address loses its own. (From as many addresses as there are places,
+/// an attacker must open 256 within an honest handshake's time.) Some 20 KB each.
+pub const HANDSHAKES: usize = 256;
+
+/// Connections with one certificate. A party needs one, and a moment's second when it comes back over a network that lost
+/// the first unseen; the researcher and the auditor use one a command. For one more the OLDEST gives way: it is the likelier one
+/// to be dead, and refusing the new one would lock a member out until its dead ones are found out. Who could use that
+/// against a party has its key.
+pub const CONNECTIONS_OF_ONE: usize = 8;
+
+/// Connections in all: four for each of a thousand members. For one more, the oldest of whoever has most gives way. The
+/// operating system's limit on open files must be above it, or it is the limit.
+pub const CONNECTIONS: usize = 4_096;
 
 /// What is around a signed object in a message, amply.
 const AROUND: usize = 1 << 10;

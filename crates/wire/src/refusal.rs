@@ -28,6 +28,8 @@ pub enum Refusal {
     Conflict,
     /// The caller has used up what it may hold here.
     Exhausted,
+    /// The caller calls more often, or more at once, than anybody needs to: it passes.
+    Busy,
     /// The server's disk is full: it has paused.
     Full,
     /// A fault of the server's own: its operator must look.
@@ -37,7 +39,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::Stranger,
         Self::Revoked,
         Self::Expired,
@@ -49,6 +51,7 @@ impl Refusal {
         Self::Late,
         Self::Conflict,
         Self::Exhausted,
+        Self::Busy,
         Self::Full,
         Self::Fault,
         Self::Closing,
@@ -66,7 +69,8 @@ impl Refusal {
             Self::Conflict => Code::FailedPrecondition,
             Self::Exhausted => Code::ResourceExhausted,
             Self::Fault => Code::Internal,
-            Self::Closing | Self::StaleList | Self::Full => Code::Unavailable,
+            // Every gRPC client knows that this one may pass; it would take `ResourceExhausted` for the last word.
+            Self::Busy | Self::Closing | Self::StaleList | Self::Full => Code::Unavailable,
         }
     }
 
@@ -90,6 +94,7 @@ impl Refusal {
             Self::Late => "the phase that takes this has ended",
             Self::Conflict => "this contradicts what the server already holds, or comes too early",
             Self::Exhausted => "you have used up what you may hold here",
+            Self::Busy => "too many of your calls at once; wait a little and try again",
             Self::Full => {
                 "the server's disk is full: it has paused, and goes on when there is room again"
             }

@@ -306,7 +306,9 @@ impl Member {
     ) -> Result<(AgreementKey, Vec<f32>)> {
         let path = attempt.download(PARCEL);
         let bytes = Parcel::sealed_bytes(engaged.job.state);
-        fetch(&self.client, plan.context(), Wanted::Parcel, bytes, &path)
+        let client = self.client.clone();
+        let fetched = fetch(&client, plan.context(), Wanted::Parcel, bytes, &path);
+        self.unless_void(plan.context(), fetched)
             .await
             .map_err(|error| match error {
                 // The server's doing: no word against the sender.

@@ -121,7 +121,7 @@ impl Member {
             &[&header.encode()],
         )?;
         let started = Instant::now();
-        match self.send(vetted, &header, shares, &charged).await {
+        match self.send(engaged, vetted, &header, shares, &charged).await {
             // The server may have closed the phase while this member was away, with or without it.
             Err(Error::Void(said)) if resumed => {
                 tracing::info!(said, "the contribution of an earlier life")
@@ -340,21 +340,20 @@ impl Member {
     /// Sends what was charged: no proof of the charge, no sending.
     async fn send(
         &mut self,
+        engaged: &Engagement,
         vetted: &Vetted,
         header: &Signed<Header>,
         shares: Vec<Vec<u8>>,
         charged: &Charged,
     ) -> Result<()> {
         demand_same_context(vetted.context, charged)?;
-        send_shares(
-            &self.client,
-            vetted.context,
-            ShareKind::Key,
-            header.encode(),
-            shares,
-        )
-        .await?;
-        send_body(&self.client, vetted.context, &vetted.attempt.body()).await
+        let (client, context) = (self.client.clone(), vetted.context);
+        let (header, body) = (header.encode(), vetted.attempt.body());
+        let sent = async {
+            send_shares(&client, context, ShareKind::Key, header, shares).await?;
+            send_body(&client, context, &body).await
+        };
+        self.while_open(engaged, context, sent).await
     }
 }
 

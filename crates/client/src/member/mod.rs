@@ -37,6 +37,7 @@ use ciphertune_wire::{
 use tokio::time::Instant;
 
 use crate::{
+    backoff::Backoff,
     budget::LEDGER_HEAD,
     desk::Desk,
     error::{Error, Result},
@@ -53,6 +54,12 @@ use vet::Vetted;
 
 /// How often a run says what ends soon.
 const WARN_EVERY: Duration = Duration::from_secs(86_400);
+
+/// How often a run says at most that it waits for its server.
+const TELL_EVERY: Duration = Duration::from_secs(60);
+
+/// How long an attempt waits to give the server the next one-time keys: there is time for that later.
+const REFILL: Duration = Duration::from_secs(20);
 
 /// Who hears what happens.
 pub type Observer = Box<dyn FnMut(&Happening) + Send>;
@@ -165,10 +172,29 @@ impl Member {
         let log = disk.appends(&audit, || Log::open(&audit))?;
         disk.folder(Evidence::beside(&audit).folder())?;
         let meter = Meter::default();
-        let mut client = site.connect(meter.clone()).await?;
         let stock = Stock::open(site.home().root().join("one-time-keys"), disk)?;
-        stock.offer_again(&mut client, site.key()).await?;
-        stock.refill(&mut client, site.key()).await?;
+        let mut told: Option<Instant> = None;
+        let mut waits = |reason, pause: Duration| {
+            if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+                told = Some(Instant::now());
+                observer(&Happening::Waiting {
+                    reason,
+                    seconds: pause.as_secs_f64(),
+                });
+            }
+        };
+        let client = site.connect_when_up(meter.clone(), &mut waits).await?;
+        let mut backoff = Backoff::default();
+        loop {
+            match stock.offer_all(&client, site.key()).await {
+                Err(error @ Error::Server(_)) => {
+                    let pause = backoff.pause();
+                    waits(error.to_string(), pause);
+                    tokio::time::sleep(pause).await;
+                }
+                offered => break offered?,
+            }
+        }
         observer(&Happening::Connected {
             server: site.manifest().endpoint().to_string(),
         });
@@ -300,10 +326,11 @@ impl Member {
         };
         self.cohort = Some(hand_over::Cohort::new(&vetted, engaged.desk.model()));
         // The server used one of this member's keys for this plan; replace it.
-        match self.stock.refill(&mut self.client, self.site.key()).await {
-            Err(error @ Error::Fault(_)) => return Err(error),
-            Err(error) => self.complain("one-time key", &error)?,
-            Ok(()) => {}
+        let refill = self.stock.refill(&self.client, self.site.key());
+        match tokio::time::timeout(REFILL, refill).await {
+            Ok(Err(error @ Error::Fault(_))) => return Err(error),
+            Ok(Err(error)) => self.complain("one-time key", &error)?,
+            Ok(Ok(())) | Err(_) => {}
         }
         // Opened in an earlier life: what the others say of it is all that is missing.
         if let Some(opening) = vetted.attempt.opening()? {
@@ -428,17 +455,74 @@ impl Member {
         }
     }
 
+    /// Does what an attempt is waited for while events are listened to: when the server goes on without it, it ends, whatever it
+    /// waits for itself.
+    async fn while_open<T>(
+        &mut self,
+        engaged: &Engagement,
+        context: Context,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let over = |this: &Self, event: &Event| this.ends(engaged, context, event);
+        self.listening(work, over).await
+    }
+
+    /// The same for what may still end well when the others have gone on: a void attempt alone ends it.
+    async fn unless_void<T>(
+        &mut self,
+        context: Context,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let over = |this: &Self, event: &Event| this.voids(context, event);
+        self.listening(work, over).await
+    }
+
+    async fn listening<T>(
+        &mut self,
+        work: impl Future<Output = Result<T>>,
+        over: impl Fn(&Self, &Event) -> Option<String>,
+    ) -> Result<T> {
+        let mut work = std::pin::pin!(work);
+        let mut kept = Backlog::default();
+        let done = loop {
+            let event = tokio::select! {
+                done = &mut work => break done,
+                event = self.inbox.next(), if !kept.is_full() => event,
+            };
+            let heard = match event {
+                Ok(event) if kind(&event) == EventKind::ParcelCall => {
+                    self.hand_over(&event.envelope)
+                }
+                Ok(event) => {
+                    let over = over(self, &event);
+                    let pushed = kept.push(event);
+                    pushed.and(over.map_or(Ok(()), |reason| Err(Error::Void(reason))))
+                }
+                Err(error) => Err(error),
+            };
+            if let Err(error) = heard {
+                break Err(error);
+            }
+        };
+        self.inbox.put_back(kept);
+        done
+    }
+
+    fn voids(&self, context: Context, event: &Event) -> Option<String> {
+        if kind(event) != EventKind::Void {
+            return None;
+        }
+        let void = self.site.verify_as::<Void>(&event.envelope, Role::Server);
+        let void = void.ok().filter(|void| void.context == context);
+        void.map(|void| void.reason.clone())
+    }
+
     /// Why an event ends the attempt in `context`: the server voided it, went on to another one of the same job, or
     /// ended the job. An event that does not verify ends nothing.
     fn ends(&self, engaged: &Engagement, context: Context, event: &Event) -> Option<String> {
         let job = engaged.job.digest();
         match kind(event) {
-            EventKind::Void => self
-                .site
-                .verify_as::<Void>(&event.envelope, Role::Server)
-                .ok()
-                .filter(|void| void.context == context)
-                .map(|void| void.reason.clone()),
+            EventKind::Void => self.voids(context, event),
             EventKind::Ended => self
                 .site
                 .verify_as::<Ended>(&event.envelope, Role::Server)

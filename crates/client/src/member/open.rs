@@ -147,14 +147,9 @@ impl Member {
             .attempt
             .download(&format!("body-{}", contributor.seat));
         let bytes = vetted.parameters.body_bytes(vetted.length);
-        fetch(
-            &self.client,
-            vetted.context,
-            Wanted::Body(contributor.seat),
-            bytes,
-            &path,
-        )
-        .await?;
+        let (client, wanted) = (self.client.clone(), Wanted::Body(contributor.seat));
+        let fetched = fetch(&client, vetted.context, wanted, bytes, &path);
+        self.unless_void(vetted.context, fetched).await?;
         let (check, digest) = self.digested_check(vetted, roster, path).await?;
         if digest != contributor.header.body {
             return Err(Error::Void(format!(
@@ -272,13 +267,9 @@ impl Member {
         roster: &Accepted,
         heard: &Heard,
     ) -> Result<Vec<KeySum>> {
-        let sealed = fetch_shares(
-            &self.client,
-            vetted.context,
-            ShareKind::KeySum,
-            vetted.holders.len(),
-        )
-        .await?;
+        let (client, most) = (self.client.clone(), vetted.holders.len());
+        let sealed = fetch_shares(&client, vetted.context, ShareKind::KeySum, most);
+        let sealed = self.unless_void(vetted.context, sealed).await?;
         let sealed = held_to_digests(sealed, vetted.seat.position(), |sender| {
             heard
                 .release_of(roster, sender)
@@ -330,7 +321,9 @@ impl Member {
     ) -> Result<(Vec<i64>, SecondOpening, KeySum)> {
         let path = vetted.attempt.download("sum");
         let bytes = vetted.parameters.body_bytes(vetted.length);
-        fetch(&self.client, vetted.context, Wanted::Sum, bytes, &path).await?;
+        let client = self.client.clone();
+        let fetched = fetch(&client, vetted.context, Wanted::Sum, bytes, &path);
+        self.unless_void(vetted.context, fetched).await?;
         let (parameters, length, context) = (vetted.parameters, vetted.length, vetted.context);
         let (digest, sum, contributors) = (roster.digest, roster.sum, roster.contributors.len());
         let threads = self.options.threads;

@@ -76,11 +76,12 @@ impl Member {
             &[&echo],
         )?;
         let request = PutSignedRequest { envelope: echo };
-        retry(|| {
-            let (mut client, request) = (self.client.clone(), request.clone());
+        let client = self.client.clone();
+        let echoed = retry(|| {
+            let (mut client, request) = (client.clone(), request.clone());
             async move { client.put_echo(request).await.map(drop) }
-        })
-        .await
+        });
+        self.unless_void(vetted.context, echoed).await
     }
 
     /// Adds the shares that the roster's members sealed to this one, if it holds shares, seals the result to everybody, and
@@ -114,14 +115,9 @@ impl Member {
             ],
             &[&release.encode()],
         )?;
-        send_shares(
-            &self.client,
-            vetted.context,
-            ShareKind::KeySum,
-            release.encode(),
-            shares,
-        )
-        .await?;
+        let (client, kind) = (self.client.clone(), ShareKind::KeySum);
+        let sent = send_shares(&client, vetted.context, kind, release.encode(), shares);
+        self.unless_void(vetted.context, sent).await?;
         self.spot_check(vetted, roster).await
     }
 
@@ -162,8 +158,9 @@ impl Member {
         roster: &Accepted,
         place: usize,
     ) -> Result<Vec<Vec<u8>>> {
-        let (client, context) = (&self.client, vetted.context);
-        let sealed = fetch_shares(client, context, ShareKind::Key, vetted.seats.len()).await?;
+        let (client, context) = (self.client.clone(), vetted.context);
+        let sealed = fetch_shares(&client, context, ShareKind::Key, vetted.seats.len());
+        let sealed = self.unless_void(context, sealed).await?;
         let sealed = held_to_digests(sealed, place, |sender| {
             roster
                 .contributors

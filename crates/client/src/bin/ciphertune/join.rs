@@ -152,6 +152,9 @@ fn human() -> Observer {
 
 fn words(happening: &Happening) -> String {
     match happening {
+        Happening::Waiting { reason, seconds } => {
+            format!("{reason}; trying again in {seconds:.0} s, and so on")
+        }
         Happening::Connected { server } => format!("connected to {server}; waiting for jobs"),
         Happening::Considered { job, refusal: None } => format!("job {job}: admitted"),
         Happening::Considered {
