@@ -276,6 +276,13 @@ pub fn plan(budgets: Option<&Budgets>, dataset: &str, budget: Loss, asked: &Aske
     })
 }
 
+/// The share of a dataset's budget that is neither spent nor set aside; `None` before a budget is open.
+pub fn share_left(standing: &Standing) -> Option<f64> {
+    let limit = standing.limit.as_ref()?;
+    let left = limit.units().saturating_sub(limit.cost_of(&standing.held));
+    Some(left as f64 / limit.units() as f64)
+}
+
 fn opened(standing: &Standing, limit: &Limit) -> Result<Opened> {
     let Loss { epsilon, delta } = limit.loss();
     let (spent, held) = (

@@ -62,6 +62,9 @@ pub struct RoundReport {
     pub roster: String,
     /// ε at the job's δ of this job's attempts so far, at their worst case; `None` without differential privacy.
     pub epsilon: Option<f64>,
+    /// The share of the dataset's budget that is neither spent nor set aside for running jobs; `None` without a budget.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget_left: Option<f64>,
     /// Most memory that this process has held, bytes.
     pub peak_memory: u64,
 }

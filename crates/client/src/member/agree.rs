@@ -10,6 +10,7 @@ use ciphertune_wire::proto::{DirectoryRequest, EventKind, PutSignedRequest};
 
 use super::{Engagement, Member, open::Opened, vet::Vetted};
 use crate::{
+    budget::share_left,
     desk::KeptOpening,
     error::{Error, Result},
     inbox::Backlog,
@@ -218,6 +219,7 @@ impl Member {
             epsilon: engaged
                 .reckoned
                 .epsilon_of(engaged.desk.plans()?, engaged.job.mechanism.delta.as_ref())?,
+            budget_left: share_left(&engaged.ledger.standing().await?),
             peak_memory: peak_memory(),
             ..draft
         };
@@ -246,6 +248,7 @@ fn draft(vetted: &Vetted, opened: &Opened) -> RoundReport {
         model: String::new(),
         roster: opened.roster.to_string(),
         epsilon: None,
+        budget_left: None,
         peak_memory: 0,
     }
 }

@@ -11,7 +11,7 @@ use std::{
 use ciphertune_client::{
     Result,
     member::{self, Observer, Options},
-    report::Happening,
+    report::{Happening, RoundReport},
     site::Site,
     tuning::Tuner,
 };
@@ -45,8 +45,8 @@ pub struct Join {
     #[arg(long, value_name = "DIR")]
     kit: Option<PathBuf>,
     /// With --kit: the site's own policy, as `ciphertune policy sign` made it.
-    #[arg(long, value_name = "FILE", requires = "kit")]
-    site_policy: Option<PathBuf>,
+    #[arg(long, value_name = "FILE", requires = "kit", alias = "site-policy")]
+    policy: Option<PathBuf>,
     /// With --kit: the authority's fingerprint, as its people read it out: any other authority's kit is refused.
     #[arg(long, value_name = "HEX", requires = "kit")]
     authority: Option<String>,
@@ -65,7 +65,7 @@ impl Join {
     pub async fn run(self, common: &Common) -> Result<ExitCode> {
         let passphrase = passphrase()?;
         if let Some(folder) = &self.kit {
-            let site_policy = match &self.site_policy {
+            let site_policy = match &self.policy {
                 Some(path) => Some(output::envelope(path)?),
                 None => None,
             };
@@ -180,20 +180,7 @@ fn words(happening: &Happening) -> String {
         Happening::Training { step, steps, .. } => format!("step {step} of {steps}"),
         Happening::Warning { said } => format!("warning: {said}"),
         Happening::Voided { reason } => format!("no model from this attempt: {reason}"),
-        Happening::Finished(report) => {
-            let validation = report.validation.map_or(String::new(), |found| {
-                format!(", validation accuracy {:.1} %", found.accuracy * 100.0)
-            });
-            let spent = report
-                .epsilon
-                .map_or("no differential privacy".into(), |epsilon| {
-                    format!("epsilon {epsilon:.3} spent")
-                });
-            format!(
-                "round {} done: {} contributors{validation}; {spent}; {} B up, {} B down",
-                report.round, report.contributors, report.bytes_up, report.bytes_down
-            )
-        }
+        Happening::Finished(report) => finished(report),
         Happening::Ended {
             completed,
             rounds,
@@ -203,4 +190,30 @@ fn words(happening: &Happening) -> String {
             if *completed { "completed" } else { "ended" }
         ),
     }
+}
+
+/// A round as this member alone sees it: nothing of it was sent.
+fn finished(report: &RoundReport) -> String {
+    let mut said = format!(
+        "round {} done: {} contributors",
+        report.round, report.contributors
+    );
+    if let Some(loss) = report.training_loss {
+        said.push_str(&format!(", training loss {loss:.3}"));
+    }
+    if let Some(found) = &report.validation {
+        let accuracy = found.accuracy * 100.0;
+        said.push_str(&format!(", validation accuracy {accuracy:.1} %"));
+    }
+    match report.epsilon {
+        Some(epsilon) => said.push_str(&format!("; epsilon {epsilon:.3} spent")),
+        None => said.push_str("; no differential privacy"),
+    }
+    if let Some(left) = report.budget_left {
+        let left = (left * 100.0).floor();
+        said.push_str(&format!(", {left} % of the dataset's budget left"));
+    }
+    let (up, down) = (report.bytes_up, report.bytes_down);
+    said.push_str(&format!("; {up} B up, {down} B down"));
+    said
 }
