@@ -42,8 +42,8 @@ impl Place {
     }
 }
 
-/// Where the caller's upload for a context stands. One that is whole, and was cut off before its job heard of it, is handed to
-/// the job first.
+/// Where the caller's upload for a context stands. Who asks has no other connection any more that it sends it on: what an older one
+/// brought is stored first, and a body that is whole, and was cut off before its job heard of it, is handed to the job.
 ///
 /// # Errors
 /// `Unknown`, `Late`, as the machine says; `Late` when the attempt is closed and the body never was whole.
@@ -53,12 +53,10 @@ pub(crate) async fn ask(
     context: Context,
     member: &Fingerprint,
 ) -> Result<PutBodyReply> {
+    wanted(coordinator, context, member).await?; // a stranger gets no turn
+    let _turn = uploads.enter(context, *member).await;
     let mut place = find(coordinator, context, member).await?;
-    if place.durable == place.size && !place.complete {
-        let _turn = uploads.enter(context, *member).await;
-        place = find(coordinator, context, member).await?;
-        settle(coordinator, &mut place, *member, None).await?;
-    }
+    settle(coordinator, &mut place, *member, None).await?;
     Ok(place.reply())
 }
 
