@@ -107,7 +107,7 @@ pub(crate) async fn evidence(coordinator: &Coordinator, name: &str) -> Result<Ch
     chunks(path, 0).await
 }
 
-/// A file from an offset, a few chunks ahead of the reader.
+/// A file from an offset, a chunk ahead of the reader.
 async fn chunks(path: PathBuf, offset: u64) -> Result<Chunks> {
     const DOING: &str = "reading a file to hand out";
     let mut file = File::open(path)
@@ -124,7 +124,8 @@ async fn chunks(path: PathBuf, offset: u64) -> Result<Chunks> {
     file.seek(std::io::SeekFrom::Start(offset))
         .await
         .map_err(|error| fault(DOING, error))?;
-    let (out, stream) = mpsc::channel(4);
+    // One ahead: it is memory for each reader.
+    let (out, stream) = mpsc::channel(1);
     tokio::spawn(async move {
         loop {
             let mut data = Vec::with_capacity(CHUNK_BYTES);

@@ -27,6 +27,12 @@ use crate::{
 /// How long open calls may take to end after a shutdown was asked for.
 const FAREWELL: Duration = Duration::from_secs(5);
 
+/// What all members together may send ahead of what is read of their uploads: it is memory, however many they are.
+const AHEAD: usize = 64 << 20;
+
+/// Of it, what one upload gets at least, and at most: 4 MB fill a gigabit over 30 ms.
+const WINDOW: (usize, usize) = (64 << 10, 4 << 20);
+
 /// How often the log says how long certificate and revocation list still hold.
 const REPORT: Duration = Duration::from_secs(3600);
 
@@ -106,11 +112,12 @@ pub async fn run(
             let _ = closing.wait_for(|closing| *closing).await;
         }
     };
+    let window = stream_window(coordinator.federation().members().len());
     let serving = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        .initial_stream_window_size(4 << 20)
-        .initial_connection_window_size(8 << 20)
+        .initial_stream_window_size(window)
+        .initial_connection_window_size(2 * window)
         .max_concurrent_streams(64)
         .add_service(service)
         .serve_with_incoming_shutdown(incoming, closed);
@@ -126,6 +133,12 @@ pub async fn run(
     };
     coordinator.database().close().await;
     served.map_err(|error| fault("serving", error))
+}
+
+/// The window of one stream.
+fn stream_window(members: usize) -> u32 {
+    let window = (AHEAD / members.max(1)).clamp(WINDOW.0, WINDOW.1);
+    u32::try_from(window).unwrap_or(u32::MAX)
 }
 
 /// Holds callers to each new certificate and list, and says in time what is about to end.
