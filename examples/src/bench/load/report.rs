@@ -107,6 +107,7 @@ impl Load {
                 "memory_over_body": self.peak_memory.map(|peak| peak as f64 / body as f64),
                 "peak_disk": self.peak_disk,
                 "disk_over_bodies": self.peak_disk as f64 / self.bodies(),
+                "disk_over_contributions": self.peak_disk as f64 / self.uploaded(),
                 "cpu_seconds": self.cpu_seconds,
             },
             "sum_equals_plaintext": true,
@@ -140,7 +141,7 @@ impl Load {
             "\n  all: {:.1} s; connecting before it {:.1} s\n  \
              contributions: {} in {:.2} s, {}/s; a plain copy over the same TLS {:.2} s, {}/s: ratio {:.2}\n  \
              all traffic: {} up, {} down\n  \
-             server: memory {} with everybody connected, {} at most ({:.2} of a body); disk {} ({:.2} of the bodies); \
+             server: memory {} with everybody connected, {} at most ({:.2} of a body); disk {} ({:.2} of the bodies, {:.2} with their shares); \
              {:.1} s of processors",
             self.seconds,
             self.connect_seconds,
@@ -157,6 +158,7 @@ impl Load {
             self.peak_memory.map_or(f64::NAN, |peak| peak as f64 / body),
             megabytes(self.peak_disk as f64),
             self.peak_disk as f64 / self.bodies(),
+            self.peak_disk as f64 / self.uploaded(),
             self.cpu_seconds.unwrap_or(f64::NAN),
         )
     }
