@@ -20,10 +20,11 @@ use crate::{
     config::Clock,
     diary::Diary,
     error::{Error, Refused, Result, fault},
+    events::Events,
     federation::Federation,
     gate::Gate,
     moment::Moment,
-    phase::{Announcement, Effect, Input, Machine, Object, Phase, Present},
+    phase::{Announcement, Effect, Input, Machine, Object, Phase, Present, Waits},
     presence::Presence,
     storage::{Batch, Database, Entry, Files, StoredJob},
 };
@@ -46,6 +47,7 @@ pub struct Coordinator {
     /// Held over a whole step: steps come one after the other.
     jobs: Mutex<Jobs>,
     presence: Arc<Presence>,
+    events: Events,
     announced: watch::Sender<u64>,
     poke: Arc<Notify>,
     closing: watch::Sender<bool>,
@@ -81,6 +83,7 @@ impl Coordinator {
                 refusals: 0,
             }),
             presence: Presence::new(Arc::clone(&poke)),
+            events: Events::default(),
             federation: Arc::new(federation),
             gate,
             key,
@@ -353,21 +356,22 @@ impl Coordinator {
     /// Lets a job go on by itself as far as it can with who is present.
     async fn poll(self: &Arc<Self>, jobs: &mut Jobs, job: &Digest) -> Result<()> {
         loop {
-            let waits = jobs.running.get(job).is_some_and(|machine| {
-                matches!(
-                    machine.phase(),
-                    Phase::Admitting | Phase::Gathering { .. } | Phase::Agreeing { .. }
-                )
-            });
-            if !waits {
+            let members = self.present();
+            let waits = jobs.running.get(job);
+            let waits = waits.map_or(Waits::ForNobody, |it| it.waits_for(&members, self.now()));
+            if waits == Waits::ForNobody {
                 return Ok(());
             }
             let before = jobs.running.get(job).map(|machine| machine.phase().clone());
             let mut present = Vec::new();
-            for member in self.present() {
+            for member in members {
+                let one_time_key = match waits {
+                    Waits::ForKeys => self.database.next_key(&member).await?,
+                    _ => None,
+                };
                 present.push(Present {
                     member,
-                    one_time_key: self.database.next_key(&member).await?,
+                    one_time_key,
                 });
             }
             let mut nonce = [0; 32];
@@ -455,6 +459,7 @@ impl Coordinator {
             let present = self.present();
             batch.ended = Some(machine.status(&present).encode_to_vec());
         }
+        let events = batch.events.clone();
         let last = self.database.commit(&machine.digest(), now, batch).await?;
         // From here on the step is a fact: what fails below is reported and mended by the next start.
         for (context, seat) in old {
@@ -471,7 +476,11 @@ impl Coordinator {
         } else if round_is_over && let Err(error) = diary.note_checkpoint(&*self.key, now) {
             tracing::error!(%error, "the audit log has no checkpoint of this round");
         }
-        self.announced.send_replace(last);
+        // Those who follow are not woken for a step that announces nothing.
+        if !events.is_empty() {
+            self.events.keep(last, events);
+            self.announced.send_replace(last);
+        }
         Ok(())
     }
 
@@ -673,6 +682,18 @@ impl Coordinator {
     /// The last event's number, as it grows.
     pub fn announced(&self) -> watch::Receiver<u64> {
         self.announced.subscribe()
+    }
+
+    /// Some events after a number, in order.
+    pub async fn events_after(&self, number: u64) -> Result<Vec<Arc<proto::Event>>> {
+        if number >= *self.announced.borrow() {
+            return Ok(Vec::new());
+        }
+        if let Some(events) = self.events.after(number) {
+            return Ok(events);
+        }
+        let events = self.database.events(number).await?;
+        Ok(events.into_iter().map(Arc::new).collect())
     }
 
     /// Who has an event stream open.

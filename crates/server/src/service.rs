@@ -17,6 +17,7 @@ use crate::{
     coordinator::Coordinator,
     download,
     error::{Error, Refused, Result},
+    events::Following,
     phase::{Input, Shares},
     shares, upload,
     uploads::Uploads,
@@ -176,10 +177,7 @@ impl Service {
             .await
     }
 
-    fn follow(
-        &self,
-        request: &Request<proto::EventsRequest>,
-    ) -> Result<Stream<proto::Event>, Refused> {
+    fn follow(&self, request: &Request<proto::EventsRequest>) -> Result<Following, Refused> {
         let caller = self.caller(request)?;
         let mut after = request.get_ref().after;
         let coordinator = Arc::clone(&self.coordinator);
@@ -201,7 +199,7 @@ impl Service {
                     let _ = out.try_send(Err(status(&refused.into())));
                     return;
                 }
-                let events = match coordinator.database().events(after).await {
+                let events = match coordinator.events_after(after).await {
                     Ok(events) => events,
                     Err(error) => {
                         let _ = out.send(Err(status(&error))).await;
@@ -223,6 +221,8 @@ impl Service {
                             },
                         }
                     }
+                    // What is announced meanwhile goes out together.
+                    tokio::time::sleep(coordinator.presence().pause()).await;
                     continue;
                 }
                 tokio::select! {
@@ -237,13 +237,13 @@ impl Service {
                 }
             }
         });
-        Ok(ReceiverStream::new(stream))
+        Ok(Following::new(stream))
     }
 }
 
 #[tonic::async_trait]
 impl proto::federation_server::Federation for Service {
-    type EventsStream = Stream<proto::Event>;
+    type EventsStream = Following;
     type GetSharesStream = Stream<proto::SealedShare>;
     type GetBodyStream = Stream<proto::Chunk>;
     type GetSumStream = Stream<proto::Chunk>;

@@ -194,6 +194,8 @@ impl Upload {
         self.file.seek(SeekFrom::Start(0)).await?;
         self.file.write_all(&table).await?;
         self.file.flush().await?;
+        // Here, not in the step that keeps it: steps come one after the other.
+        self.file.sync_data().await?;
         Ok(whole)
     }
 }
