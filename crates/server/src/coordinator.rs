@@ -20,7 +20,7 @@ use crate::{
     config::Clock,
     diary::Diary,
     error::{Error, Refused, Result, fault},
-    events::Events,
+    events::{Events, Told},
     federation::Federation,
     gate::Gate,
     moment::Moment,
@@ -685,7 +685,7 @@ impl Coordinator {
     }
 
     /// Some events after a number, in order.
-    pub async fn events_after(&self, number: u64) -> Result<Vec<Arc<proto::Event>>> {
+    pub async fn events_after(&self, number: u64) -> Result<Vec<Told>> {
         if number >= *self.announced.borrow() {
             return Ok(Vec::new());
         }
@@ -693,7 +693,7 @@ impl Coordinator {
             return Ok(events);
         }
         let events = self.database.events(number).await?;
-        Ok(events.into_iter().map(Arc::new).collect())
+        Ok(events.iter().map(Told::from).collect())
     }
 
     /// Who has an event stream open.

@@ -1,4 +1,8 @@
-//! The latest events, read once for all who follow them.
+//! The latest events, encoded once for all who follow them.
+//!
+//! tonic encodes a message for each stream, into a buffer that keeps the size of the largest: a plan of a thousand seats, told to a
+//! thousand members, would be a gigabyte for as long as they are connected. So what is sent of events is made here, and the body of
+//! the reply is replaced by it.
 
 use std::{
     collections::VecDeque,
@@ -8,8 +12,11 @@ use std::{
 };
 
 use ciphertune_wire::proto::Event;
+use http_body_util::StreamBody;
+use hyper::{HeaderMap, body::Frame};
+use prost::{Message as _, bytes::Bytes};
 use tokio::sync::mpsc;
-use tonic::Status;
+use tonic::{Status, body::Body, codegen::http::Response};
 
 /// Bytes of events that are kept.
 const KEPT: usize = 16 << 20;
@@ -17,13 +24,57 @@ const KEPT: usize = 16 << 20;
 /// Events that one look gives.
 const A_LOOK: usize = 16;
 
+/// Events that are smaller are sent together.
+const SMALL: usize = 16 << 10;
+
+/// An event as gRPC sends it: not compressed, its length, itself.
+#[derive(Clone)]
+pub struct Told {
+    /// The last event's number.
+    pub sequence: u64,
+    bytes: Bytes,
+}
+
+impl From<&Event> for Told {
+    fn from(event: &Event) -> Self {
+        let length = event.encoded_len();
+        let mut bytes = Vec::with_capacity(length + 5);
+        bytes.push(0);
+        bytes.extend(u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
+        bytes.extend(event.encode_to_vec());
+        Self {
+            sequence: event.sequence,
+            bytes: bytes.into(),
+        }
+    }
+}
+
+/// The same events, small ones that follow each other in one piece.
+pub fn together(events: Vec<Told>) -> Vec<Told> {
+    let small = |told: &Told| told.bytes.len() < SMALL;
+    events
+        .chunk_by(|one, next| small(one) && small(next))
+        .filter_map(|run| match run {
+            [] => None,
+            [one] => Some(one.clone()),
+            [.., last] => Some(Told {
+                sequence: last.sequence,
+                bytes: run
+                    .iter()
+                    .flat_map(|told| told.bytes.iter().copied())
+                    .collect(),
+            }),
+        })
+        .collect()
+}
+
 /// Events of this process, newest last, without gaps.
 #[derive(Default)]
 pub struct Events(Mutex<Recent>);
 
 #[derive(Default)]
 struct Recent {
-    events: VecDeque<Arc<Event>>,
+    events: VecDeque<Told>,
     bytes: usize,
 }
 
@@ -32,61 +83,82 @@ impl Events {
     pub fn keep(&self, last: u64, announced: Vec<(i32, Vec<u8>)>) {
         let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let first = last + 1 - (announced.len() as u64).min(last);
-        if recent
-            .events
-            .back()
-            .is_some_and(|it| it.sequence + 1 != first)
-        {
+        if (recent.events.back()).is_some_and(|newest| newest.sequence + 1 != first) {
             *recent = Recent::default();
         }
         for (sequence, (kind, envelope)) in (first..).zip(announced) {
-            recent.bytes += envelope.len();
-            recent.events.push_back(Arc::new(Event {
+            let told = Told::from(&Event {
                 sequence,
                 kind,
                 envelope,
-            }));
+            });
+            recent.bytes += told.bytes.len();
+            recent.events.push_back(told);
         }
         while recent.bytes > KEPT
             && recent.events.len() > 1
             && let Some(oldest) = recent.events.pop_front()
         {
-            recent.bytes -= oldest.envelope.len();
+            recent.bytes -= oldest.bytes.len();
         }
     }
 
     /// Some events after a number, in order; `None` when the next one is not kept.
-    pub fn after(&self, number: u64) -> Option<Vec<Arc<Event>>> {
+    pub fn after(&self, number: u64) -> Option<Vec<Told>> {
         let recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let first = recent.events.front()?.sequence;
         let skip = usize::try_from((number + 1).checked_sub(first)?).ok()?;
-        let events: Vec<_> = recent
-            .events
-            .iter()
-            .skip(skip)
-            .take(A_LOOK)
-            .cloned()
-            .collect();
+        let events = recent.events.iter().skip(skip).take(A_LOOK);
+        let events: Vec<_> = events.cloned().collect();
         (!events.is_empty()).then_some(events)
     }
 }
 
-/// What one follower is told. An event is copied when it is sent, and not while it waits for that: a thousand follow.
-pub struct Following(mpsc::Receiver<Result<Arc<Event>, Status>>);
+type Receiver = mpsc::Receiver<Result<Told, Status>>;
+
+/// What a reply carries to [`answer`].
+#[derive(Clone)]
+pub struct Following(Arc<Mutex<Option<Receiver>>>);
 
 impl Following {
     /// Of what is told.
-    pub fn new(told: mpsc::Receiver<Result<Arc<Event>, Status>>) -> Self {
-        Self(told)
+    pub fn new(told: Receiver) -> Self {
+        Self(Arc::new(Mutex::new(Some(told))))
     }
 }
 
-impl tokio_stream::Stream for Following {
-    type Item = Result<Event, Status>;
+/// The same reply; one that carries events gets them for its body.
+pub fn answer(mut reply: Response<Body>) -> Response<Body> {
+    let Some(Following(told)) = reply.extensions_mut().remove() else {
+        return reply;
+    };
+    let told = told.lock().unwrap_or_else(PoisonError::into_inner).take();
+    reply.map(|_| Body::new(StreamBody::new(Frames(told))))
+}
+
+/// Frames of events, and the trailer that says how they end.
+struct Frames(Option<Receiver>);
+
+impl tokio_stream::Stream for Frames {
+    type Item = Result<Frame<Bytes>, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let told = self.0.poll_recv(context);
-        told.map(|told| told.map(|event| event.map(|event| Event::clone(&event))))
+        let Some(told) = &mut self.0 else {
+            return Poll::Ready(None);
+        };
+        told.poll_recv(context).map(|told| match told {
+            Some(Ok(told)) => Some(Ok(Frame::data(told.bytes))),
+            ended => {
+                self.0 = None;
+                let status = match ended {
+                    Some(Err(status)) => status,
+                    _ => Status::ok(""),
+                };
+                let mut trailers = HeaderMap::new();
+                let said = status.add_header(&mut trailers);
+                Some(said.map(|()| Frame::trailers(trailers)))
+            }
+        })
     }
 }
 
@@ -109,16 +181,30 @@ mod tests {
         assert_eq!(numbers(&events, 5), Some(vec![6, 7, 8]));
         assert_eq!(numbers(&events, 7), Some(vec![8]));
         assert_eq!(numbers(&events, 8), None);
-        events.keep(8, Vec::new());
-        assert_eq!(numbers(&events, 7), Some(vec![8]));
         // Number 9 was another's.
         events.keep(10, vec![(1, vec![0; KEPT])]);
-        assert_eq!(
-            (numbers(&events, 8), numbers(&events, 9)),
-            (None, Some(vec![10]))
-        );
+        assert_eq!(numbers(&events, 8), None);
+        assert_eq!(numbers(&events, 9), Some(vec![10]));
         events.keep(11, vec![(1, vec![0])]);
         assert_eq!(numbers(&events, 9), None);
         assert_eq!(numbers(&events, 10), Some(vec![11]));
+    }
+
+    #[test]
+    fn small_events_go_out_together_and_nothing_is_lost() {
+        let told = |sequence, length| {
+            Told::from(&Event {
+                sequence,
+                kind: 1,
+                envelope: vec![7; length],
+            })
+        };
+        let events = vec![told(1, 3), told(2, 4), told(3, SMALL), told(4, 5)];
+        let all: Vec<u8> = events.iter().flat_map(|it| it.bytes.to_vec()).collect();
+        let pieces = together(events);
+        let numbers: Vec<u64> = pieces.iter().map(|it| it.sequence).collect();
+        assert_eq!(numbers, [2, 3, 4]);
+        let sent: Vec<u8> = pieces.iter().flat_map(|it| it.bytes.to_vec()).collect();
+        assert_eq!(sent, all);
     }
 }

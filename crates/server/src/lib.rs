@@ -3,7 +3,6 @@
 //! [`Machine`](phase::Machine) is the life of a job as a pure machine; [`storage`] makes it durable; the service
 //! authenticates, translates and calls. This crate's graph holds no code that could open a body or a share.
 
-mod alike;
 mod config;
 mod coordinator;
 mod diary;

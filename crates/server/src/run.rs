@@ -15,10 +15,10 @@ use tonic::transport::Server;
 use tower::util::MapResponseLayer;
 
 use crate::{
-    alike::Alike,
     config::{Clock, Config},
     coordinator::Coordinator,
     error::{Error, Result, fault},
+    events,
     federation::Federation,
     gate::Gate,
     metrics,
@@ -114,7 +114,6 @@ pub async fn run(
             let _ = closing.wait_for(|closing| *closing).await;
         }
     };
-    let alike = Arc::new(Alike::default());
     let window = stream_window(coordinator.federation().members().len());
     let serving = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
@@ -122,7 +121,7 @@ pub async fn run(
         .initial_stream_window_size(window)
         .initial_connection_window_size(2 * window)
         .max_concurrent_streams(64)
-        .layer(MapResponseLayer::new(move |reply| alike.of(reply)))
+        .layer(MapResponseLayer::new(events::answer))
         .add_service(service)
         .serve_with_incoming_shutdown(incoming, closed);
     tracing::info!(federation = %coordinator.federation().name(), "serving");

@@ -17,7 +17,7 @@ use crate::{
     coordinator::Coordinator,
     download,
     error::{Error, Refused, Result},
-    events::Following,
+    events::{Following, together},
     phase::{Input, Shares},
     shares, upload,
     uploads::Uploads,
@@ -207,7 +207,7 @@ impl Service {
                     }
                 };
                 if !events.is_empty() {
-                    for event in events {
+                    for event in together(events) {
                         let sequence = event.sequence;
                         // A caller that does not read must not outlast its certificate.
                         tokio::select! {
@@ -243,7 +243,7 @@ impl Service {
 
 #[tonic::async_trait]
 impl proto::federation_server::Federation for Service {
-    type EventsStream = Following;
+    type EventsStream = tokio_stream::Empty<std::result::Result<proto::Event, Status>>;
     type GetSharesStream = Stream<proto::SealedShare>;
     type GetBodyStream = Stream<proto::Chunk>;
     type GetSumStream = Stream<proto::Chunk>;
@@ -346,7 +346,15 @@ impl proto::federation_server::Federation for Service {
     }
 
     async fn events(&self, request: Request<proto::EventsRequest>) -> Reply<Self::EventsStream> {
-        answer(async { Ok(self.follow(&request)?) }).await
+        // The layer below puts what follows in the place of the empty body.
+        let mut reply = answer(async {
+            let following = self.follow(&request)?;
+            Ok((tokio_stream::empty(), following))
+        })
+        .await?;
+        let following = reply.get_ref().1.clone();
+        reply.extensions_mut().insert(following);
+        Ok(reply.map(|(nothing, _)| nothing))
     }
 
     async fn put_shares(

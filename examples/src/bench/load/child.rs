@@ -23,6 +23,9 @@ const LOOK: Duration = Duration::from_millis(500);
 /// How long a process may take to end before it is killed.
 const FAREWELL: Duration = Duration::from_secs(10);
 
+/// glibc keeps an arena for each of several threads, and what hundreds of uploads leave in them: a server has few.
+const ARENAS: &str = "2";
+
 /// A process of its own.
 pub struct Process {
     child: Child,
@@ -36,7 +39,8 @@ impl Process {
         let home = cast.scene.server.root();
         let arguments = vec![party.into(), "--home".into(), home.into()];
         let passphrase = &cast.scene.passphrase;
-        let child = Child::start(0, party, passphrase, arguments, &[], telling)?;
+        let environment = [("MALLOC_ARENA_MAX", ARENAS.to_owned())];
+        let child = Child::start(0, party, passphrase, arguments, &environment, telling)?;
         let mut process = Self { child, heard };
         loop {
             match process.heard.recv().await {

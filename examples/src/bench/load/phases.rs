@@ -31,8 +31,11 @@ pub struct Timed {
     pub contributed: Option<(Instant, Instant)>,
 }
 
-/// How each phase is called, and where it stands.
-pub const PHASES: [(&str, fn(&Timed) -> Duration); 10] = [
+/// How a phase is called, and where it stands.
+pub type Phase = (&'static str, fn(&Timed) -> Duration);
+
+/// Every phase.
+pub const PHASES: [Phase; 10] = [
     ("admit", |timed| timed.admit),
     ("plan", |timed| timed.plan),
     ("shares", |timed| timed.shares),
