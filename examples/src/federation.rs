@@ -199,7 +199,7 @@ pub fn folder(path: &Path) -> Result<()> {
 }
 
 /// 256 random bits in hexadecimal, in a file for its owner alone.
-fn new_passphrase(root: &Path, name: &str) -> Result<PathBuf> {
+pub(crate) fn new_passphrase(root: &Path, name: &str) -> Result<PathBuf> {
     let passphrases = root.join("passphrases");
     folder(&passphrases)?;
     let mut bytes = [0; 32];

@@ -140,6 +140,12 @@ pub enum Party {
         #[arg(long)]
         home: PathBuf,
     },
+    /// Writes what it is sent into files: see `bench load`.
+    Receiver {
+        /// The server's home.
+        #[arg(long)]
+        home: PathBuf,
+    },
     /// A member that sends pseudo-random vectors: see `bench sockets`.
     Vectors {
         /// Its home.

@@ -30,7 +30,7 @@ use tokio::{
 };
 
 use crate::{
-    bench::vectors::Vectors,
+    bench::{load::copy, vectors::Vectors},
     error::{Error, Result},
     federation::KIT,
     options::Party,
@@ -63,6 +63,7 @@ pub fn play(party: Party) -> ExitCode {
     let played = runtime.block_on(async {
         match party {
             Party::Server { home } => serve(&Home::new(home)).await,
+            Party::Receiver { home } => copy::receive(&Home::new(home)).await,
             Party::Vectors {
                 home,
                 number,
@@ -138,7 +139,7 @@ async fn serve(home: &Home) -> Result<()> {
 }
 
 /// Binds the port that the manifest names. It was free a moment ago.
-async fn bind(address: SocketAddr) -> Result<TcpListener> {
+pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener> {
     let mut tries = 1;
     loop {
         match TcpListener::bind(address).await {
@@ -179,14 +180,14 @@ async fn load(model: PathBuf, training: PathBuf, validation: Option<PathBuf>) ->
     .map_err(Error::from)
 }
 
-fn passphrase() -> Result<Passphrase> {
+pub(crate) fn passphrase() -> Result<Passphrase> {
     let path = std::env::var_os(PASSPHRASE_FILE)
         .ok_or_else(|| Error::Usage(format!("{PASSPHRASE_FILE} is not set")))?;
     Ok(Passphrase::read(Path::new(&path))?)
 }
 
 /// Nobody listening is no reason to fail: then standard input ends too.
-fn say(what: &impl serde::Serialize) {
+pub(crate) fn say(what: &impl serde::Serialize) {
     if let Ok(line) = serde_json::to_string(what) {
         let mut out = io::stdout().lock();
         let _ = writeln!(out, "{line}").and_then(|()| out.flush());
@@ -194,7 +195,7 @@ fn say(what: &impl serde::Serialize) {
 }
 
 /// Ready when standard input ends. A thread of its own waits for it: a blocking read must not hold the runtime.
-async fn ended_from_outside() {
+pub(crate) async fn ended_from_outside() {
     let (ended, end) = oneshot::channel();
     std::thread::spawn(move || {
         let mut byte = [0];

@@ -124,6 +124,44 @@ fn a_whole_federation_does_a_round_over_sockets_and_tells_what_it_took() {
     assert!(said(&words).contains("mutual TLS"), "{}", said(&words));
 }
 
+/// Light members in two jobs at once; that every sum is the plain one is held by the program itself.
+#[test]
+fn a_load_of_light_members_tells_what_it_took_the_server_and_a_plain_copy() {
+    let folder = tempfile::tempdir().unwrap();
+    let chart = folder.path().join("load.svg");
+    let arguments = ["load", "--members", "4,5", "--parameters", "2000"];
+    let more = ["--committee", "4", "--colluding", "0", "--jobs", "2"];
+    let chart_of = ["--chart", chart.to_str().unwrap(), "--json"];
+    let output = bench(&[&arguments[..], &more, &chart_of].concat());
+    assert!(output.status.success(), "{}", said(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let load = &report["loads"][1];
+    assert_eq!(
+        (&load["members"], &load["holders"], &load["jobs"]),
+        (&5.into(), &4.into(), &2.into())
+    );
+    assert_eq!(
+        (&load["parameters"], &load["halved"]),
+        (&2000.into(), &Value::Null)
+    );
+    assert_eq!(load["sum_equals_plaintext"], true);
+    for phase in ["admit", "plan", "contribute", "roster", "open", "agree"] {
+        let of = |rank: &str| load["seconds"]["phases"][phase][rank].as_f64().unwrap();
+        assert!(of("p50") > 0.0 && of("p50") <= of("p99"), "{phase}");
+    }
+    // A block, and a share for each of four, from each of five, to each of two jobs.
+    let contributions = 10.0 * (32_768.0 + 4.0 * (32_768.0 + 1136.0));
+    assert_eq!(load["bytes"]["contributions"], contributions);
+    assert!(load["bytes"]["up"].as_f64().unwrap() > contributions);
+    assert!(load["bytes_per_second"]["ratio"].as_f64().unwrap() > 0.0);
+    assert!(load["server"]["peak_memory"].as_u64().unwrap() > 1_000_000);
+    assert!(load["server"]["peak_disk"].as_f64().unwrap() > contributions);
+    let svg = std::fs::read_to_string(&chart).unwrap();
+    assert!(svg.contains("<svg") && svg.contains("members"));
+    let impossible = bench(&["load", "--members", "2"]);
+    assert_eq!(impossible.status.code(), Some(2));
+}
+
 /// The server holds a few blocks, however many members there are: far less than one of their bodies.
 #[test]
 fn the_memory_of_the_server_does_not_grow_with_the_members() {

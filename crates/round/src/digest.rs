@@ -79,7 +79,7 @@ impl fmt::Debug for Digest {
 }
 
 /// SHA-256 of a body, a share or a sum as it is streamed.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Hasher(Sha256);
 
 impl Hasher {

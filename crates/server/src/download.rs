@@ -21,8 +21,8 @@ use crate::{
     storage::Item,
 };
 
-/// Chunks that wait for a reader.
-const AHEAD: usize = 4;
+/// Chunks that wait for a reader: each is memory for each of them.
+const AHEAD: usize = 1;
 
 type Chunks = ReceiverStream<std::result::Result<Chunk, Status>>;
 
@@ -108,7 +108,7 @@ pub(crate) async fn evidence(coordinator: &Coordinator, name: &str) -> Result<Ch
     chunks(path, 0).await
 }
 
-/// Something stored, from an offset, a few chunks ahead of the reader.
+/// Something stored, from an offset, a chunk ahead of the reader.
 async fn stored(
     coordinator: &Coordinator,
     context: &Context,
@@ -137,7 +137,7 @@ async fn stored(
     Ok(ReceiverStream::new(stream))
 }
 
-/// A file from an offset, a few chunks ahead of the reader.
+/// A file from an offset, a chunk ahead of the reader.
 async fn chunks(path: PathBuf, offset: u64) -> Result<Chunks> {
     const DOING: &str = "reading a file to hand out";
     let mut file = File::open(path)

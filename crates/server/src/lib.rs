@@ -9,6 +9,7 @@ mod coordinator;
 mod diary;
 mod download;
 mod error;
+mod events;
 mod federation;
 mod gate;
 mod limits;

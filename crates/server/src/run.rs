@@ -19,16 +19,16 @@ use ciphertune_wire::{
 };
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tonic::transport::Server;
+use tower::util::MapResponse;
 
 use crate::{
     config::{Clock, Config},
     coordinator::Coordinator,
     error::{Error, Result, fault},
+    events,
     federation::Federation,
     gate::Gate,
-    limits::{
-        CALL_WINDOW, CONNECTION_WINDOW, ERRORS, HEADER_BYTES, PING, PONG, RESETS, STREAMS, TOLD,
-    },
+    limits::{ERRORS, HEADER_BYTES, PING, PONG, RESETS, STREAMS, TOLD, call_window},
     outside,
     phase::ListInForce,
     service::Service,
@@ -123,16 +123,21 @@ pub async fn run(
             let _ = closing.wait_for(|closing| *closing).await;
         }
     };
+    let window = call_window(coordinator.federation().members().len());
     let serving = Server::builder()
         .http2_keepalive_interval(Some(PING))
         .http2_keepalive_timeout(Some(PONG))
-        .initial_stream_window_size(CALL_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_stream_window_size(window)
+        .initial_connection_window_size(2 * window)
         .max_concurrent_streams(STREAMS)
         .http2_max_header_list_size(HEADER_BYTES)
         .http2_max_pending_accept_reset_streams(Some(RESETS))
         .http2_max_local_error_reset_streams(Some(ERRORS))
-        .serve_with_incoming_shutdown(Throttled::new(service), incoming, closed);
+        .serve_with_incoming_shutdown(
+            Throttled::new(MapResponse::new(service, events::answer)),
+            incoming,
+            closed,
+        );
     tracing::info!(federation = %coordinator.federation().name(), "serving");
     let mut serving = std::pin::pin!(serving);
     let served = tokio::select! {

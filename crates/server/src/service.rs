@@ -17,6 +17,7 @@ use crate::{
     coordinator::Coordinator,
     download,
     error::{Error, Refused, Result, fault},
+    events::{Following, together},
     phase::{Input, Shares},
     shares, upload,
     uploads::Uploads,
@@ -185,10 +186,7 @@ impl Service {
             .await
     }
 
-    fn follow(
-        &self,
-        request: &Request<proto::EventsRequest>,
-    ) -> Result<Stream<proto::Event>, Refused> {
+    fn follow(&self, request: &Request<proto::EventsRequest>) -> Result<Following, Refused> {
         let caller = self.caller(request)?;
         let mut after = request.get_ref().after;
         let coordinator = Arc::clone(&self.coordinator);
@@ -210,7 +208,7 @@ impl Service {
                     let _ = out.try_send(Err(status(&refused.into())));
                     return;
                 }
-                let events = match coordinator.database().events(after).await {
+                let events = match coordinator.events_after(after).await {
                     Ok(events) => events,
                     Err(error) => {
                         let _ = out.send(Err(status(&error))).await;
@@ -218,7 +216,7 @@ impl Service {
                     }
                 };
                 if !events.is_empty() {
-                    for event in events {
+                    for event in together(events) {
                         let sequence = event.sequence;
                         // A caller that does not read must not outlast its certificate.
                         tokio::select! {
@@ -232,6 +230,8 @@ impl Service {
                             },
                         }
                     }
+                    // What is announced meanwhile goes out together.
+                    tokio::time::sleep(coordinator.presence().pause()).await;
                     continue;
                 }
                 tokio::select! {
@@ -246,13 +246,13 @@ impl Service {
                 }
             }
         });
-        Ok(ReceiverStream::new(stream))
+        Ok(Following::new(stream))
     }
 }
 
 #[tonic::async_trait]
 impl proto::federation_server::Federation for Service {
-    type EventsStream = Stream<proto::Event>;
+    type EventsStream = tokio_stream::Empty<std::result::Result<proto::Event, Status>>;
     type GetSharesStream = Stream<proto::SealedShare>;
     type GetBodyStream = Stream<proto::Chunk>;
     type GetSumStream = Stream<proto::Chunk>;
@@ -355,7 +355,15 @@ impl proto::federation_server::Federation for Service {
     }
 
     async fn events(&self, request: Request<proto::EventsRequest>) -> Reply<Self::EventsStream> {
-        answer(async { Ok(self.follow(&request)?) }).await
+        // The layer below puts what follows in the place of the empty body.
+        let mut reply = answer(async {
+            let following = self.follow(&request)?;
+            Ok((tokio_stream::empty(), following))
+        })
+        .await?;
+        let following = reply.get_ref().1.clone();
+        reply.extensions_mut().insert(following);
+        Ok(reply.map(|(nothing, _)| nothing))
     }
 
     async fn put_shares(

@@ -47,8 +47,9 @@ pub const KEY_STOCK: usize = 1_024;
 /// The largest sealed share: a block, and room for what sealing adds.
 pub const SHARE_BYTES: usize = BLOCK_BYTES + (8 << 10);
 
-/// Bytes of sealed shares that one message of an upload carries, unless a single one is larger.
-pub const SHARES_A_MESSAGE: usize = CHUNK_BYTES;
+/// Bytes of sealed shares that one message of an upload carries, unless a single one is larger. A server holds one message, about
+/// twice, for each member that sends.
+pub const SHARES_A_MESSAGE: usize = 64 << 10;
 
 /// Whether a roster of so many contributors, whose headers name a share for each of so many holders, fits a message.
 pub const fn roster_fits(contributors: usize, holders: usize) -> bool {

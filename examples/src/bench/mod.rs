@@ -2,13 +2,14 @@
 //!
 //! Read [`round`] (a round of sealed aggregation, timed), then [`mod@reference`] (what bounds it), [`stages`] (where a
 //! block's time goes), [`memory`] (what each party holds, in processes of their own), [`samples`] and [`report`]. Beside it
-//! [`mod@sockets`], a round of a whole federation, whose members send [`vectors`], [`mod@committee`]: who holds the shares of
+//! [`mod@sockets`], a round of a whole federation, whose members send [`vectors`], [`mod@load`], hundreds of light members at once, [`mod@committee`]: who holds the shares of
 //! keys, and what that costs as a cohort grows, [`mod@account`], the privacy accountants, [`mod@privatise`], clipping and noise, [`mod@step`], a
 //! training step record by record, [`mod@audit`], an audit of a long log, and [`mod@tune`], a training step beside PyTorch's.
 
 pub mod account;
 pub mod audit;
 pub mod committee;
+pub mod load;
 pub mod memory;
 pub mod options;
 pub mod privatise;
@@ -27,8 +28,8 @@ use std::fmt::Display;
 
 use crate::Result;
 use options::{
-    AccountOptions, AuditOptions, CommitteeOptions, PrivatiseOptions, SealOptions, SocketOptions,
-    StepOptions, TuneOptions,
+    AccountOptions, AuditOptions, CommitteeOptions, LoadOptions, PrivatiseOptions, SealOptions,
+    SocketOptions, StepOptions, TuneOptions,
 };
 
 /// `bench seal`: measures and tells.
@@ -49,6 +50,13 @@ pub fn seal(options: &SealOptions) -> Result<()> {
 /// `bench sockets`: measures and tells.
 pub fn sockets(options: &SocketOptions) -> Result<()> {
     let measured = sockets::measure(options)?;
+    tell(options.json, measured.to_json(), &measured.to_table());
+    Ok(())
+}
+
+/// `bench load`: measures and tells.
+pub fn load(options: &LoadOptions) -> Result<()> {
+    let measured = load::measure(options)?;
     tell(options.json, measured.to_json(), &measured.to_table());
     Ok(())
 }

@@ -38,6 +38,13 @@ pub enum Command {
     /// Everything that production does is in it but training: the members send pseudo-random vectors, and every new
     /// model is held to the plain ones. No differential privacy: its noise would cost time that is not the sum's.
     Sockets(SocketOptions),
+    /// Hundreds of light members at once: what the server takes, beside a plain copy over the same TLS.
+    ///
+    /// The server is a process of its own; the members are tasks of this one, each with a certificate, a connection with mutual
+    /// TLS and an event stream. They say all that a member says in a round, but seal nothing: bodies are words below q, shares
+    /// are random bytes, signatures of other members are not verified. Every sum is held to the plain one. Before each load as
+    /// much is copied plainly, over as many connections with the same TLS, into files of another process.
+    Load(LoadOptions),
     /// Sharing keys among a whole cohort and among a committee, as the cohort grows.
     ///
     /// A contributor's shares, a holder's sum of shares and its release, and rebuilding the sum of keys, one of each timed;
@@ -128,6 +135,41 @@ pub struct SocketOptions {
     /// Threads of each member that seal, check and open: all members share this machine.
     #[arg(long, value_name = "N", default_value = "1")]
     pub threads: NonZeroU8,
+    /// One JSON object on standard output instead of words.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `bench load`.
+#[derive(Args, Clone, Debug)]
+pub struct LoadOptions {
+    /// Members, one load for each number; all contribute to every job.
+    #[arg(
+        long,
+        value_name = "N,N,...",
+        value_delimiter = ',',
+        default_value = "100",
+        value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(3..=1000)
+    )]
+    pub members: Vec<usize>,
+    /// Parameters of the model; halved, and said so, until twice all bodies fit the free disk (TMPDIR).
+    #[arg(long, value_name = "N", default_value_t = 25_200_000, value_parser = clap::value_parser!(u64).range(1..=1 << 32))]
+    pub parameters: u64,
+    /// Jobs side by side, one round each.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=32))]
+    pub jobs: usize,
+    /// k: so many hold the shares, where there are more members than that.
+    #[arg(long, value_name = "K", default_value_t = 30)]
+    pub committee: usize,
+    /// One member in so many colludes; 0: none does.
+    #[arg(long, value_name = "M", default_value_t = 20)]
+    pub colluding: usize,
+    /// Bits for one integer, sign included.
+    #[arg(long, value_name = "BITS", default_value_t = 12, value_parser = clap::value_parser!(u32).range(2..=32))]
+    pub value_bits: u32,
+    /// Draws growth with members: an SVG.
+    #[arg(long, value_name = "FILE")]
+    pub chart: Option<PathBuf>,
     /// One JSON object on standard output instead of words.
     #[arg(long)]
     pub json: bool,

@@ -16,6 +16,7 @@ fn main() -> ExitCode {
         Command::Party { party } => return party::play(party),
         Command::Seal(options) => bench::seal(&options),
         Command::Sockets(options) => bench::sockets(&options),
+        Command::Load(options) => bench::load(&options),
         Command::Committee(options) => bench::committee(&options),
         Command::Account(options) => bench::account(&options),
         Command::Privatise(options) => bench::privatise(&options),

@@ -8,6 +8,7 @@ use prost::Message as _;
 use super::Coordinator;
 use crate::{
     error::{Refused, Result, fault},
+    events::Told,
     phase::Machine,
 };
 
@@ -50,6 +51,18 @@ impl Coordinator {
             Refusal::Unknown
         };
         Err(Refused::new(code, "no such context is open").into())
+    }
+
+    /// Some events after a number, in order.
+    pub async fn events_after(&self, number: u64) -> Result<Vec<Told>> {
+        if number >= *self.announced.borrow() {
+            return Ok(Vec::new());
+        }
+        if let Some(events) = self.events.after(number) {
+            return Ok(events);
+        }
+        let events = self.database.events(number).await?;
+        Ok(events.iter().map(Told::from).collect())
     }
 
     /// The jobs that run, as they stand, each with why it waits if it waits for room.

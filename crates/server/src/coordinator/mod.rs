@@ -25,6 +25,7 @@ use crate::{
     config::Clock,
     diary::Diary,
     error::{Result, fault},
+    events::Events,
     federation::Federation,
     gate::Gate,
     moment::Moment,
@@ -48,6 +49,7 @@ pub struct Coordinator {
     /// Held over a whole step: steps come one after the other.
     jobs: Mutex<Jobs>,
     presence: Arc<Presence>,
+    events: Events,
     announced: watch::Sender<u64>,
     poke: Arc<Notify>,
     closing: watch::Sender<bool>,
@@ -91,6 +93,7 @@ impl Coordinator {
                 refusals: 0,
             }),
             presence: Presence::new(Arc::clone(&poke)),
+            events: Events::default(),
             federation: Arc::new(federation),
             gate,
             key,

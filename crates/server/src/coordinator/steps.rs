@@ -11,7 +11,7 @@ use crate::{
     diary::Diary,
     error::{Error, Refused, Result, fault},
     moment::Moment,
-    phase::{Announcement, Effect, Input, Machine, Object, Phase, Present},
+    phase::{Announcement, Effect, Input, Machine, Object, Phase, Present, Waits},
     storage::{Batch, Entry, Item},
 };
 
@@ -135,21 +135,22 @@ impl Coordinator {
     /// Lets a job go on by itself as far as it can with who is present.
     pub(super) async fn poll(self: &Arc<Self>, jobs: &mut Jobs, job: &Digest) -> Result<()> {
         loop {
-            let waits = jobs.running.get(job).is_some_and(|machine| {
-                matches!(
-                    machine.phase(),
-                    Phase::Admitting | Phase::Gathering { .. } | Phase::Agreeing { .. }
-                )
-            });
-            if !waits || jobs.held.contains_key(job) {
+            let members = self.present();
+            let waits = jobs.running.get(job);
+            let waits = waits.map_or(Waits::ForNobody, |it| it.waits_for(&members, self.now()));
+            if waits == Waits::ForNobody || jobs.held.contains_key(job) {
                 return Ok(());
             }
             let before = jobs.running.get(job).map(|machine| machine.phase().clone());
             let mut present = Vec::new();
-            for member in self.present() {
+            for member in members {
+                let one_time_key = match waits {
+                    Waits::ForKeys => self.database.next_key(&member).await?,
+                    _ => None,
+                };
                 present.push(Present {
                     member,
-                    one_time_key: self.database.next_key(&member).await?,
+                    one_time_key,
                 });
             }
             let mut nonce = [0; 32];
@@ -217,6 +218,7 @@ impl Coordinator {
             let present = self.present();
             batch.ended = Some(machine.status(&present, now).encode_to_vec());
         }
+        let events = batch.events.clone();
         let last = self.database.commit(&machine.digest(), now, batch).await?;
         // From here on the step is a fact: what fails below is reported and mended by the next start.
         for (context, seat) in old {
@@ -233,7 +235,11 @@ impl Coordinator {
         } else if round_is_over && let Err(error) = diary.note_checkpoint(&*self.key, now) {
             tracing::error!(%error, "the audit log has no checkpoint of this round");
         }
-        self.announced.send_replace(last);
+        // Those who follow are not woken for a step that announces nothing.
+        if !events.is_empty() {
+            self.events.keep(last, events);
+            self.announced.send_replace(last);
+        }
         Ok(())
     }
 }

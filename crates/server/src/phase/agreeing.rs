@@ -61,9 +61,10 @@ pub(super) fn poll(machine: &mut Machine, present: &[Present], now: Moment) -> V
         return Vec::new();
     };
     let patient = now < machine.patient_until;
-    let waited_for = attempt.plan.seats.iter().any(|seat| {
-        let counts = patient || present.iter().any(|present| present.member == seat.member);
-        counts && !attempt.has_agreed(&seat.member)
+    let mut seats = attempt.plan.seats.iter().zip(&attempt.seats);
+    let waited_for = seats.any(|(seat, held)| {
+        held.agreement.is_none()
+            && (patient || present.iter().any(|present| present.member == seat.member))
     });
     if waited_for {
         Vec::new()

@@ -135,12 +135,4 @@ impl Attempt {
         votes.sort_by_key(|(_, members)| std::cmp::Reverse(members.len()));
         votes
     }
-
-    /// Whether this member sits here and has agreed.
-    pub fn has_agreed(&self, member: &Fingerprint) -> bool {
-        self.plan
-            .seat_of(member)
-            .and_then(|seat| self.seats.get(seat.position()))
-            .is_some_and(|held| held.agreement.is_some())
-    }
 }

@@ -2,7 +2,7 @@
 
 use ciphertune_policy::{Instant, Policy};
 use ciphertune_round::{
-    Committee, Context, Digest, Envelope, Object as _, OneTimeKeyOffer, Plan, Seat,
+    Committee, Context, Digest, Envelope, Fingerprint, Object as _, OneTimeKeyOffer, Plan, Seat,
 };
 use ciphertune_sum::{CohortSize, Parameters, ValueBound};
 use ciphertune_wire::{limits::check_plan, proto::EventKind};
@@ -41,6 +41,22 @@ pub(super) fn poll(
         }
         // With more members present it may yet be allowed; the deadline ends the waiting.
         Err(_) => Vec::new(),
+    }
+}
+
+/// Whether a plan may be due with these present, should each have a one-time key: only then are keys looked for.
+pub(super) fn may_be_due(machine: &Machine, present: &[Fingerprint], now: Moment) -> bool {
+    let here = present
+        .iter()
+        .filter(|member| machine.has_accepted(member))
+        .count();
+    match machine.phase {
+        Phase::Admitting => here >= machine.job.expected_members,
+        Phase::Gathering { .. } => {
+            here == machine.accepted().count()
+                || (now >= machine.patient_until && here >= machine.job.min_contributors)
+        }
+        _ => false,
     }
 }
 

@@ -77,6 +77,17 @@ pub enum Phase {
     },
 }
 
+/// What a poll would have to decide on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waits {
+    /// Who is present, and the one-time keys of those who are.
+    ForKeys,
+    /// Who is present.
+    ForMembers,
+    /// Nothing: a poll would change nothing.
+    ForNobody,
+}
+
 /// A member's answer to a job.
 #[derive(Clone)]
 enum Answer {
@@ -327,6 +338,23 @@ impl Machine {
             .and_then(|attempt| attempt.seats.get_mut(seat.position()))
             .map(|held| (seat, held))
             .ok_or_else(|| Refused::new(Refusal::Fault, "a seat without a place"))
+    }
+
+    /// Whether a poll with these present has anything to decide, and whether it looks at their one-time keys.
+    pub fn waits_for(&self, present: &[Fingerprint], now: Moment) -> Waits {
+        match self.phase {
+            Phase::Admitting | Phase::Gathering { .. }
+                if gathering::may_be_due(self, present, now) =>
+            {
+                Waits::ForKeys
+            }
+            Phase::Agreeing { .. } => Waits::ForMembers,
+            _ => Waits::ForNobody,
+        }
+    }
+
+    fn has_accepted(&self, member: &Fingerprint) -> bool {
+        matches!(self.answers.get(member), Some(Answer::Accepted { .. }))
     }
 
     fn accepted(&self) -> impl Iterator<Item = &Fingerprint> {

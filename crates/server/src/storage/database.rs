@@ -23,7 +23,7 @@ use crate::{
     storage::Entry,
 };
 
-const SCHEMA: [&str; 8] = [
+const SCHEMA: [&str; 9] = [
     "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS jobs (position INTEGER PRIMARY KEY AUTOINCREMENT, job BLOB NOT NULL UNIQUE,
         envelope BLOB NOT NULL, at INTEGER NOT NULL, running INTEGER NOT NULL, status BLOB NOT NULL)",
@@ -33,6 +33,7 @@ const SCHEMA: [&str; 8] = [
     "CREATE TABLE IF NOT EXISTS contexts (context BLOB PRIMARY KEY, job BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS one_time_keys (position INTEGER PRIMARY KEY AUTOINCREMENT,
         public_key BLOB NOT NULL UNIQUE, member BLOB NOT NULL, envelope BLOB, context BLOB)",
+    "CREATE INDEX IF NOT EXISTS unused_keys ON one_time_keys (member, position) WHERE context IS NULL",
     "CREATE TABLE IF NOT EXISTS notes (number INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER NOT NULL,
         kind TEXT NOT NULL, fields TEXT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS certificates (party BLOB PRIMARY KEY, serial BLOB NOT NULL, issued INTEGER NOT NULL)",
