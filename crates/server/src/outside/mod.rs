@@ -1,6 +1,7 @@
 //! The server seen from outside: health, metrics and one page over plain HTTP, to be read only. Nothing is on it that the audit
 //! log does not hold, but who is present and how far a phase under way has come.
 
+mod attempt;
 mod health;
 mod history;
 mod host;

@@ -8,8 +8,9 @@ use ciphertune_wire::proto::MemberState;
 use serde::Serialize;
 
 use super::{
+    attempt::{Attempt, Phases},
     health,
-    tally::{Attempt, OBJECTS, Phases, Submitted, Tally},
+    tally::{OBJECTS, Submitted, Tally},
 };
 use crate::{
     coordinator::Coordinator,
