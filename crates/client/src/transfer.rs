@@ -14,7 +14,7 @@ use std::{
 use ciphertune_identity::file::create;
 use ciphertune_round::{Context, ShareIndex};
 use ciphertune_wire::{
-    Client,
+    Client, Refusal,
     limits::{CHUNK_BYTES, SHARE_BYTES, SHARES_A_MESSAGE},
     proto,
 };
@@ -61,6 +61,10 @@ where
     loop {
         match call().await {
             Ok(reply) => return Ok(reply),
+            // A person would rather be told of a fault than wait until somebody has mended it.
+            Err(status) if most == TRIES && Refusal::of(&status) == Some(Refusal::Fault) => {
+                return Err(status.into());
+            }
             Err(status) if tries < most && passing(&status) => {
                 tracing::warn!(code = %status.code(), tries, "a call failed; trying again");
                 let now = reached();
