@@ -85,6 +85,7 @@ fn panel<'a>(
         .light_line_style(WHITE)
         .x_desc("members")
         .x_labels(6)
+        .x_label_formatter(&|members| format!("{members:.0}"))
         .y_labels(6)
         .label_style(("sans-serif", 12))
         .draw()?;

@@ -13,7 +13,7 @@ use ciphertune_round::{
 };
 use ciphertune_seal::SEALED_SHARE_BYTES;
 use ciphertune_wire::{Client, Meter, connect, limits::SHARES_A_MESSAGE, proto};
-use tokio::sync::mpsc;
+use tokio::sync::{Barrier, mpsc};
 use tonic::Status;
 
 use super::{
@@ -32,6 +32,8 @@ pub struct Cast {
     pub bodies: Arc<Bodies>,
     /// How many jobs there are.
     pub jobs: usize,
+    /// All contribute to all jobs from one moment on, as if training had ended everywhere at once.
+    pub begin: Barrier,
     /// What they hear.
     pub board: Board,
 }
@@ -205,6 +207,7 @@ impl Part {
         let own = self.cast.holder(self.number)?.key.verifying_key();
         let holds = plan.is_holder(&own.fingerprint());
 
+        self.cast.begin.wait().await;
         let began = Instant::now();
         self.contribute(&plan, context).await?;
         timed.shares = began.elapsed();

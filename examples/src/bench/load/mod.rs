@@ -27,7 +27,7 @@ use ciphertune_round::{Digest, Job, Signed};
 use ciphertune_wire::{Meter, connect, proto::SubmitJobRequest};
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::Semaphore,
+    sync::{Barrier, Semaphore},
     task::JoinSet,
 };
 
@@ -118,6 +118,7 @@ async fn one(shape: &Shape, folder: &Path) -> Result<Load> {
         scene,
         bodies,
         jobs: shape.jobs,
+        begin: Barrier::new(shape.members * shape.jobs),
         board: Default::default(),
     });
     let megabytes = shape.upload_bytes()? as f64 / 1e6;
