@@ -28,6 +28,8 @@ pub struct Log {
     length: u64,
     frontier: Frontier,
     last_time: u64,
+    /// Of the entry that was appended last by this process.
+    last_leaf: Hash,
     torn_bytes: u64,
     usable: bool,
 }
@@ -81,6 +83,7 @@ impl Log {
             file,
             length,
             last_time: reader.last_time(),
+            last_leaf: Hash::default(),
             frontier: reader.frontier(),
             torn_bytes,
             usable: true,
@@ -105,20 +108,42 @@ impl Log {
         fields: Map<String, Value>,
         now: SystemTime,
     ) -> Result<Entry> {
+        self.extend([(kind, fields, now)])?;
+        let sequence = self.size() - 1;
+        Ok(Entry {
+            sequence,
+            leaf: self.last_leaf,
+        })
+    }
+
+    /// Appends entries, in order; all of them are on the disk before it returns, with one sync.
+    ///
+    /// # Errors
+    /// As [`Log::append`]: then none was appended.
+    pub fn extend<'a>(
+        &mut self,
+        entries: impl IntoIterator<Item = (&'a str, Map<String, Value>, SystemTime)>,
+    ) -> Result<()> {
         if !self.usable {
             return Err(Error::Fault(format!(
                 "{}: an earlier write failed; open the log again",
                 self.path.display()
             )));
         }
-        let sequence = self.size();
-        let time = record::since_1970(now)?.max(self.last_time);
-        let mut line = record::write(sequence, kind, &fields, time)?;
-        let leaf = frontier::leaf(&line);
-        line.push(b'\n');
+        let (mut lines, mut leaves, mut time) = (Vec::new(), Vec::new(), self.last_time);
+        for ((kind, fields, now), sequence) in entries.into_iter().zip(self.size()..) {
+            time = record::since_1970(now)?.max(time);
+            let line = record::write(sequence, kind, &fields, time)?;
+            leaves.push(frontier::leaf(&line));
+            lines.extend_from_slice(&line);
+            lines.push(b'\n');
+        }
+        let Some(last) = leaves.last() else {
+            return Ok(());
+        };
         if let Err(error) = self
             .file
-            .write_all(&line)
+            .write_all(&lines)
             .and_then(|()| self.file.sync_all())
         {
             self.usable = self
@@ -128,10 +153,13 @@ impl Log {
                 .is_ok();
             return Err(fault(&self.path, &error));
         }
-        self.length += line.len() as u64;
+        self.length += lines.len() as u64;
         self.last_time = time;
-        self.frontier.push(leaf);
-        Ok(Entry { sequence, leaf })
+        self.last_leaf = *last;
+        for leaf in leaves {
+            self.frontier.push(leaf);
+        }
+        Ok(())
     }
 
     /// The values of every field of this name, oldest first, read anew.

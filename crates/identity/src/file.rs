@@ -19,6 +19,25 @@ pub fn replace(path: &Path, temporary: &Path, bytes: &[u8], mode: u32) -> std::i
     settle(temporary, path)
 }
 
+/// The same, but for the name, which is durable once the folder is [synchronised](sync_folder): for many files in one folder.
+///
+/// # Errors
+/// As [`replace`].
+pub fn put(path: &Path, temporary: &Path, bytes: &[u8], mode: u32) -> std::io::Result<()> {
+    let mut file = create(temporary, mode)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(temporary, path)
+}
+
+/// Makes the names in a folder durable.
+///
+/// # Errors
+/// Whatever the file system says.
+pub fn sync_folder(folder: &Path) -> std::io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
 /// A new file with this mode, in the place of one that a crash left.
 ///
 /// # Errors
@@ -54,7 +73,7 @@ pub fn sync_entry(path: &Path) -> std::io::Result<()> {
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
-    File::open(folder)?.sync_all()
+    sync_folder(folder)
 }
 
 /// Writes a file whole or not at all. The temporary name is this process's own: two commands may run at once.

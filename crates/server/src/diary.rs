@@ -19,6 +19,7 @@ use crate::{
     federation::Federation,
     moment::Moment,
     outside::History,
+    storage::LogEntry,
 };
 
 /// The field of an entry that became durable with a step of a job.
@@ -70,8 +71,7 @@ impl Diary {
         Arc::clone(&self.history)
     }
 
-    /// Appends an entry.
-    pub fn append(&mut self, kind: &str, fields: Map<String, Value>, now: Moment) -> Result<()> {
+    fn append(&mut self, kind: &str, fields: Map<String, Value>, now: Moment) -> Result<()> {
         let step = Step {
             does: Does::AppendsLine,
             path: &self.path,
@@ -87,56 +87,91 @@ impl Diary {
         Ok(())
     }
 
-    /// Appends an entry that became durable with its step, under its number; once, however often it is asked for.
-    pub fn append_numbered(
-        &mut self,
-        number: u64,
-        kind: &str,
-        mut fields: Map<String, Value>,
-        at: Moment,
-    ) -> Result<()> {
-        if number <= self.last {
-            return Ok(());
+    /// Writes entries that became durable with their steps, each under its number, and once however often it is asked for: first
+    /// what they rest on, then all of them with one sync. A round that is over gets a checkpoint behind it.
+    pub fn write(&mut self, entries: Vec<(u64, Moment, LogEntry)>, key: &dyn Signer) -> Result<()> {
+        let last = self.last;
+        let entries = entries.into_iter().filter(|(number, ..)| *number > last);
+        let mut lines = Vec::new();
+        let mut kept = false;
+        for (number, at, entry) in entries {
+            if let Some(object) = &entry.object {
+                kept |= self.keep(object)?;
+            }
+            let fields = serde_json::from_str(&entry.fields);
+            let mut fields: Map<_, _> = fields.map_err(|error| fault(WRITING, error))?;
+            fields.insert(NUMBER.into(), number.into());
+            lines.push((number, at, entry.kind, fields));
         }
-        fields.insert(NUMBER.into(), number.into());
-        self.append(kind, fields, at)?;
-        self.last = number;
+        if kept {
+            self.keep_names()?;
+        }
+        let is_over = |kind: &str| matches!(kind, "complete" | "void" | "ended");
+        for run in lines.chunk_by(|(_, _, kind, _), _| !is_over(kind)) {
+            self.append_all(run)?;
+            if let Some((number, at, kind, _)) = run.last() {
+                self.last = *number;
+                if is_over(kind) {
+                    self.note_checkpoint(key, *at)?;
+                }
+            }
+        }
         Ok(())
     }
 
-    /// The fields of an entry that rests on these objects, which are on the disk when this returns.
-    pub fn resting_on(
-        &self,
-        fields: Vec<(&'static str, Value)>,
-        objects: &[&[u8]],
-    ) -> Result<Map<String, Value>> {
+    fn append_all(&mut self, lines: &[(u64, Moment, String, Map<String, Value>)]) -> Result<()> {
+        let step = Step {
+            does: Does::AppendsLine,
+            path: &self.path,
+            bytes: &[],
+        };
+        let log = &mut self.log;
+        let append = || {
+            let entries = lines.iter();
+            let entries =
+                entries.map(|(_, at, kind, fields)| (&**kind, fields.clone(), at.to_system()));
+            log.extend(entries).map_err(io::Error::other)
+        };
+        (self.disk.step(&step, append)).map_err(|error| fault(WRITING, error))?;
+        for (_, at, kind, fields) in lines {
+            self.history.take(kind, fields, *at);
+        }
+        Ok(())
+    }
+
+    /// The fields of an entry that rests on these objects.
+    pub fn naming(fields: Vec<(&'static str, Value)>, objects: &[&[u8]]) -> Map<String, Value> {
         let mut fields: Map<String, Value> = fields
             .into_iter()
             .map(|(name, value)| (name.to_owned(), value))
             .collect();
         if !objects.is_empty() {
-            let names = objects.iter().map(|object| self.keep(object));
-            let names = names.collect::<Result<Vec<String>>>()?;
-            fields.insert(Evidence::FIELD.into(), names.into());
+            let names = objects.iter().map(|object| Evidence::name_of(object));
+            fields.insert(Evidence::FIELD.into(), names.collect::<Vec<_>>().into());
         }
-        Ok(fields)
+        fields
     }
 
-    fn keep(&self, object: &[u8]) -> Result<String> {
-        let name = Evidence::name_of(object);
-        let place = self.evidence.place_of(&name);
-        if !place.exists() {
-            let temporary = place.with_extension("new");
-            let step = Step {
-                does: Does::WritesFile,
-                path: &place,
-                bytes: object,
-            };
-            self.disk
-                .step(&step, || file::replace(&place, &temporary, object, 0o600))
-                .map_err(|error| fault("keeping evidence", error))?;
+    /// Keeps an object; says whether it is new. Its name is durable with [`Self::keep_names`].
+    fn keep(&self, object: &[u8]) -> Result<bool> {
+        let place = self.evidence.place_of(&Evidence::name_of(object));
+        if place.exists() {
+            return Ok(false);
         }
-        Ok(name)
+        let temporary = place.with_extension("new");
+        let step = Step {
+            does: Does::WritesFile,
+            path: &place,
+            bytes: object,
+        };
+        self.disk
+            .step(&step, || file::put(&place, &temporary, object, 0o600))
+            .map_err(|error| fault("keeping evidence", error))?;
+        Ok(true)
+    }
+
+    fn keep_names(&self) -> Result<()> {
+        file::sync_folder(self.evidence.folder()).map_err(|error| fault("keeping evidence", error))
     }
 
     /// Notes who this is, and what holds from here on.
@@ -209,15 +244,8 @@ impl Diary {
         self.note("met", fields, &[certificate], now)
     }
 
-    /// Notes why a party's object about a job was not taken.
-    pub fn note_refused(
-        &mut self,
-        what: &str,
-        job: &Digest,
-        by: &Fingerprint,
-        reason: &str,
-        now: Moment,
-    ) -> Result<()> {
+    /// What the log is told of a party's object about a job that was not taken.
+    pub fn refused(what: &str, job: &Digest, by: &Fingerprint, reason: &str) -> LogEntry {
         let reason: String = reason.chars().take(REASON).collect();
         let fields = vec![
             ("what", what.into()),
@@ -225,7 +253,11 @@ impl Diary {
             ("by", by.to_string().into()),
             ("reason", reason.into()),
         ];
-        self.note("refused", fields, &[], now)
+        LogEntry {
+            kind: "refused".into(),
+            fields: Value::Object(Self::naming(fields, &[])).to_string(),
+            object: None,
+        }
     }
 
     /// The log as it stands, signed by its owner.
@@ -251,8 +283,14 @@ impl Diary {
         objects: &[&[u8]],
         now: Moment,
     ) -> Result<()> {
-        let fields = self.resting_on(fields, objects)?;
-        self.append(kind, fields, now)
+        let mut kept = false;
+        for object in objects {
+            kept |= self.keep(object)?;
+        }
+        if kept {
+            self.keep_names()?;
+        }
+        self.append(kind, Self::naming(fields, objects), now)
     }
 }
 

@@ -95,6 +95,7 @@ pub(crate) async fn parcel(
 
 /// The audit log.
 pub(crate) async fn log(coordinator: &Coordinator, offset: u64) -> Result<Chunks> {
+    coordinator.flush().await?;
     chunks(coordinator.log().to_owned(), offset).await
 }
 

@@ -94,6 +94,7 @@ pub async fn run(
     keep_list(&gate.credentials(), &config.data, &config.disk)?;
     coordinator.enforce_revocations().await?;
     let _guard = Closing(Arc::clone(&coordinator));
+    let _scribe = Aborted(tokio::spawn(Arc::clone(&coordinator).write_log()));
     let _conductor = Aborted(tokio::spawn(Arc::clone(&coordinator).conduct()));
     let followed = follow(
         config.credentials,
@@ -148,6 +149,9 @@ pub async fn run(
             tokio::time::timeout(FAREWELL, serving).await.unwrap_or(Ok(()))
         }
     };
+    if let Err(error) = coordinator.flush().await {
+        tracing::error!(%error, "audit entries wait in the database for the next start");
+    }
     coordinator.database().close().await;
     served.map_err(|error| fault("serving", error))
 }

@@ -55,14 +55,20 @@ impl Coordinator {
 
     /// Some events after a number, in order.
     pub async fn events_after(&self, number: u64) -> Result<Vec<Told>> {
-        if number >= *self.announced.borrow() {
+        let announced = *self.announced.borrow();
+        if number >= announced {
             return Ok(Vec::new());
         }
-        if let Some(events) = self.events.after(number) {
-            return Ok(events);
-        }
-        let events = self.database.events(number).await?;
-        Ok(events.iter().map(Told::from).collect())
+        let mut events = match self.events.after(number) {
+            Some(events) => events,
+            None => {
+                let stored = self.database.events(number).await?;
+                stored.iter().map(Told::from).collect()
+            }
+        };
+        // What the log is not told yet, nobody is.
+        events.retain(|event| event.sequence <= announced);
+        Ok(events)
     }
 
     /// The jobs that run, as they stand, each with why it waits if it waits for room.

@@ -14,7 +14,7 @@ mod steps;
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, PoisonError},
 };
 
 use ciphertune_identity::{SigningKey, watch::Watched};
@@ -50,6 +50,12 @@ pub struct Coordinator {
     jobs: Mutex<Jobs>,
     presence: Arc<Presence>,
     events: Events,
+    diary: std::sync::Mutex<Diary>,
+    /// Held by whoever moves entries to the log.
+    writing: Mutex<()>,
+    /// The last event that a step made durable.
+    committed: watch::Sender<u64>,
+    /// The last event that members hear of: the log knows why it was.
     announced: watch::Sender<u64>,
     poke: Arc<Notify>,
     closing: watch::Sender<bool>,
@@ -61,7 +67,6 @@ struct Jobs {
     running: HashMap<Digest, Machine>,
     /// Jobs that wait for disk.
     held: HashMap<Digest, Held>,
-    diary: Diary,
     /// Refusals that this run has noted.
     refusals: usize,
 }
@@ -85,11 +90,13 @@ impl Coordinator {
         let poke = Arc::new(Notify::new());
         let coordinator = Self {
             history: diary.history(),
-            announced: watch::channel(database.last_event().await?).0,
+            diary: std::sync::Mutex::new(diary),
+            committed: watch::channel(database.last_event().await?).0,
+            announced: watch::channel(0).0,
+            writing: Mutex::default(),
             jobs: Mutex::new(Jobs {
                 running: HashMap::new(),
                 held: HashMap::new(),
-                diary,
                 refusals: 0,
             }),
             presence: Presence::new(Arc::clone(&poke)),
@@ -106,7 +113,7 @@ impl Coordinator {
             paused: watch::channel(None).0,
         };
         coordinator.look_at_disk();
-        coordinator.note_start().await?;
+        coordinator.note_start()?;
         coordinator.resume().await?;
         Ok(Arc::new(coordinator))
     }
@@ -164,6 +171,10 @@ impl Coordinator {
     /// Who may call.
     pub fn gate(&self) -> &Arc<Gate> {
         &self.gate
+    }
+
+    fn diary(&self) -> std::sync::MutexGuard<'_, Diary> {
+        self.diary.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn sign(&self, label: Label, payload: Vec<u8>) -> Vec<u8> {

@@ -1,30 +1,37 @@
-//! What the audit log is told.
+//! What the audit log is told. A step notes it in the database, in the same transaction; from there it goes into the log, many
+//! entries with one sync, and only then members hear of the step.
+
+use std::{sync::Arc, time::Duration};
 
 use ciphertune_round::{Digest, Fingerprint};
 use ciphertune_wire::Refusal;
+use tokio::task::block_in_place;
 
 use super::{Coordinator, Jobs};
 use crate::{
     diary::Diary,
-    error::{Refused, Result, fault},
+    error::{Refused, Result},
 };
 
 /// Refusals that one run notes.
 const REFUSALS: usize = 1_000;
 
+/// How long until what failed is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+
 impl Coordinator {
     /// Notes in the audit log who this is, and what holds from here on.
-    pub(super) async fn note_start(&self) -> Result<()> {
-        let mut jobs = self.jobs.lock().await;
+    pub(super) fn note_start(&self) -> Result<()> {
         let credentials = self.gate.credentials();
         let (federation, now) = (&self.federation, self.now());
-        jobs.diary.note_start(&credentials, federation, now)?;
-        jobs.diary.note_checkpoint(&*self.key, now)
+        let mut diary = self.diary();
+        diary.note_start(&credentials, federation, now)?;
+        diary.note_checkpoint(&*self.key, now)
     }
 
     /// Notes that a party's signed object contradicts what it may say, as long as there is room for such: what comes late or is of
     /// nobody's job tells nothing, and nobody fills the log.
-    pub(super) fn note_refused(
+    pub(super) async fn note_refused(
         &self,
         jobs: &mut Jobs,
         what: &str,
@@ -40,30 +47,56 @@ impl Coordinator {
             return;
         };
         jobs.refusals += 1;
-        let noted = (jobs.diary).note_refused(what, job, &by, &refused.detail, self.now());
-        if let Err(error) = noted {
+        let entry = Diary::refused(what, job, &by, &refused.detail);
+        if let Err(error) = self.database.note(self.now(), entry).await {
             tracing::error!(%error, "a refusal is not in the audit log");
+        }
+        self.committed.send_modify(|_| ());
+    }
+
+    /// Moves what steps noted into the log, and announces them, until it is dropped.
+    pub async fn write_log(self: Arc<Self>) {
+        let mut committed = self.committed.subscribe();
+        loop {
+            let last = *committed.borrow_and_update();
+            let written = self.flush().await;
+            // Durable all the same; what failed is tried again.
+            self.announced.send_if_modified(|announced| {
+                let is_news = last > *announced;
+                *announced = last.max(*announced);
+                is_news
+            });
+            let changed = match written {
+                Ok(()) => committed.changed().await,
+                Err(error) => {
+                    tracing::error!(%error, "audit entries wait in the database");
+                    tokio::time::sleep(AGAIN).await;
+                    Ok(())
+                }
+            };
+            if changed.is_err() {
+                return;
+            }
         }
     }
 
     /// Moves audit entries from the database, where they became durable with their step, to the log.
-    pub(super) async fn flush_notes(&self, diary: &mut Diary) -> Result<()> {
-        const DOING: &str = "writing the audit log";
-        let notes = self.database.notes().await?;
-        let Some(last) = notes.last().map(|(number, ..)| *number) else {
-            return Ok(());
-        };
-        for (number, at, kind, fields) in notes {
-            let fields = serde_json::from_str(&fields).map_err(|error| fault(DOING, error))?;
-            diary.append_numbered(number, &kind, fields, at)?;
+    pub async fn flush(&self) -> Result<()> {
+        let _turn = self.writing.lock().await;
+        loop {
+            let entries = self.database.entries().await?;
+            let Some(last) = entries.last().map(|(number, ..)| *number) else {
+                return Ok(());
+            };
+            block_in_place(|| self.diary().write(entries, &*self.key))?;
+            self.database.written(last).await?;
         }
-        self.database.noted(last).await
     }
 
-    /// The audit log as it stands, signed.
+    /// The audit log as it stands, with all that was announced in it, signed.
     pub async fn checkpoint(&self) -> Result<Vec<u8>> {
-        let jobs = self.jobs.lock().await;
-        let note = jobs.diary.checkpoint(&*self.key)?;
+        self.flush().await?;
+        let note = self.diary().checkpoint(&*self.key)?;
         Ok(note.to_text().into_bytes())
     }
 }

@@ -13,19 +13,19 @@ use crate::{
     error::{Result, fault},
     moment::Moment,
     phase::{Input, Machine},
-    storage::{Batch, StoredJob},
+    storage::{Batch, LogEntry, StoredJob},
 };
 
 impl Coordinator {
     pub(super) async fn resume(&self) -> Result<()> {
         let now = self.now();
         let mut jobs = self.jobs.lock().await;
-        self.flush_notes(&mut jobs.diary).await?;
+        self.flush().await?;
         let federation = self.federation.digest();
         let unchanged = self.database.federation(&federation, false).await? == federation;
         for stored in self.database.running().await? {
             if !unchanged {
-                self.end_stored(&jobs.diary, &stored, now).await?;
+                self.end_stored(&stored, now).await?;
                 continue;
             }
             let mut machine = self.replay(&stored)?;
@@ -35,21 +35,16 @@ impl Coordinator {
                 jobs.held.insert(stored.digest, Held::new(since, why));
             }
             let effects = machine.handle(&Input::Restarted, now)?;
-            self.apply(
-                &mut jobs.diary,
-                &machine,
-                Some(&Input::Restarted),
-                effects,
-                now,
-            )
-            .await?;
+            self.apply(&machine, Some(&Input::Restarted), effects, now)
+                .await?;
             tracing::info!(job = %stored.digest, "job taken up again");
             jobs.running.insert(stored.digest, machine);
         }
         if !unchanged {
             self.database.federation(&federation, true).await?;
         }
-        self.flush_notes(&mut jobs.diary).await?;
+        self.flush().await?;
+        self.announced.send_replace(*self.committed.borrow());
         let current: Vec<Context> = jobs
             .running
             .values()
@@ -70,7 +65,7 @@ impl Coordinator {
     }
 
     /// Ends a job that began under another manifest or policy: what its members signed was about those.
-    async fn end_stored(&self, diary: &Diary, stored: &StoredJob, now: Moment) -> Result<()> {
+    async fn end_stored(&self, stored: &StoredJob, now: Moment) -> Result<()> {
         let reason = "the federation's manifest or policy changed; submit the job again";
         let ended = Ended {
             job: stored.digest,
@@ -91,16 +86,20 @@ impl Coordinator {
             ("rounds", 0.into()),
             ("reason", reason.into()),
         ];
-        let fields = diary.resting_on(fields, &[&signed])?;
-        let fields = serde_json::Value::Object(fields).to_string();
+        let fields = Diary::naming(fields, &[&signed]);
+        let entry = LogEntry {
+            kind: "ended".into(),
+            fields: serde_json::Value::Object(fields).to_string(),
+            object: Some(signed.clone()),
+        };
         let batch = Batch {
             events: vec![(proto::EventKind::Ended.into(), signed)],
-            notes: vec![("ended".into(), fields)],
+            entries: vec![entry],
             ended: Some(status.encode_to_vec()),
             ..Batch::default()
         };
         let last = self.database.commit(&stored.digest, now, batch).await?;
-        self.announced.send_replace(last);
+        self.committed.send_replace(last);
         Ok(())
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use ciphertune_identity::Peer;
 use ciphertune_round::Digest;
+use tokio::task::block_in_place;
 
 use super::{Coordinator, steps::to_its_end};
 use crate::{
@@ -45,19 +46,20 @@ impl Coordinator {
 
     /// Notes in the audit log which certificate and revocation list are new since it was last noted.
     pub async fn note_credentials(&self) -> Result<()> {
-        let mut jobs = self.jobs.lock().await;
-        let now = self.now();
-        jobs.diary.note_credentials(&self.gate.credentials(), now)
+        self.flush().await?;
+        let (credentials, now) = (self.gate.credentials(), self.now());
+        block_in_place(|| self.diary().note_credentials(&credentials, now))
     }
 
     /// Notes which certificate a party showed.
     pub async fn meet(&self, peer: &Peer, certificate: &[u8]) -> Result<()> {
-        let mut jobs = self.jobs.lock().await;
         if self.database.has_met(peer).await? {
             return Ok(());
         }
         // The log first: what the database knows is not noted again.
-        jobs.diary.note_met(peer, certificate, self.now())?;
+        self.flush().await?;
+        let now = self.now();
+        block_in_place(|| self.diary().note_met(peer, certificate, now))?;
         self.database.meet(peer).await
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     error::{Error, Refused, Result, fault},
     moment::Moment,
     phase::{Announcement, Effect, Input, Machine, Object, Phase, Present, Waits},
-    storage::{Batch, Entry, Item},
+    storage::{Batch, Entry, Item, LogEntry},
 };
 
 /// Jobs that run side by side.
@@ -43,12 +43,12 @@ impl Coordinator {
         let (machine, effects) = match submitted {
             Ok(submitted) => submitted,
             Err(refused) => {
-                self.note_refused(&mut jobs, "job", &digest, Some(researcher), &refused);
+                self.note_refused(&mut jobs, "job", &digest, Some(researcher), &refused)
+                    .await;
                 return Err(refused.into());
             }
         };
-        self.apply(&mut jobs.diary, &machine, None, effects, now)
-            .await?;
+        self.apply(&machine, None, effects, now).await?;
         jobs.running.insert(digest, machine);
         Ok(digest)
     }
@@ -62,7 +62,8 @@ impl Coordinator {
             let stepped = this.step(&mut jobs, &job, &input).await;
             if let Err(Error::Refused(refused)) = &stepped {
                 let (what, signer) = (input.name(), input.signer());
-                this.note_refused(&mut jobs, what, &job, signer, refused);
+                this.note_refused(&mut jobs, what, &job, signer, refused)
+                    .await;
             }
             stepped?;
             this.poll(&mut jobs, &job).await
@@ -117,8 +118,7 @@ impl Coordinator {
             .filter(|effect| matches!(effect, Effect::StartSum { .. }))
             .cloned()
             .collect();
-        self.apply(&mut jobs.diary, &next, Some(input), effects, now)
-            .await?;
+        self.apply(&next, Some(input), effects, now).await?;
         if matches!(next.phase(), Phase::Ended { .. }) {
             jobs.running.remove(job);
             jobs.held.remove(job);
@@ -168,10 +168,9 @@ impl Coordinator {
         }
     }
 
-    /// Carries out effects: evidence first, then one transaction, then the rest.
+    /// Carries out effects: one transaction, then the rest.
     pub(super) async fn apply(
         &self,
-        diary: &mut Diary,
         machine: &Machine,
         input: Option<&Input>,
         effects: Vec<Effect>,
@@ -180,7 +179,6 @@ impl Coordinator {
         let mut batch = Batch::default();
         let mut old = Vec::new();
         let mut announced = Vec::new();
-        let mut round_is_over = false;
         for effect in effects {
             match effect {
                 Effect::Persist => match input {
@@ -204,13 +202,13 @@ impl Coordinator {
                         Some(Object::Announced) => Some(announced.clone()),
                         None => None,
                     };
-                    let fields = tokio::task::block_in_place(|| {
-                        diary.resting_on(fields, object.as_deref().as_slice())
-                    })?;
                     tracing::info!(job = %machine.digest(), "{kind}");
-                    round_is_over |= matches!(kind, "complete" | "void" | "ended");
-                    let fields = serde_json::Value::Object(fields).to_string();
-                    batch.notes.push((kind.into(), fields));
+                    let fields = Diary::naming(fields, object.as_deref().as_slice());
+                    batch.entries.push(LogEntry {
+                        kind: kind.into(),
+                        fields: serde_json::Value::Object(fields).to_string(),
+                        object,
+                    });
                 }
             }
         }
@@ -230,16 +228,8 @@ impl Coordinator {
                 tracing::error!(%context, %error, "old files stay until the next start");
             }
         }
-        if let Err(error) = self.flush_notes(diary).await {
-            tracing::error!(%error, "audit entries wait in the database");
-        } else if round_is_over && let Err(error) = diary.note_checkpoint(&*self.key, now) {
-            tracing::error!(%error, "the audit log has no checkpoint of this round");
-        }
-        // Those who follow are not woken for a step that announces nothing.
-        if !events.is_empty() {
-            self.events.keep(last, events);
-            self.announced.send_replace(last);
-        }
+        self.events.keep(last, events);
+        self.committed.send_replace(last);
         Ok(())
     }
 }

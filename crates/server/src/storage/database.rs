@@ -34,10 +34,20 @@ const SCHEMA: [&str; 9] = [
     "CREATE TABLE IF NOT EXISTS one_time_keys (position INTEGER PRIMARY KEY AUTOINCREMENT,
         public_key BLOB NOT NULL UNIQUE, member BLOB NOT NULL, envelope BLOB, context BLOB)",
     "CREATE INDEX IF NOT EXISTS unused_keys ON one_time_keys (member, position) WHERE context IS NULL",
-    "CREATE TABLE IF NOT EXISTS notes (number INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER NOT NULL,
-        kind TEXT NOT NULL, fields TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS entries (number INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER NOT NULL,
+        kind TEXT NOT NULL, fields TEXT NOT NULL, object BLOB)",
     "CREATE TABLE IF NOT EXISTS certificates (party BLOB PRIMARY KEY, serial BLOB NOT NULL, issued INTEGER NOT NULL)",
 ];
+
+/// An entry of the audit log, on its way there.
+pub struct LogEntry {
+    /// One word.
+    pub kind: String,
+    /// Its fields, as JSON.
+    pub fields: String,
+    /// The object that it rests on.
+    pub object: Option<Vec<u8>>,
+}
 
 /// Everything that one step makes durable.
 #[derive(Default)]
@@ -50,8 +60,8 @@ pub struct Batch {
     pub events: Vec<(i32, Vec<u8>)>,
     /// A new attempt and the one-time keys that it spends.
     pub opened: Option<(Context, Vec<Envelope>)>,
-    /// Kind and fields of each audit entry, as JSON.
-    pub notes: Vec<(String, String)>,
+    /// What the audit log is to be told of it.
+    pub entries: Vec<LogEntry>,
     /// The job's last status when it ends with this step.
     pub ended: Option<Vec<u8>>,
 }
@@ -206,13 +216,8 @@ impl Database {
             .execute(&mut *tx)
             .await?;
         }
-        for (kind, fields) in batch.notes {
-            sqlx::query("INSERT INTO notes (at, kind, fields) VALUES (?, ?, ?)")
-                .bind(at)
-                .bind(kind)
-                .bind(fields)
-                .execute(&mut *tx)
-                .await?;
+        for entry in batch.entries {
+            insert(at, entry).execute(&mut *tx).await?;
         }
         if let Some(status) = batch.ended {
             sqlx::query("UPDATE jobs SET running = 0, status = ? WHERE job = ?")
@@ -391,32 +396,43 @@ impl Database {
             .transpose()
     }
 
-    /// The audit entries that are not in the log yet: number, time, kind, fields.
-    pub async fn notes(&self) -> Result<Vec<(u64, Moment, String, String)>> {
+    /// Notes something for the audit log that belongs to no step.
+    pub async fn note(&self, at: Moment, entry: LogEntry) -> Result<()> {
+        let inserted = insert(millis(at), entry).execute(&self.pool);
+        let inserted = self.writes(inserted).await;
+        inserted
+            .map(drop)
+            .map_err(|error| fault("noting what the audit log is to be told", error))
+    }
+
+    /// Some audit entries that are not in the log yet, in order, each with its number and time.
+    pub async fn entries(&self) -> Result<Vec<(u64, Moment, LogEntry)>> {
         let read = |row: &sqlx::sqlite::SqliteRow| -> sqlx::Result<_> {
             let number: i64 = row.try_get(0)?;
-            Ok((
-                number.unsigned_abs(),
-                moment(row.try_get(1)?),
-                row.try_get(2)?,
-                row.try_get(3)?,
-            ))
+            let entry = LogEntry {
+                kind: row.try_get(2)?,
+                fields: row.try_get(3)?,
+                object: row.try_get(4)?,
+            };
+            Ok((number.unsigned_abs(), moment(row.try_get(1)?), entry))
         };
-        sqlx::query("SELECT number, at, kind, fields FROM notes ORDER BY number")
-            .fetch_all(&self.pool)
-            .await
-            .and_then(|rows| rows.iter().map(read).collect())
-            .map_err(|error| fault("reading audit entries", error))
+        sqlx::query(
+            "SELECT number, at, kind, fields, object FROM entries ORDER BY number LIMIT 256",
+        )
+        .fetch_all(&self.pool)
+        .await
+        .and_then(|rows| rows.iter().map(read).collect())
+        .map_err(|error| fault("reading audit entries", error))
     }
 
     /// Forgets the audit entries up to a number: they are in the log.
-    pub async fn noted(&self, number: u64) -> Result<()> {
-        let delete = sqlx::query("DELETE FROM notes WHERE number <= ?")
+    pub async fn written(&self, number: u64) -> Result<()> {
+        let delete = sqlx::query("DELETE FROM entries WHERE number <= ?")
             .bind(i64::try_from(number).unwrap_or(i64::MAX));
-        self.writes(delete.execute(&self.pool))
-            .await
-            .map_err(|error| fault("forgetting audit entries", error))?;
-        Ok(())
+        let deleted = self.writes(delete.execute(&self.pool)).await;
+        deleted
+            .map(drop)
+            .map_err(|error| fault("forgetting audit entries", error))
     }
 
     /// The manifest and policy that the stored jobs began under; stores these when there are none, or `replace`s them.
@@ -451,6 +467,17 @@ impl Database {
     pub async fn close(&self) {
         self.pool.close().await;
     }
+}
+
+fn insert(
+    at: i64,
+    entry: LogEntry,
+) -> sqlx::query::Query<'static, sqlx::Sqlite, sqlx::sqlite::SqliteArguments> {
+    sqlx::query("INSERT INTO entries (at, kind, fields, object) VALUES (?, ?, ?, ?)")
+        .bind(at)
+        .bind(entry.kind)
+        .bind(entry.fields)
+        .bind(entry.object)
 }
 
 fn millis(moment: Moment) -> i64 {

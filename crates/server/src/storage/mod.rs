@@ -5,5 +5,5 @@ mod database;
 mod journal;
 
 pub use bulk::{Bulk, Item, Writer};
-pub use database::{Batch, Database, StoredJob};
+pub use database::{Batch, Database, LogEntry, StoredJob};
 pub use journal::Entry;
