@@ -85,9 +85,13 @@ impl From<tonic::Status> for Error {
             Some(Refusal::Late | Refusal::Conflict | Refusal::Unknown) => {
                 Self::Void(format!("server: {}", status.message()))
             }
-            Some(Refusal::Fault | Refusal::Busy | Refusal::Closing | Refusal::StaleList) => {
-                Self::Server(status.message().to_owned())
-            }
+            Some(
+                Refusal::Fault
+                | Refusal::Busy
+                | Refusal::Full
+                | Refusal::Closing
+                | Refusal::StaleList,
+            ) => Self::Server(status.message().to_owned()),
             Some(Refusal::Stranger | Refusal::Revoked | Refusal::Expired) => {
                 Self::TurnedAway(status.message().to_owned())
             }

@@ -66,6 +66,11 @@ impl Diary {
         })
     }
 
+    /// Number of the last step's entry that is in the log.
+    pub fn last(&self) -> u64 {
+        self.last
+    }
+
     /// What the log's entries add up to.
     pub fn history(&self) -> Arc<History> {
         Arc::clone(&self.history)

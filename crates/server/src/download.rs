@@ -117,7 +117,8 @@ async fn stored(
     offset: u64,
 ) -> Result<Chunks> {
     let bulk = coordinator.bulk();
-    if offset > bulk.length(context, item).await? {
+    let length = bulk.length(context, item).await?;
+    if length > 0 && offset > length {
         return Err(Refused::new(Refusal::TooLarge, "an offset beyond the end").into());
     }
     let mut reader = bulk.read(context, item, offset).await?;

@@ -203,7 +203,9 @@ fn read(path: &Path) -> Result<Read> {
         policy: kit.policy,
         data: beside(&file.data),
         outside: None,
-        keep_free: file.keep_free_mib.unwrap_or(KEEP_FREE_MIB) << 20,
+        keep_free: (file.keep_free_mib.unwrap_or(KEEP_FREE_MIB))
+            .checked_mul(1 << 20)
+            .context("keep_free_mib: more bytes than there are")?,
         disk: Watched::default(),
         clock: Arc::new(SystemTime::now),
     };

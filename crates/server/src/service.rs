@@ -190,7 +190,7 @@ impl Service {
         let caller = self.caller(request)?;
         let mut after = request.get_ref().after;
         let coordinator = Arc::clone(&self.coordinator);
-        let (out, stream) = mpsc::channel(16);
+        let (out, stream) = mpsc::channel(2);
         tokio::spawn(async move {
             // From here on a revocation finds what this party has sent.
             if let Err(error) = coordinator.meet(&caller.peer, &caller.certificate).await {
@@ -409,12 +409,10 @@ impl proto::federation_server::Federation for Service {
         answer(async {
             let caller = self.caller_as(&request, Role::Member)?;
             let context = context(&request.get_ref().context)?;
-            upload::ask(
-                &self.coordinator,
-                &self.uploads,
-                context,
-                &caller.fingerprint,
-            )
+            let (coordinator, uploads) = self.shared();
+            to_its_end(async move {
+                upload::ask(&coordinator, &uploads, context, &caller.fingerprint).await
+            })
             .await
         })
         .await

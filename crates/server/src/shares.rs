@@ -88,7 +88,7 @@ pub(crate) async fn take(
     if coordinator.with_context(&context, look).await?.is_none() {
         return Ok(PutSharesReply {});
     }
-    let mut turn = uploads.enter(turn_of(&context, kind), sender).await;
+    let mut turn = uploads.enter(turn_of(&context, kind), sender).await?;
     let Some(seat) = coordinator.with_context(&context, look).await? else {
         return Ok(PutSharesReply {});
     };
@@ -97,26 +97,45 @@ pub(crate) async fn take(
         kind,
         signed,
     };
-    let mut stored = coordinator.bulk().start(&context, item).await?;
-    let mut expected = Expected::new(digests);
-    let mut next = Some(first);
-    while let Some(message) = next {
-        for share in message.shares {
-            expected.check(&share)?;
-            stored.write(share.into()).await?;
-        }
-        next = tokio::select! {
-            message = messages.message() => message.unwrap_or(None),
-            () = turn.superseded() => {
-                return Err(Refused::new(Refusal::Conflict, "a newer connection took over").into());
+    let taken = async {
+        let mut stored = coordinator.bulk().start(&context, item).await?;
+        let mut expected = Expected::new(digests);
+        let mut next = Some(first);
+        while let Some(message) = next {
+            for share in message.shares {
+                expected.check(&share)?;
+                stored.write(share.into()).await?;
             }
+            next = tokio::select! {
+                message = messages.message() => message.unwrap_or(None),
+                () = turn.superseded() => {
+                    return Err(Refused::new(Refusal::Conflict, "a newer connection took over").into());
+                }
+            };
+        }
+        if !expected.are_here() {
+            return Err(Refused::malformed("fewer shares than were signed").into());
+        }
+        stored.finish().await?;
+        coordinator.feed_context(&context, input).await
+    };
+    if let Err(error) = taken.await {
+        // Of all that a sender begins, what its job took is kept and nothing else.
+        let holds = |machine: &Machine| {
+            let (attempt, _) = machine.seat(&context, &sender)?;
+            Ok(attempt
+                .shares_of(seat, kind)
+                .is_some_and(|(held, _)| held == item))
         };
+        if !coordinator
+            .with_context(&context, holds)
+            .await
+            .unwrap_or(false)
+        {
+            coordinator.bulk().remove(&context, item).await?;
+        }
+        return Err(error);
     }
-    if !expected.are_here() {
-        return Err(Refused::malformed("fewer shares than were signed").into());
-    }
-    stored.finish().await?;
-    coordinator.feed_context(&context, input).await?;
     Ok(PutSharesReply {})
 }
 

@@ -54,7 +54,7 @@ pub(crate) async fn ask(
     member: &Fingerprint,
 ) -> Result<PutBodyReply> {
     wanted(coordinator, context, member).await?; // a stranger gets no turn
-    let _turn = uploads.enter(context, *member).await;
+    let _turn = uploads.enter(context, *member).await?;
     let mut place = find(coordinator, context, member).await?;
     settle(coordinator, &mut place, *member, None).await?;
     Ok(place.reply())
@@ -134,7 +134,7 @@ pub(crate) async fn take(
         return Err(Refused::malformed("an upload without a chunk").into());
     };
     let context = context(&first.context)?;
-    let mut turn = uploads.enter(context, member).await;
+    let mut turn = uploads.enter(context, member).await?;
     let mut over = std::pin::pin!(closed(coordinator, context, &member));
     let mut place = find(coordinator, context, &member).await?;
     settle(coordinator, &mut place, member, None).await?;
@@ -169,10 +169,12 @@ pub(crate) async fn take(
             break;
         }
     }
-    let digest = body.finish().await?;
-    outcome?;
-    if place.durable == place.size {
+    if place.durable == place.size && outcome.is_ok() {
+        let digest = body.finish().await?;
         finish(coordinator, &mut place, member, digest).await?;
+    } else {
+        place.durable = body.break_off().await?;
+        outcome?;
     }
     Ok(place.reply())
 }
@@ -255,7 +257,7 @@ pub(crate) async fn take_parcel(
     };
     coordinator.with_context(&context, look).await?; // a stranger to the request gets no turn
     let turn = Context::from_digest(parcel.request); // never a body's
-    let mut turn = uploads.enter(turn, parcel.signer()).await;
+    let mut turn = uploads.enter(turn, parcel.signer()).await?;
     let (place, size) = coordinator.with_context(&context, look).await?;
     if place.is_here {
         return Ok(PutParcelReply {});

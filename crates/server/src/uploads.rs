@@ -6,7 +6,10 @@ use std::{
 };
 
 use ciphertune_round::{Context, Fingerprint};
+use ciphertune_wire::Refusal;
 use tokio::sync::{OwnedMutexGuard, watch};
+
+use crate::error::Refused;
 
 /// Uploads under way.
 #[derive(Default)]
@@ -25,8 +28,11 @@ pub struct Turn {
 }
 
 impl Uploads {
-    /// Waits for an older connection of the same member, which gives way, and takes its turn.
-    pub async fn enter(&self, context: Context, member: Fingerprint) -> Turn {
+    /// Waits for an older connection of the same member, which gives way, and takes its turn; one that waits gives way, too.
+    ///
+    /// # Errors
+    /// `Conflict` when a newer one came meanwhile.
+    pub async fn enter(&self, context: Context, member: Fingerprint) -> Result<Turn, Refused> {
         let slot = {
             let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             // Nobody holds a slot but this map: its upload is over.
@@ -46,12 +52,19 @@ impl Uploads {
             *newest += 1;
             own = *newest;
         });
-        let newest = slot.newest.subscribe();
-        Turn {
+        let mut newest = slot.newest.subscribe();
+        let writing = tokio::select! {
+            biased;
+            writing = Arc::clone(&slot.writing).lock_owned() => writing,
+            _ = newest.wait_for(|newest| *newest > own) => {
+                return Err(Refused::new(Refusal::Conflict, "a newer connection took over"));
+            }
+        };
+        Ok(Turn {
             own,
             newest,
-            _writing: Arc::clone(&slot.writing).lock_owned().await,
-        }
+            _writing: writing,
+        })
     }
 }
 
@@ -75,10 +88,10 @@ mod tests {
         let uploads = Arc::new(Uploads::default());
         let context = Context::of_plan(b"plan");
         let member = Fingerprint::from_digest(Digest::sha256(b"north"));
-        let mut old = uploads.enter(context, member).await;
+        let mut old = uploads.enter(context, member).await.unwrap();
         let newer = tokio::spawn({
             let uploads = Arc::clone(&uploads);
-            async move { uploads.enter(context, member).await.own }
+            async move { uploads.enter(context, member).await.unwrap().own }
         });
         old.superseded().await;
         drop(old);

@@ -116,12 +116,12 @@ async fn a_full_disk_pauses_and_nobodys_deadline_passes_meanwhile() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_round_that_the_disk_has_no_room_for_is_not_begun_and_others_are() {
     let federation = Federation::new(3, POLICY);
-    let disk = Arc::new(Free(AtomicU64::new(KEPT + 1_000)));
+    let disk = Arc::new(Free(AtomicU64::new(KEPT + (20 << 20))));
     let server = federation.serve_with(|config| {
         config.keep_free = KEPT;
         config.disk = Watched::by(Arc::clone(&disk) as _);
     });
-    let job = federation.job(|_| ());
+    let job = federation.job(|job| job.dimension = 10_000_000);
     federation.submit(&server, &job).await.unwrap();
     let mut members = Vec::new();
     for number in 0..3 {

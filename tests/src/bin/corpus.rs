@@ -369,11 +369,12 @@ fn journal() {
         ),
         ("deadline", Input::Deadline),
         (
-            "resumed",
-            Input::Resumed {
-                waited: std::time::Duration::from_secs(90),
+            "held",
+            Input::Held {
+                since: ciphertune_server::Moment::from_millis(1_700_000_000_000),
             },
         ),
+        ("resumed", Input::Resumed),
         ("restarted", Input::Restarted),
     ] {
         keep("journal", name, &Entry::of(&input).encode_to_vec());

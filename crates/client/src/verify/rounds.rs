@@ -54,9 +54,9 @@ impl Examiner<'_> {
             }
             // What decides nothing.
             (
-                "reserve" | "revoked" | "restarted" | "resumed" | "hopeless" | "attempt-left"
-                | "repaired" | "parcel" | "parcel-request" | "parcel-call" | "caught-up"
-                | "wrong-parcel" | "unopened-share" | "lying-check-value",
+                "reserve" | "revoked" | "restarted" | "held" | "resumed" | "hopeless"
+                | "attempt-left" | "repaired" | "parcel" | "parcel-request" | "parcel-call"
+                | "caught-up" | "wrong-parcel" | "unopened-share" | "lying-check-value",
                 _,
             ) => Ok(()),
             (kind, objects) => Err(Wrong(

@@ -1,6 +1,10 @@
 //! What goes on by itself: deadlines, presence, sums.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{Arc, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
 use ciphertune_round::{Context, Digest, Plan, ShareIndex};
 use ciphertune_wire::Refusal;
@@ -14,6 +18,9 @@ use crate::{
 /// How long until what failed of a sum is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// How often contexts are looked for that are nobody's.
+const SWEEP: Duration = Duration::from_secs(30);
+
 impl Coordinator {
     pub(super) fn start_sum(self: &Arc<Self>, job: Digest, machine: &Machine, effect: Effect) {
         let (Effect::StartSum { context, seats }, Some(attempt)) = (effect, machine.current())
@@ -21,8 +28,13 @@ impl Coordinator {
             return;
         };
         let (this, plan) = (Arc::clone(self), Arc::clone(&attempt.plan));
+        if !self.being_added().insert(context) {
+            return;
+        }
         tokio::spawn(async move {
-            let input = match this.sum(&context, &plan, &seats).await {
+            let summed = this.sum(&context, &plan, &seats).await;
+            this.being_added().remove(&context);
+            let input = match summed {
                 Ok(sum) => Input::Summed { context, sum },
                 Err(Error::Refused(refused)) if refused.code == Refusal::Closing => return,
                 Err(error) => {
@@ -43,6 +55,10 @@ impl Coordinator {
                 tokio::time::sleep(AGAIN).await;
             }
         });
+    }
+
+    fn being_added(&self) -> MutexGuard<'_, HashSet<Context>> {
+        self.adding.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds bodies, as soon as there is room for their sum.
@@ -79,13 +95,30 @@ impl Coordinator {
             }
         }
         let mut closing = self.closing.subscribe();
+        let mut swept = Instant::now();
         while !*closing.borrow() {
             let sleep = self.wake().await;
+            if swept.elapsed() > SWEEP {
+                swept = Instant::now();
+                self.sweep().await;
+            }
             tokio::select! {
                 () = tokio::time::sleep(sleep) => {}
                 () = self.poke.notified() => {}
                 _ = closing.changed() => {}
             }
+        }
+    }
+
+    /// Removes what came into a context after its end: an upload hears of that a moment later.
+    async fn sweep(&self) {
+        let jobs = self.jobs.lock().await;
+        let running = jobs.running.values();
+        let current: Vec<_> = running
+            .filter_map(|machine| machine.current().map(|attempt| attempt.context))
+            .collect();
+        if let Err(error) = self.bulk.sweep(&current).await {
+            tracing::error!(%error, "old contexts stay for a while");
         }
     }
 

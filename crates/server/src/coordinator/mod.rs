@@ -12,13 +12,13 @@ mod room;
 mod steps;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
     sync::{Arc, PoisonError},
 };
 
 use ciphertune_identity::{SigningKey, watch::Watched};
-use ciphertune_round::{Digest, Envelope, label::Label};
+use ciphertune_round::{Context, Digest, Envelope, label::Label};
 use tokio::sync::{Mutex, Notify, watch};
 
 use crate::{
@@ -53,6 +53,10 @@ pub struct Coordinator {
     diary: std::sync::Mutex<Diary>,
     /// Held by whoever moves entries to the log.
     writing: Mutex<()>,
+    /// Contexts that are over, and still have files.
+    over: Mutex<Vec<Context>>,
+    /// Contexts whose bodies are being added.
+    adding: std::sync::Mutex<HashSet<Context>>,
     /// The last event that a step made durable.
     committed: watch::Sender<u64>,
     /// The last event that members hear of: the log knows why it was.
@@ -86,6 +90,7 @@ impl Coordinator {
         let log = data.join("audit.jsonl");
         let diary = Diary::open(&log, disk.clone())?;
         let database = Database::open(&data.join("server.sqlite"), disk.clone()).await?;
+        database.number_behind(diary.last()).await?;
         let bulk = Bulk::in_folder(data.join("contexts"), disk, keep_free)?;
         let poke = Arc::new(Notify::new());
         let coordinator = Self {
@@ -94,6 +99,8 @@ impl Coordinator {
             committed: watch::channel(database.last_event().await?).0,
             announced: watch::channel(0).0,
             writing: Mutex::default(),
+            over: Mutex::default(),
+            adding: std::sync::Mutex::default(),
             jobs: Mutex::new(Jobs {
                 running: HashMap::new(),
                 held: HashMap::new(),

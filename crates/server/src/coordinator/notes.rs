@@ -60,6 +60,11 @@ impl Coordinator {
         loop {
             let last = *committed.borrow_and_update();
             let written = self.flush().await;
+            for context in std::mem::take(&mut *self.over.lock().await) {
+                if let Err(error) = self.bulk.delete(&context).await {
+                    tracing::error!(%context, %error, "an old context stays for a while");
+                }
+            }
             // Durable all the same; what failed is tried again.
             self.announced.send_if_modified(|announced| {
                 let is_news = last > *announced;

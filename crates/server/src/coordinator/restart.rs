@@ -7,7 +7,7 @@ use ciphertune_round::{Context, Ended, Job, Object as _, Signed};
 use ciphertune_wire::proto;
 use prost::Message as _;
 
-use super::{Coordinator, room::Held};
+use super::Coordinator;
 use crate::{
     diary::Diary,
     error::{Result, fault},
@@ -29,11 +29,6 @@ impl Coordinator {
                 continue;
             }
             let mut machine = self.replay(&stored)?;
-            if let Some(why) = self.paused() {
-                // It may have waited for room already: since it last did anything.
-                let since = stored.entries.last().map_or(stored.at, |(at, _)| *at);
-                jobs.held.insert(stored.digest, Held::new(since, why));
-            }
             let effects = machine.handle(&Input::Restarted, now)?;
             self.apply(&machine, Some(&Input::Restarted), effects, now)
                 .await?;

@@ -10,7 +10,14 @@ use crate::{
     error::{Refused, Result},
     moment::Moment,
     phase::{Input, Machine},
+    storage::SEGMENT_BYTES,
 };
+
+/// With less room than that everything pauses: uploads store segments of a mebibyte, several at once.
+const LEAST: u64 = 2 * SEGMENT_BYTES as u64;
+
+/// And goes on with that much: it does not pause again at the next upload.
+const ENOUGH: u64 = 16 * SEGMENT_BYTES as u64;
 
 /// A job that waits for disk.
 pub(super) struct Held {
@@ -42,41 +49,62 @@ impl Coordinator {
         }
     }
 
-    /// Looks at the disk, and at what the job would need for its next round: whether it waits.
+    /// Whether the job waits: there is no room at all, or not for its next round. That it does, and since when, is in its journal.
     pub(super) async fn waits_for_room(
         self: &Arc<Self>,
         jobs: &mut Jobs,
         job: &Digest,
     ) -> Result<bool> {
-        let Some(machine) = jobs.running.get(job) else {
-            jobs.held.remove(job);
-            return Ok(false);
-        };
-        let why = self.paused().or_else(|| self.too_much(machine));
-        match (why, jobs.held.get_mut(job)) {
-            (Some(why), Some(held)) => held.why = why,
-            (Some(why), None) => {
-                tracing::error!(%job, why, "a job waits for disk");
-                jobs.held.insert(*job, Held::new(self.now(), why));
-            }
-            (None, Some(held)) => {
-                let waited = self.now().since(held.since);
-                self.step(jobs, job, &Input::Resumed { waited }).await?;
+        let why = match (jobs.running.get(job), self.paused()) {
+            (None, _) => {
                 jobs.held.remove(job);
-                tracing::info!(%job, seconds = waited.as_secs(), "there is room again: a job goes on");
+                return Ok(false);
             }
-            (None, None) => {}
+            (Some(_), Some(why)) => Some(why),
+            (Some(machine), None) => self.too_much(jobs, machine).await?,
+        };
+        let noted = jobs.running.get(job).and_then(Machine::waits_since);
+        if let Some(why) = why {
+            let held = jobs.held.get(job);
+            if held.is_none() {
+                tracing::error!(%job, why, "a job waits for disk");
+            }
+            let since = noted.or(held.map(|held| held.since));
+            let since = since.unwrap_or_else(|| self.now());
+            jobs.held.insert(*job, Held::new(since, why));
+            if noted.is_none() {
+                // On a disk that is really full it cannot be noted: it waits all the same.
+                if let Err(error) = self.step(jobs, job, &Input::Held { since }).await {
+                    tracing::error!(%job, %error, "that a job waits is not noted");
+                }
+            }
+            return Ok(true);
         }
-        Ok(jobs.held.contains_key(job))
+        let held = jobs.held.get(job).map(|held| held.since);
+        if let (None, Some(since)) = (noted, held) {
+            self.step(jobs, job, &Input::Held { since }).await?;
+        }
+        if let Some(since) = noted.or(held) {
+            self.step(jobs, job, &Input::Resumed).await?;
+            jobs.held.remove(job);
+            let seconds = self.now().since(since).as_secs();
+            tracing::info!(%job, seconds, "there is room again: a job goes on");
+        }
+        Ok(false)
     }
 
     /// Looks at the disk, and says so when that changes whether anything is taken.
     pub(super) fn look_at_disk(&self) {
+        let least = match self.paused() {
+            None => LEAST,
+            Some(_) => ENOUGH,
+        };
         let why = match self.bulk.room() {
-            Ok(Some(_)) => None,
-            Ok(None) => Some(format!(
-                "the disk is full: less than the {} that are kept free for database and log (keep_free) are left",
-                bytes(self.bulk.keeps_free())
+            Ok(Some(room)) if room >= least => None,
+            Ok(_) => Some(format!(
+                "the disk is full: {} of it are kept free for database and log (keep_free_mib), and going on takes {} more",
+                bytes(self.bulk.keeps_free()),
+                bytes(ENOUGH)
             )),
             Err(error) => Some(error.to_string()),
         };
@@ -93,16 +121,27 @@ impl Coordinator {
         }
     }
 
-    fn too_much(&self, machine: &Machine) -> Option<String> {
+    /// Why a job's next round is not begun. What other jobs have begun gets its room first.
+    async fn too_much(&self, jobs: &Jobs, machine: &Machine) -> Result<Option<String>> {
         let needs = machine.next_round_bytes();
-        match self.bulk.room() {
-            Ok(Some(room)) if needs > room => Some(format!(
-                "the next round takes up to {} of disk, and {} are free",
+        let Some(room) = self.bulk.room()?.filter(|_| needs > 0) else {
+            return Ok(None);
+        };
+        let owed = jobs.running.values().map(Machine::owed_bytes);
+        let owed = owed.fold(0, u64::saturating_add);
+        // What is here of the last attempt goes when the next begins.
+        let here = match machine.current() {
+            Some(attempt) => self.bulk.bytes(&attempt.context).await?,
+            None => 0,
+        };
+        let free = room.saturating_add(here).saturating_sub(owed);
+        Ok((needs > free).then(|| {
+            format!(
+                "the next round takes up to {} of disk, and {} are free for it",
                 bytes(needs),
-                bytes(room)
-            )),
-            _ => None,
-        }
+                bytes(free)
+            )
+        }))
     }
 }
 

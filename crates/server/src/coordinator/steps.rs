@@ -55,7 +55,10 @@ impl Coordinator {
 
     /// Takes an input to a job.
     pub async fn feed(self: &Arc<Self>, job: &Digest, input: Input) -> Result<()> {
-        self.expect_room()?;
+        // A job that is stopped gives room.
+        if !matches!(input, Input::Abort(_)) {
+            self.expect_room()?;
+        }
         let (this, job) = (Arc::clone(self), *job);
         to_its_end(async move {
             let mut jobs = this.jobs.lock().await;
@@ -66,7 +69,11 @@ impl Coordinator {
                     .await;
             }
             stepped?;
-            this.poll(&mut jobs, &job).await
+            // The input is taken: what fails from here on is tried again within a second.
+            if let Err(error) = this.poll(&mut jobs, &job).await {
+                tracing::error!(%job, %error, "a job cannot go on");
+            }
+            Ok(())
         })
         .await
     }
@@ -79,7 +86,9 @@ impl Coordinator {
 
     /// Adds to a member's stock of one-time keys.
     pub async fn add_keys(&self, member: &Fingerprint, keys: &[Envelope]) -> Result<u32> {
-        self.expect_room()?;
+        if !keys.is_empty() {
+            self.expect_room()?;
+        }
         // Under the lock: no plan is made in between.
         let jobs = self.jobs.lock().await;
         let stock = self.database.add_keys(member, keys).await?;
@@ -139,6 +148,9 @@ impl Coordinator {
             let waits = jobs.running.get(job);
             let waits = waits.map_or(Waits::ForNobody, |it| it.waits_for(&members, self.now()));
             if waits == Waits::ForNobody || jobs.held.contains_key(job) {
+                return Ok(());
+            }
+            if waits == Waits::ForKeys && self.waits_for_room(jobs, job).await? {
                 return Ok(());
             }
             let before = jobs.running.get(job).map(|machine| machine.phase().clone());
@@ -218,14 +230,15 @@ impl Coordinator {
         }
         let events = batch.events.clone();
         let last = self.database.commit(&machine.digest(), now, batch).await?;
-        // From here on the step is a fact: what fails below is reported and mended by the next start.
+        // From here on the step is a fact: what fails below is reported and mended later.
         for (context, seat) in old {
-            let deleted = match seat {
-                Some(seat) => self.bulk.remove(&context, Item::Body(seat)).await,
-                None => self.bulk.delete(&context).await,
+            let Some(seat) = seat else {
+                // Much of it may be: not while every other step waits.
+                self.over.lock().await.push(context);
+                continue;
             };
-            if let Err(error) = deleted {
-                tracing::error!(%context, %error, "old files stay until the next start");
+            if let Err(error) = self.bulk.remove(&context, Item::Body(seat)).await {
+                tracing::error!(%context, %error, "an old body stays until its context is over");
             }
         }
         self.events.keep(last, events);

@@ -1,7 +1,5 @@
 //! What happens to a job, and what is to be done about it.
 
-use std::time::Duration;
-
 use ciphertune_identity::RevocationList;
 use ciphertune_policy::Instant;
 use ciphertune_round::{
@@ -10,6 +8,8 @@ use ciphertune_round::{
 };
 use ciphertune_wire::proto::EventKind;
 use serde_json::Value;
+
+use crate::moment::Moment;
 
 /// Something that happened to a job. Each is stored as it is: replaying the stored inputs gives the state again.
 #[derive(Clone, Debug)]
@@ -68,11 +68,13 @@ pub enum Input {
     Abort(Signed<Abort>),
     /// Time passed.
     Deadline,
-    /// There was no room on the disk, and nothing could go on: it was nobody's fault.
-    Resumed {
-        /// For how long.
-        waited: Duration,
+    /// There is no room on the disk: the job waits, and its deadlines with it.
+    Held {
+        /// Since when.
+        since: Moment,
     },
+    /// There is room again: every deadline is later by as long as the job waited.
+    Resumed,
     /// The server was away: let members come back before anything is decided on who is present.
     Restarted,
 }

@@ -29,7 +29,7 @@ use ciphertune_round::{
     Void,
 };
 use ciphertune_sum::{CohortSize, Parameters, ValueBound};
-use ciphertune_wire::{Refusal, proto::EventKind};
+use ciphertune_wire::{Refusal, limits::SHARE_BYTES, proto::EventKind};
 
 pub use attempt::{Attempt, Held};
 pub(crate) use gathering::key_digest;
@@ -120,6 +120,8 @@ pub struct Machine {
     spent: HashSet<Digest>,
     /// Until then, absence is taken for being late: everybody is waited for.
     patient_until: Moment,
+    /// Since when it waits for room on the disk, if it does: no time passes for it.
+    waits_since: Option<Moment>,
 }
 
 impl Machine {
@@ -158,6 +160,7 @@ impl Machine {
             past: HashSet::new(),
             spent: HashSet::new(),
             patient_until: now,
+            waits_since: None,
         };
         Ok((machine, effects))
     }
@@ -195,12 +198,14 @@ impl Machine {
             Input::Abort(abort) => self.abort(abort)?,
             Input::ParcelRequest(request) => parcels::request(self, request, now)?,
             Input::Parcel(parcel) => parcels::parcel(self, parcel)?,
+            Input::Deadline if self.waits_since.is_some() => Vec::new(),
             Input::Deadline => {
                 let mut effects = parcels::overdue(self, now);
                 effects.extend(self.time_passed(now));
                 effects
             }
-            Input::Resumed { waited } => self.resumed(*waited, now),
+            Input::Held { since } => self.held_up(*since),
+            Input::Resumed => self.resumed(now),
             Input::Restarted => self.restarted(now),
         };
         if !effects.is_empty() {
@@ -231,6 +236,9 @@ impl Machine {
 
     /// When to come back with [`Input::Deadline`] and a poll, if nothing happens before.
     pub fn wakes_at(&self, now: Moment) -> Option<Moment> {
+        if self.waits_since.is_some() {
+            return None;
+        }
         let patience = (self.patient_until > now).then_some(self.patient_until);
         let phase = match self.phase {
             Phase::Gathering { until } | Phase::Agreeing { until } => {
@@ -242,23 +250,51 @@ impl Machine {
         phase.into_iter().chain(parcels::wakes_at(self)).min()
     }
 
-    /// At most so many bytes more are stored for the next plan's bodies and their sum; 0 while there is a plan.
+    /// Since when it waits for room on the disk.
+    pub fn waits_since(&self) -> Option<Moment> {
+        self.waits_since
+    }
+
+    /// At most so many bytes are stored for the next round: bodies, their sum, and shares; 0 while one is under way.
     pub fn next_round_bytes(&self) -> u64 {
-        if !matches!(self.phase, Phase::Admitting | Phase::Gathering { .. }) {
-            return 0;
+        match self.phase {
+            Phase::Admitting | Phase::Gathering { .. } => {
+                let members = self.accepted().count();
+                let holders = self.job.committee.map_or(members, |size| size.min(members));
+                (self.body_bytes(members).saturating_mul(members as u64 + 1))
+                    .saturating_add(shares_bytes(members, holders).saturating_mul(2))
+            }
+            _ => 0,
         }
-        let members = self.accepted().count();
-        let body = |members| -> Option<u64> {
+    }
+
+    /// At most so many bytes more are stored for the round under way.
+    pub fn owed_bytes(&self) -> u64 {
+        let Some(attempt) = &self.current else {
+            return 0;
+        };
+        let members = attempt.seats.len();
+        let body = self.body_bytes(members);
+        let shares = shares_bytes(members, attempt.plan.holders().count());
+        match self.phase {
+            Phase::Contributing { .. } => {
+                let missing = members.saturating_sub(attempt.complete().len());
+                (body.saturating_mul(missing as u64 + 1)).saturating_add(shares.saturating_mul(2))
+            }
+            Phase::Closing => body.saturating_add(shares),
+            Phase::Opening { .. } => shares,
+            _ => 0,
+        }
+    }
+
+    /// One body, in a cohort of so many.
+    fn body_bytes(&self, members: usize) -> u64 {
+        let bytes = || -> Option<u64> {
             let bound = ValueBound::new(self.job.value_bound).ok()?;
             let parameters = Parameters::derive(CohortSize::new(members).ok()?, bound).ok()?;
             Some(parameters.body_bytes(usize::try_from(self.job.dimension).ok()?))
         };
-        let body = body(members).unwrap_or(0);
-        // What is here of the last attempt goes when the next begins.
-        let here = self.current.as_ref().map_or(0, |attempt| {
-            attempt.complete().len() + usize::from(attempt.roster.is_some())
-        });
-        body.saturating_mul((members + 1).saturating_sub(here) as u64)
+        bytes().unwrap_or(0)
     }
 
     /// Where the job stands.
@@ -401,6 +437,8 @@ impl Machine {
                 ],
             )
             .on_announced(),
+            // Nothing of it is ever opened.
+            Effect::DeleteContext(context),
         ];
         if self.attempt < self.job.max_attempts {
             self.attempt += 1;
@@ -522,8 +560,19 @@ impl Machine {
         }
     }
 
-    /// Every deadline is later by what was waited for nothing.
-    fn resumed(&mut self, waited: Duration, now: Moment) -> Vec<Effect> {
+    fn held_up(&mut self, since: Moment) -> Vec<Effect> {
+        if self.waits_since.is_some() || matches!(self.phase, Phase::Ended { .. }) {
+            return Vec::new();
+        }
+        self.waits_since = Some(since);
+        vec![note("held", [("job", self.digest.to_string().into())])]
+    }
+
+    fn resumed(&mut self, now: Moment) -> Vec<Effect> {
+        let Some(since) = self.waits_since.take() else {
+            return Vec::new();
+        };
+        let waited = now.since(since);
         match &mut self.phase {
             Phase::Gathering { until }
             | Phase::Contributing { until }
@@ -549,6 +598,13 @@ impl Machine {
         self.patient_until = now.after(self.patience());
         vec![note("restarted", [("job", self.digest.to_string().into())])]
     }
+}
+
+/// Sealed shares of so many for so many.
+fn shares_bytes(senders: usize, holders: usize) -> u64 {
+    (senders as u64)
+        .saturating_mul(holders as u64)
+        .saturating_mul(SHARE_BYTES as u64)
 }
 
 /// Words that fit into a signed reason: at most 4 KiB, no control characters but newlines.

@@ -31,7 +31,10 @@ use crate::{
 };
 
 /// The largest segment: what an upload holds in memory, and at most what it loses when the server is killed.
-const SEGMENT_BYTES: usize = 1 << 20;
+pub(crate) const SEGMENT_BYTES: usize = 1 << 20;
+
+/// The smallest segment of an upload that was cut off: a peer that sends word by word does not fill the store with names.
+const REST_BYTES: usize = 8 << 10;
 
 /// What is held of all bodies together while they are added, unless a block of each is more.
 const ADDING_BYTES: usize = 64 << 20;
@@ -151,6 +154,15 @@ impl Bulk {
         self.clear(&Path::from(context.to_string())).await
     }
 
+    /// How much is stored of a context.
+    pub async fn bytes(&self, context: &Context) -> Result<u64> {
+        let prefix = Path::from(context.to_string());
+        let found: Vec<_> = (self.store.list(Some(&prefix)).try_collect())
+            .await
+            .map_err(|error| fault("looking for what is stored", error))?;
+        Ok(found.iter().map(|object| object.size).sum())
+    }
+
     /// Deletes an item, if there is anything of it.
     pub async fn remove(&self, context: &Context, item: Item) -> Result<()> {
         self.clear(&place(context, item)).await
@@ -189,7 +201,10 @@ impl Bulk {
     pub async fn read(&self, context: &Context, item: Item, from: u64) -> Result<Reader> {
         let prefix = place(context, item);
         let segments = self.segments(&prefix).await?;
-        if segments.is_empty() || from > end(&segments) {
+        if segments.is_empty() {
+            return Err(over());
+        }
+        if from > end(&segments) {
             return Err(fault("reading", format!("{prefix}: not {from} bytes")));
         }
         Ok(Reader {
@@ -228,6 +243,9 @@ impl Bulk {
             place: bytes * at as u64,
         };
         let mut share = Vec::with_capacity(usize::try_from(bytes).unwrap_or(0));
+        if bytes == 0 {
+            return Err(over());
+        }
         while (share.len() as u64) < bytes {
             let left = usize::try_from(bytes).unwrap_or(0) - share.len();
             match reader.next(left).await? {
@@ -365,6 +383,15 @@ impl Writer {
         Ok(())
     }
 
+    /// Stores what is left of an item that is not whole, unless it is so little that it comes again as easily. Returns where the item
+    /// goes on.
+    pub async fn break_off(mut self) -> Result<u64> {
+        if self.waiting_bytes >= REST_BYTES {
+            self.store().await?;
+        }
+        Ok(self.place)
+    }
+
     /// Stores what is left. Returns the digest of all, unless the item was begun before.
     pub async fn finish(mut self) -> Result<Option<Digest>> {
         if self.waiting_bytes > 0 {
@@ -408,8 +435,7 @@ impl Reader {
             return Ok(None);
         }
         let path = self.prefix.clone().join(format!("{:015}", segment.place));
-        let bytes = (self.bulk.store.get_range(&path, range).await)
-            .map_err(|error| fault("reading what is stored", error))?;
+        let bytes = (self.bulk.store.get_range(&path, range).await).map_err(gone)?;
         self.place += bytes.len() as u64;
         Ok(Some(bytes))
     }
@@ -463,6 +489,18 @@ impl io::Write for BlockingWriter {
 
 fn place(context: &Context, item: Item) -> Path {
     Path::from_iter([context.to_string(), item.name()])
+}
+
+/// What is read was there when its reader asked for it: only the end of its context takes it away.
+fn over() -> Error {
+    Refused::new(Refusal::Late, "what was stored went with its context").into()
+}
+
+fn gone(error: object_store::Error) -> Error {
+    match error {
+        object_store::Error::NotFound { .. } => over(),
+        error => fault("reading what is stored", error),
+    }
 }
 
 fn end(segments: &[Segment]) -> u64 {

@@ -23,6 +23,9 @@ use crate::{
     storage::Entry,
 };
 
+/// Bytes of events that one look reads, unless a single one is larger: memory for each who follows from far behind.
+const A_LOOK: i64 = 1 << 20;
+
 const SCHEMA: [&str; 9] = [
     "CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS jobs (position INTEGER PRIMARY KEY AUTOINCREMENT, job BLOB NOT NULL UNIQUE,
@@ -246,13 +249,34 @@ impl Database {
         Ok(last.unsigned_abs())
     }
 
-    /// Some events after a number, in order.
+    /// Some events after a number, in order: at least one if there is one, and not much more than [`A_LOOK`] bytes.
     pub async fn events(&self, after: u64) -> Result<Vec<Event>> {
-        let rows = sqlx::query("SELECT sequence, kind, envelope FROM events WHERE sequence > ? ORDER BY sequence LIMIT 16")
-            .bind(i64::try_from(after).unwrap_or(i64::MAX))
-            .fetch_all(&self.pool)
+        self.some_events(after)
             .await
-            .map_err(|error| fault("reading events", error))?;
+            .map_err(|error| fault("reading events", error))
+    }
+
+    async fn some_events(&self, after: u64) -> sqlx::Result<Vec<Event>> {
+        let after = i64::try_from(after).unwrap_or(i64::MAX);
+        let lengths: Vec<i64> = sqlx::query_scalar(
+            "SELECT length(envelope) FROM events WHERE sequence > ? ORDER BY sequence LIMIT 16",
+        )
+        .bind(after)
+        .fetch_all(&self.pool)
+        .await?;
+        let before = lengths.iter().scan(0, |sum, length| {
+            let before = *sum;
+            *sum += length;
+            Some(before)
+        });
+        let some = before.take_while(|before| *before < A_LOOK).count();
+        let rows = sqlx::query(
+            "SELECT sequence, kind, envelope FROM events WHERE sequence > ? ORDER BY sequence LIMIT ?",
+        )
+        .bind(after)
+        .bind(i64::try_from(some).unwrap_or(1))
+        .fetch_all(&self.pool)
+        .await?;
         rows.iter()
             .map(|row| {
                 Ok(Event {
@@ -261,8 +285,7 @@ impl Database {
                     envelope: row.try_get(2)?,
                 })
             })
-            .collect::<sqlx::Result<_>>()
-            .map_err(|error| fault("reading events", error))
+            .collect()
     }
 
     /// The jobs that had not ended, each with its inputs.
@@ -394,6 +417,28 @@ impl Database {
         bytes
             .map(|bytes| Envelope::decode(&bytes).map_err(|error| fault(DOING, error)))
             .transpose()
+    }
+
+    /// Numbers entries from behind this one on, whatever this file knows: beside a log that was kept, a new one begins there.
+    pub async fn number_behind(&self, last: u64) -> Result<()> {
+        let last = i64::try_from(last).unwrap_or(i64::MAX);
+        let update = async {
+            let mut tx = self.pool.begin().await?;
+            sqlx::query(
+                "INSERT INTO sqlite_sequence (name, seq) SELECT 'entries', 0
+                 WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'entries')",
+            )
+            .execute(&mut *tx)
+            .await?;
+            sqlx::query("UPDATE sqlite_sequence SET seq = ? WHERE name = 'entries' AND seq < ?")
+                .bind(last)
+                .bind(last)
+                .execute(&mut *tx)
+                .await?;
+            tx.commit().await
+        };
+        let updated = update.await;
+        updated.map_err(|error: sqlx::Error| fault("numbering audit entries", error))
     }
 
     /// Notes something for the audit log that belongs to no step.

@@ -1,13 +1,12 @@
 //! Inputs as they are stored. Replaying them gives the machine again.
 
-use std::time::Duration;
-
 use ciphertune_policy::Instant;
 use ciphertune_round::{Context, Digest, Envelope, Fingerprint, Keyring, Signed};
 use prost::Message;
 
 use crate::{
     error::{Error, Result, fault},
+    moment::Moment,
     phase::{Input, ListInForce, Present},
 };
 
@@ -31,7 +30,7 @@ pub struct Entry {
     /// The revocation list in force.
     #[prost(message, optional, tag = "7")]
     list: Option<StoredList>,
-    /// A span of time.
+    /// A moment.
     #[prost(uint64, tag = "8")]
     millis: u64,
 }
@@ -124,9 +123,13 @@ impl Entry {
                 kind: 12,
                 ..Self::default()
             },
-            Input::Resumed { waited } => Self {
+            Input::Held { since } => Self {
                 kind: 16,
-                millis: waited.as_millis().try_into().unwrap_or(u64::MAX),
+                millis: since.as_millis(),
+                ..Self::default()
+            },
+            Input::Resumed => Self {
+                kind: 17,
                 ..Self::default()
             },
             Input::Revoked { member } => Self {
@@ -189,9 +192,10 @@ impl Entry {
             15 => Input::Revoked {
                 member: Fingerprint::parse(&self.member)?,
             },
-            16 => Input::Resumed {
-                waited: Duration::from_millis(self.millis),
+            16 => Input::Held {
+                since: Moment::from_millis(self.millis),
             },
+            17 => Input::Resumed,
             kind => {
                 return Err(ciphertune_round::Error::Misuse(format!(
                     "an entry of kind {kind}"

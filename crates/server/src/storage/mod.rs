@@ -4,6 +4,7 @@ mod bulk;
 mod database;
 mod journal;
 
+pub(crate) use bulk::SEGMENT_BYTES;
 pub use bulk::{Bulk, Item, Writer};
 pub use database::{Batch, Database, LogEntry, StoredJob};
 pub use journal::Entry;
