@@ -111,6 +111,12 @@ impl Site {
     /// Opens a home and verifies everything in it against the authority's certificate.
     pub fn open(home: Home, passphrase: &Passphrase) -> Result<Self> {
         let key = SigningKey::load(&home.key(), passphrase)?;
+        if !home.certificate().exists() {
+            return Err(Error::Misuse(format!(
+                "{} has no kit yet; how: ciphertune identity install KIT, or join --kit KIT",
+                home.root().display()
+            )));
+        }
         let credentials = Credentials::read(&home.identity())?;
         let manifest = read_manifest(&home, credentials.authority())?;
         let federation_policy = read_policy(&home, FEDERATION_POLICY, &manifest)?

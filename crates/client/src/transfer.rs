@@ -66,7 +66,7 @@ where
                 return Err(status.into());
             }
             Err(status) if tries < most && passing(&status) => {
-                tracing::warn!(code = %status.code(), tries, "a call failed; trying again");
+                tracing::warn!(code = %status.code(), said = status.message(), tries, "a call failed; trying again");
                 let now = reached();
                 if now > before {
                     (backoff, before) = (Backoff::default(), now);

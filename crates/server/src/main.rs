@@ -84,7 +84,11 @@ fn main() -> ExitCode {
     match serve(&arguments.config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            if arguments.json {
+                tracing::error!(error = format!("{error:#}"), "ended");
+            } else {
+                eprintln!("error: {error:#}");
+            }
             ExitCode::from(3)
         }
     }

@@ -81,7 +81,7 @@ pub async fn run(
     let key = Arc::new(config.key);
     let gate = Arc::new(Gate::new(credentials, Arc::clone(&key), now)?);
     let clock = Arc::clone(&config.clock);
-    let coordinator = Coordinator::open(
+    let opened = Coordinator::open(
         federation,
         Arc::clone(&gate),
         key,
@@ -89,8 +89,10 @@ pub async fn run(
         &config.data,
         config.disk.clone(),
         config.keep_free,
-    )
-    .await?;
+    );
+    let coordinator = opened
+        .await
+        .map_err(|error| on_a_full_disk(error, &config.data))?;
     keep_list(&gate.credentials(), &config.data, &config.disk)?;
     coordinator.enforce_revocations().await?;
     let _guard = Closing(Arc::clone(&coordinator));
@@ -236,8 +238,26 @@ fn stored_list(credentials: Credentials, data: &Path) -> Result<Credentials> {
     Ok(newest)
 }
 
+/// Says so where an error has a cause that its words may hide.
+fn on_a_full_disk(error: Error, data: &Path) -> Error {
+    const NOTHING: u64 = 1 << 20;
+    let found = rustix::fs::statvfs(data);
+    match (error, found) {
+        (Error::Fault(said), Ok(found)) if found.f_bavail * found.f_frsize < NOTHING => {
+            Error::Fault(format!(
+                "{said}: the disk of {} is full. Nothing is lost; make room there and start again",
+                data.display()
+            ))
+        }
+        (error, _) => error,
+    }
+}
+
 fn keep_list(credentials: &Credentials, data: &Path, disk: &Watched) -> Result<()> {
     let (path, pem) = (data.join(LIST), credentials.revocations().pem());
+    if std::fs::read(&path).is_ok_and(|kept| kept == pem.as_bytes()) {
+        return Ok(());
+    }
     let temporary = data.join(format!("{LIST}.new"));
     let step = Step {
         does: Does::WritesFile,

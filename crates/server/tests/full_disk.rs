@@ -121,7 +121,10 @@ async fn a_round_that_the_disk_has_no_room_for_is_not_begun_and_others_are() {
         config.keep_free = KEPT;
         config.disk = Watched::by(Arc::clone(&disk) as _);
     });
-    let job = federation.job(|job| job.dimension = 10_000_000);
+    let job = federation.job(|job| {
+        job.dimension = 10_000_000;
+        job.state = job.dimension;
+    });
     federation.submit(&server, &job).await.unwrap();
     let mut members = Vec::new();
     for number in 0..3 {

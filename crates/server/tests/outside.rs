@@ -369,9 +369,8 @@ async fn what_is_seen_is_what_the_log_says_before_and_after_a_restart() {
     let federation = Federation::new(3, POLICY);
     let (server, address) = federation.serve_seen(|_| ());
     let jobs = past(&federation, &server).await;
-    let seen = status(address).await;
+    let (seen, log) = settled(address, &federation).await;
     let metrics = get(address, "/metrics").await;
-    let log = log_of(&federation);
     assert_eq!(seen["schema"], 1);
     hold_to_the_log(&seen, &log);
     hold_metrics(&metrics, &seen);
@@ -399,16 +398,27 @@ async fn what_is_seen_is_what_the_log_says_before_and_after_a_restart() {
 
     server.stop().unwrap();
     let (server, address) = federation.serve_seen(|_| ());
-    let again = status(address).await;
+    let (again, log) = settled(address, &federation).await;
     for part in ["rounds", "refusals", "ended"] {
         assert_eq!(again[part], seen[part], "{part}");
     }
     let mut totals = seen["totals"].clone();
     totals["starts"] = 2.into();
     assert_eq!(again["totals"], totals);
-    let log = log_of(&federation);
     hold_to_the_log(&again, &log);
     server.stop().unwrap();
+}
+
+/// What is seen, and the log, once both have the same entries: they are written behind the steps that they tell of.
+async fn settled(address: SocketAddr, federation: &Federation) -> (Value, Vec<Record>) {
+    for _ in 0..200 {
+        let (seen, log) = (status(address).await, log_of(federation));
+        if seen["log"]["entries"] == log.len() {
+            return (seen, log);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("what is seen never is what the log says");
 }
 
 /// Everything that is said of the past follows from the entries, by another way than the server's.

@@ -12,6 +12,9 @@ use crate::{
     phase::Machine,
 };
 
+/// Bytes of jobs that have ended, in one answer: a message holds them beside those that run.
+const STATES: usize = 2 << 20;
+
 impl Coordinator {
     /// The members with an open event stream whose certificates let them call.
     pub fn present(&self) -> Vec<Fingerprint> {
@@ -103,7 +106,12 @@ impl Coordinator {
                 })
                 .collect()
         };
+        let mut room = STATES;
         for bytes in self.database.ended(job).await? {
+            let Some(left) = room.checked_sub(bytes.len()) else {
+                break; // the oldest of them
+            };
+            room = left;
             let state = proto::JobState::decode(bytes.as_slice())
                 .map_err(|error| fault("reading a job's state", error))?;
             states.push(state);

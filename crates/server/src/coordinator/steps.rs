@@ -18,6 +18,9 @@ use crate::{
 /// Jobs that run side by side.
 const JOBS: usize = 64;
 
+/// Of these, as many as one party may have submitted: it has to finish or abort one before the next, and keeps nobody else out.
+const JOBS_OF_ONE: usize = 16;
+
 impl Coordinator {
     /// Takes a researcher's job and returns its digest; the same one as often as it is sent.
     pub async fn submit(self: &Arc<Self>, job: Signed<Job>) -> Result<Digest> {
@@ -31,6 +34,11 @@ impl Coordinator {
         let mut jobs = self.jobs.lock().await;
         if self.database.knows_job(&digest).await? {
             return Ok(digest);
+        }
+        let of_one = |machine: &&Machine| machine.job().signer() == job.signer();
+        if jobs.running.values().filter(of_one).count() >= JOBS_OF_ONE {
+            let said = format!("{JOBS_OF_ONE} jobs of one party are running");
+            return Err(Refused::new(Refusal::Exhausted, said).into());
         }
         if jobs.running.len() >= JOBS {
             return Err(

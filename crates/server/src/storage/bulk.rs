@@ -34,7 +34,7 @@ use crate::{
 pub(crate) const SEGMENT_BYTES: usize = 1 << 20;
 
 /// The smallest segment of an upload that was cut off: a peer that sends word by word does not fill the store with names.
-const REST_BYTES: usize = 8 << 10;
+const REST_BYTES: usize = 4 << 10;
 
 /// What is held of all bodies together while they are added, unless a block of each is more.
 const ADDING_BYTES: usize = 64 << 20;

@@ -49,20 +49,20 @@ pub enum Job {
     List,
     /// How one job stands, or all of them: the phase, who is in, who is waited for, and why a member refused.
     Status {
-        /// The job's digest.
+        /// The job's digest, or its first eight digits and more.
         job: Option<String>,
     },
     /// Status again and again, until the job has ended.
     Watch {
-        /// The job's digest.
+        /// The job's digest, or its first eight digits and more.
         job: String,
     },
     /// Stop a job.
     Abort {
-        /// The job's digest.
+        /// The job's digest, or its first eight digits and more.
         job: String,
         /// Why, for the log.
-        #[arg(long, default_value = "stopped by its researcher")]
+        #[arg(long, default_value = "no reason given")]
         reason: String,
     },
 }
@@ -97,15 +97,20 @@ impl Job {
                 }
             }
             Self::Status { job } => {
-                let job = job.map(|job| Digest::from_hex(&job)).transpose()?;
-                for state in Researcher::connect(site).await?.status(job).await? {
+                let mut researcher = Researcher::connect(site).await?;
+                let job = match job {
+                    Some(job) => Some(researcher.find(&job).await?),
+                    None => None,
+                };
+                for state in researcher.status(job).await? {
                     show(&state, common.json)?;
                 }
             }
             Self::Watch { job } => return watch(site, &job, common.json).await,
             Self::Abort { job, reason } => {
-                let job = Digest::from_hex(&job)?;
-                let ran = Researcher::connect(site).await?.abort(job, &reason).await?;
+                let mut researcher = Researcher::connect(site).await?;
+                let job = researcher.find(&job).await?;
+                let ran = researcher.abort(job, &reason).await?;
                 if common.json {
                     output::json(&json!({"job": job.to_string(), "aborted": ran}))?;
                 } else if ran {
@@ -130,13 +135,21 @@ fn draft(site: &Site, file: &Path, model: &Path) -> Result<ciphertune_round::Job
     let start = tuner.start(&draft.tuning, draft.in_batches(&policy))?;
     let federation = site.manifest().federation().to_string();
     let job = draft.job(&federation, &policy, tuner.backbone(), &start)?;
+    let members = site.manifest().members().count();
+    if job.expected_members > members {
+        return Err(Error::Refused(format!(
+            "the job waits for {} members, and the manifest names {members}: set `members` in {}",
+            job.expected_members,
+            file.display()
+        )));
+    }
     site.admits(&job, &policy, SystemTime::now().into())?;
     Ok(job)
 }
 
 async fn watch(site: Site, job: &str, as_json: bool) -> Result<ExitCode> {
-    let job = Digest::from_hex(job)?;
     let mut researcher = Researcher::connect(site).await?;
+    let job = researcher.find(job).await?;
     let mut last = None;
     loop {
         let state = researcher
@@ -252,7 +265,9 @@ fn show(state: &JobState, as_json: bool) -> Result<()> {
         output::say(line.trim_end())?;
     }
     if !state.reason.is_empty() {
-        output::say(&format!("  {}", state.reason))?;
+        for line in state.reason.lines() {
+            output::say(&format!("  {}", output::one_line(line)))?;
+        }
     }
     Ok(())
 }

@@ -153,6 +153,7 @@ fn human() -> Observer {
 fn words(happening: &Happening) -> String {
     match happening {
         Happening::Waiting { reason, seconds } => {
+            let seconds = seconds.max(1.0);
             format!("{reason}; trying again in {seconds:.0} s, and so on")
         }
         Happening::Connected { server } => format!("connected to {server}; waiting for jobs"),

@@ -30,7 +30,9 @@ pub fn say(line: &str) -> Result<()> {
 
 /// Words of another's on one line of ours.
 pub fn one_line(words: &str) -> String {
-    let clean = |c: char| if c.is_control() { ' ' } else { c };
+    // What turns the direction of writing could turn our words around.
+    let turns = |c: char| matches!(c, '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}');
+    let clean = |c: char| if c.is_control() || turns(c) { ' ' } else { c };
     words.chars().map(clean).collect()
 }
 
