@@ -111,8 +111,11 @@ impl Diary {
         if kept {
             self.keep_names()?;
         }
+        // The last round ends its job in the same step: one checkpoint for both.
         let is_over = |kind: &str| matches!(kind, "complete" | "void" | "ended");
-        for run in lines.chunk_by(|(_, _, kind, _), _| !is_over(kind)) {
+        for run in
+            lines.chunk_by(|(_, _, kind, _), (_, _, next, _)| !is_over(kind) || is_over(next))
+        {
             self.append_all(run)?;
             if let Some((number, at, kind, _)) = run.last() {
                 self.last = *number;

@@ -13,7 +13,7 @@ use std::{
 use ciphertune_audit::{Reader, Record};
 use ciphertune_identity::Validity;
 use ciphertune_round::{Deadlines, Ended, Job, Plan, Roster, Signed};
-use ciphertune_wire::proto::EventKind;
+use ciphertune_wire::proto::{DirectoryRequest, EventKind};
 use common::{Federation, Member, POLICY, Server};
 use serde_json::Value;
 use tokio::{
@@ -369,6 +369,9 @@ async fn what_is_seen_is_what_the_log_says_before_and_after_a_restart() {
     let federation = Federation::new(3, POLICY);
     let (server, address) = federation.serve_seen(|_| ());
     let jobs = past(&federation, &server).await;
+    // A checkpoint is of a log that has everything in it: what members have an answer to may be on its way there.
+    let mut researcher = federation.connect(&server, &federation.researcher).await;
+    researcher.directory(DirectoryRequest {}).await.unwrap();
     let (seen, log) = settled(address, &federation).await;
     let metrics = get(address, "/metrics").await;
     assert_eq!(seen["schema"], 1);
