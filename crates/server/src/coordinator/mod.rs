@@ -91,7 +91,8 @@ impl Coordinator {
         let diary = Diary::open(&log, disk.clone())?;
         let database = Database::open(&data.join("server.sqlite"), disk.clone()).await?;
         database.number_behind(diary.last()).await?;
-        let bulk = Bulk::in_folder(data.join("contexts"), disk, keep_free)?;
+        let members = federation.members().len();
+        let bulk = Bulk::in_folder(data.join("contexts"), disk, keep_free, members)?;
         let poke = Arc::new(Notify::new());
         let coordinator = Self {
             history: diary.history(),

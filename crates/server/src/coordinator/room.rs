@@ -13,7 +13,7 @@ use crate::{
     storage::SEGMENT_BYTES,
 };
 
-/// With less room than that everything pauses: uploads store segments of a mebibyte, several at once.
+/// With less room than that everything pauses: uploads store segments, several at once.
 const LEAST: u64 = 2 * SEGMENT_BYTES as u64;
 
 /// And goes on with that much: it does not pause again at the next upload.

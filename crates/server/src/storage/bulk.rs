@@ -30,8 +30,14 @@ use crate::{
     phase::Shares,
 };
 
-/// The largest segment: what an upload holds in memory, and at most what it loses when the server is killed.
-pub(crate) const SEGMENT_BYTES: usize = 1 << 20;
+/// The largest segment: what an upload holds in memory, and at most what it loses when the server is killed. Each costs two syncs.
+pub(crate) const SEGMENT_BYTES: usize = 4 << 20;
+
+/// And the largest where there are many members.
+const SMALL_SEGMENT_BYTES: usize = 1 << 20;
+
+/// Of this memory all members' uploads together have their segments, where that is enough.
+const UPLOADING_BYTES: usize = 64 << 20;
 
 /// The smallest segment of an upload that was cut off: a peer that sends word by word does not fill the store with names.
 const REST_BYTES: usize = 4 << 10;
@@ -92,6 +98,7 @@ pub struct Bulk {
     folder: PathBuf,
     disk: Watched,
     keep_free: u64,
+    segment: usize,
 }
 
 #[derive(Clone, Copy)]
@@ -101,8 +108,13 @@ struct Segment {
 }
 
 impl Bulk {
-    /// Opens or creates a folder, and leaves so many bytes of its disk free.
-    pub fn in_folder(folder: PathBuf, disk: Watched, keep_free: u64) -> Result<Self> {
+    /// Opens or creates a folder for the uploads of so many members, and leaves so many bytes of its disk free.
+    pub fn in_folder(
+        folder: PathBuf,
+        disk: Watched,
+        keep_free: u64,
+        members: usize,
+    ) -> Result<Self> {
         const DOING: &str = "opening the folder of contexts";
         fs::create_dir_all(&folder)
             .and_then(|()| sync_entry(&folder))
@@ -115,6 +127,7 @@ impl Bulk {
             folder,
             disk,
             keep_free,
+            segment: (UPLOADING_BYTES / members.max(1)).clamp(SMALL_SEGMENT_BYTES, SEGMENT_BYTES),
         })
     }
 
@@ -219,7 +232,7 @@ impl Bulk {
     pub async fn digest(&self, context: &Context, item: Item) -> Result<Digest> {
         let mut hasher = Hasher::default();
         let mut reader = self.read(context, item, 0).await?;
-        while let Some(bytes) = reader.next(SEGMENT_BYTES).await? {
+        while let Some(bytes) = reader.next(SMALL_SEGMENT_BYTES).await? {
             hasher.update(&bytes);
         }
         Ok(hasher.finish())
@@ -265,7 +278,7 @@ impl Bulk {
         seats: &[ShareIndex],
     ) -> Result<Digest> {
         const DOING: &str = "adding bodies";
-        let window = (ADDING_BYTES / seats.len().max(1)).clamp(BLOCK_BYTES, SEGMENT_BYTES);
+        let window = (ADDING_BYTES / seats.len().max(1)).clamp(BLOCK_BYTES, SMALL_SEGMENT_BYTES);
         let mut bodies = Vec::with_capacity(seats.len());
         for seat in seats {
             bodies.push(Blocking {
@@ -373,10 +386,10 @@ impl Writer {
             hasher.update(&bytes);
         }
         while !bytes.is_empty() {
-            let some = bytes.split_to(bytes.len().min(SEGMENT_BYTES - self.waiting_bytes));
+            let some = bytes.split_to(bytes.len().min(self.bulk.segment - self.waiting_bytes));
             self.waiting_bytes += some.len();
             self.waiting.push(some);
-            if self.waiting_bytes == SEGMENT_BYTES {
+            if self.waiting_bytes == self.bulk.segment {
                 self.store().await?;
             }
         }
@@ -516,7 +529,7 @@ mod tests {
     }
 
     fn bulk(folder: &FilePath) -> Bulk {
-        Bulk::in_folder(folder.join("contexts"), Watched::default(), 0).unwrap()
+        Bulk::in_folder(folder.join("contexts"), Watched::default(), 0, 1).unwrap()
     }
 
     async fn put(bulk: &Bulk, context: &Context, item: Item, bytes: &[u8]) -> Option<Digest> {
