@@ -98,7 +98,12 @@ pub async fn send_body(client: &Client, context: Context, path: &Path) -> Result
                 path.to_owned(),
                 at.durable,
             )))
-            .await?
+            .await
+            // A call of an older connection brought more meanwhile: where to go on is asked again.
+            .map_err(|status| match Refusal::of(&status) {
+                Some(Refusal::Conflict) => tonic::Status::aborted("an older connection went on"),
+                _ => status,
+            })?
             .into_inner();
         if reply.complete {
             Ok(())
