@@ -67,10 +67,7 @@ impl Coordinator {
         let parameters = plan.parameters().map_err(|error| fault(DOING, error))?;
         let length = plan.length().map_err(|error| fault(DOING, error))?;
         loop {
-            let added = self
-                .bulk
-                .add(context, parameters.clone(), length, seats)
-                .await;
+            let added = self.bulk.add(context, parameters, length, seats).await;
             match added {
                 Err(Error::Refused(refused)) if refused.code == Refusal::Full => {
                     tracing::error!(%context, %refused, "a sum waits");
