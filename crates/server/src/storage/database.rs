@@ -249,7 +249,7 @@ impl Database {
         Ok(last.unsigned_abs())
     }
 
-    /// Some events after a number, in order: at least one if there is one, and not much more than [`A_LOOK`] bytes.
+    /// Some events after a number, in order: at least one if there is one, and not much more than a mebibyte.
     pub async fn events(&self, after: u64) -> Result<Vec<Event>> {
         self.some_events(after)
             .await
