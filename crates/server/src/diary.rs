@@ -77,19 +77,7 @@ impl Diary {
     }
 
     fn append(&mut self, kind: &str, fields: Map<String, Value>, now: Moment) -> Result<()> {
-        let step = Step {
-            does: Does::AppendsLine,
-            path: &self.path,
-            bytes: &[],
-        };
-        let log = &mut self.log;
-        let append = || {
-            let appended = log.append(kind, fields.clone(), now.to_system());
-            appended.map(drop).map_err(io::Error::other)
-        };
-        (self.disk.step(&step, append)).map_err(|error| fault(WRITING, error))?;
-        self.history.take(kind, &fields, now);
-        Ok(())
+        self.append_all(&[(0, now, kind.to_owned(), fields)])
     }
 
     /// Writes entries that became durable with their steps, each under its number, and once however often it is asked for: first
@@ -98,17 +86,18 @@ impl Diary {
         let last = self.last;
         let entries = entries.into_iter().filter(|(number, ..)| *number > last);
         let mut lines = Vec::new();
-        let mut kept = false;
+        let mut rests = false;
         for (number, at, entry) in entries {
             if let Some(object) = &entry.object {
-                kept |= self.keep(object)?;
+                self.keep(object)?;
+                rests = true;
             }
             let fields = serde_json::from_str(&entry.fields);
             let mut fields: Map<_, _> = fields.map_err(|error| fault(WRITING, error))?;
             fields.insert(NUMBER.into(), number.into());
             lines.push((number, at, entry.kind, fields));
         }
-        if kept {
+        if rests {
             self.keep_names()?;
         }
         // The last round ends its job in the same step: one checkpoint for both.
@@ -160,11 +149,11 @@ impl Diary {
         fields
     }
 
-    /// Keeps an object; says whether it is new. Its name is durable with [`Self::keep_names`].
-    fn keep(&self, object: &[u8]) -> Result<bool> {
+    /// Keeps an object. Its name is durable with [`Self::keep_names`], whoever put it there.
+    fn keep(&self, object: &[u8]) -> Result<()> {
         let place = self.evidence.place_of(&Evidence::name_of(object));
         if place.exists() {
-            return Ok(false);
+            return Ok(());
         }
         let temporary = place.with_extension("new");
         let step = Step {
@@ -174,8 +163,7 @@ impl Diary {
         };
         self.disk
             .step(&step, || file::put(&place, &temporary, object, 0o600))
-            .map_err(|error| fault("keeping evidence", error))?;
-        Ok(true)
+            .map_err(|error| fault("keeping evidence", error))
     }
 
     fn keep_names(&self) -> Result<()> {
@@ -291,11 +279,10 @@ impl Diary {
         objects: &[&[u8]],
         now: Moment,
     ) -> Result<()> {
-        let mut kept = false;
         for object in objects {
-            kept |= self.keep(object)?;
+            self.keep(object)?;
         }
-        if kept {
+        if !objects.is_empty() {
             self.keep_names()?;
         }
         self.append(kind, Self::naming(fields, objects), now)

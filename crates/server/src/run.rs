@@ -243,7 +243,9 @@ fn on_a_full_disk(error: Error, data: &Path) -> Error {
     const NOTHING: u64 = 1 << 20;
     let found = rustix::fs::statvfs(data);
     match (error, found) {
-        (Error::Fault(said), Ok(found)) if found.f_bavail * found.f_frsize < NOTHING => {
+        (Error::Fault(said), Ok(found))
+            if found.f_bavail.saturating_mul(found.f_frsize) < NOTHING =>
+        {
             Error::Fault(format!(
                 "{said}: the disk of {} is full. Nothing is lost; make room there and start again",
                 data.display()

@@ -629,7 +629,7 @@ async fn a_browser_shows_the_page_and_runs_nothing() {
     let (server, address) = federation.serve_seen(|_| ());
     past(&federation, &server).await;
     let folder = tempfile::tempdir().unwrap();
-    // To look at: CIPHERTUNE_SCREENSHOTS=/tmp/shots
+    // To look at: CIPHERTUNE_SCREENSHOTS=DIR
     let shots = std::env::var_os("CIPHERTUNE_SCREENSHOTS").map(PathBuf::from);
     let shots = shots.unwrap_or_else(|| folder.path().to_owned());
     std::fs::create_dir_all(&shots).unwrap();
